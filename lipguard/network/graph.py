@@ -1,0 +1,138 @@
+"""A traced network: layer values in a directed acyclic graph, in order of execution."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lipguard.network.layers import Activation, Input, Layer, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One use of a layer. A module that is called twice makes two nodes."""
+
+    path: str
+    layer: Layer
+    inputs: tuple[int, ...]  # indices of earlier nodes
+    shape: Shape  # of one sample, without the batch axis
+
+    @property
+    def size(self) -> int:
+        """Number of entries of one sample."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Nodes in order of execution: node 0 is the input, the last node is the output, every node reaches the output."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of one input sample."""
+        return self.nodes[0].shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of one output sample."""
+        return self.nodes[-1].shape
+
+    @cached_property
+    def activations(self) -> tuple[int, ...]:
+        """Indices of the activation nodes."""
+        return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.layer, Activation))
+
+    @cached_property
+    def consumers(self) -> tuple[tuple[int, ...], ...]:
+        """For every node, the nodes that read it."""
+        readers: list[list[int]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for j in dict.fromkeys(node.inputs):
+                readers[j].append(i)
+        return tuple(map(tuple, readers))
+
+    @cached_property
+    def separators(self) -> tuple[int, ...]:
+        """Nodes that every path from the input to the output passes, the input and the output included."""
+        found, reach = [], 0  # reach: the furthest node that reads something from before the current one
+        for i in range(len(self.nodes)):
+            if reach <= i:
+                found.append(i)
+            reach = max([reach, *self.consumers[i]])
+        return tuple(found)
+
+    def run(self, x: Tensor, step: Callable[[int, tuple[Tensor, ...]], Tensor]) -> Tensor:
+        """Carry `x` of shape (batch, *input_shape) through the graph; `step(i, inputs)` computes node `i`.
+
+        Values are dropped as soon as nothing reads them any more.
+        """
+        values: dict[int, Tensor] = {0: x}
+        for i, node in enumerate(self.nodes):
+            if i == 0:
+                continue
+            values[i] = step(i, tuple(values[j] for j in node.inputs))
+            for j in set(node.inputs):
+                if self.consumers[j][-1] == i:
+                    del values[j]
+        return values[len(self.nodes) - 1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network itself, biases included."""
+        return self.run(x, lambda i, inputs: self.nodes[i].layer.forward(*inputs))
+
+    def absolute(self) -> Network:
+        """The network with the magnitudes of all weights."""
+        return Network(tuple(dataclasses.replace(node, layer=node.layer.absolute()) for node in self.nodes))
+
+    def subnetwork(self, start: int, stop: int) -> Network:
+        """The part behind separator `start`, up to and including separator `stop`."""
+        index = {start: 0}
+        nodes = [Node(self.nodes[start].path, Input(), (), self.nodes[start].shape)]
+        for i in range(start + 1, stop + 1):
+            index[i] = len(nodes)
+            node = self.nodes[i]
+            nodes.append(dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)))
+        return Network(tuple(nodes))
+
+    @cached_property
+    def architecture(self) -> str:
+        """Digest of everything but the weights: two networks of one architecture can share a partition plan."""
+        return _digest(self, weights=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the architecture and of every weight and bias: it names the function that a bound belongs to."""
+        return _digest(self, weights=True)
+
+
+def _digest(network: Network, *, weights: bool) -> str:
+    state = hashlib.sha256()
+    for node in network.nodes:
+        state.update(repr((type(node.layer).__name__, node.inputs, node.shape)).encode())
+        for field in dataclasses.fields(node.layer):
+            value = getattr(node.layer, field.name)
+            if isinstance(value, Tensor):
+                state.update(repr((field.name, tuple(value.shape))).encode())
+                if weights:
+                    state.update(value.to(torch.float64).contiguous().numpy().tobytes())
+            elif not callable(value):
+                state.update(repr((field.name, value)).encode())
+    return state.hexdigest()
+
+
+def reaches_without_activation(network: Network, sources: Sequence[int]) -> set[int]:
+    """Nodes that read one of `sources` through affine layers only, the first activations or the output included."""
+    reached = set(sources)
+    for i, node in enumerate(network.nodes):
+        if any(j in reached and (j in sources or j not in network.activations) for j in node.inputs):
+            reached.add(i)
+    return reached - set(sources)

@@ -1,0 +1,200 @@
+"""The layer values that a traced network is made of.
+
+A layer is affine (its linear part acts on differences of inputs, its bias only moves the function) or a slope-restricted
+activation. Every other module lowers every torch operation to these; `lipguard.network.lowering` is the table.
+Weights are float64 on the CPU: the conversion from a narrower float is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """An operation of the network on tensors of shape (batch, *shape)."""
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        """The linear part: how differences of the inputs map to differences of the output."""
+        raise NotImplementedError
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The layer itself, bias included."""
+        return self.linear(*inputs)
+
+    def absolute(self) -> Layer:
+        """The same layer with the magnitudes of its weights: it carries entrywise error bounds forward."""
+        return self
+
+    def roundings(self) -> int:
+        """How many relative roundings one output of `linear` collects in floating point, errors of the weights included."""
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Layer):
+    """The network's input; it has no inputs of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d(Layer):
+    """Cross-correlation with zero padding (left, right, top, bottom); negative padding crops.
+
+    `weight_ulps` counts the roundings in the weights themselves, where they are not a float tensor of the user's
+    (an average pooling is a depthwise convolution whose weight 1/n is rounded once).
+    """
+
+    weight: Tensor  # (out, in / groups, kernel rows, kernel columns)
+    bias: Tensor | None = None
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    weight_ulps: int = 0
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return self._convolve(inputs[0], None)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self._convolve(inputs[0], self.bias)
+
+    def _convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        weight = self.weight.to(x)
+        bias = None if bias is None else bias.to(x)
+        return F.conv2d(F.pad(x, self.padding), weight, bias, self.stride, 0, self.dilation, self.groups)
+
+    def absolute(self) -> Conv2d:
+        return dataclasses.replace(self, weight=self.weight.abs(), bias=None)
+
+    def roundings(self) -> int:
+        return self.weight[0].numel() + self.weight_ulps
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Layer):
+    """A matrix on the last axis."""
+
+    weight: Tensor  # (out, in)
+    bias: Tensor | None = None
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return F.linear(inputs[0], self.weight.to(inputs[0]))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = inputs[0]
+        return F.linear(x, self.weight.to(x), None if self.bias is None else self.bias.to(x))
+
+    def absolute(self) -> Linear:
+        return Linear(self.weight.abs())
+
+    def roundings(self) -> int:
+        return self.weight.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Layer):
+    """Entrywise multiplication: batch norm in eval mode, or the varying divisor of a pooling at the border."""
+
+    scale: Tensor  # broadcasts against (batch, *shape)
+    bias: Tensor | None = None
+    weight_ulps: int = 0
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] * self.scale.to(inputs[0])
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        y = self.linear(*inputs)
+        return y if self.bias is None else y + self.bias.to(y)
+
+    def absolute(self) -> Scale:
+        return dataclasses.replace(self, scale=self.scale.abs(), bias=None)
+
+    def roundings(self) -> int:
+        return 1 + self.weight_ulps
+
+
+@dataclass(frozen=True, eq=False)
+class Pad(Layer):
+    """Zero padding of the last axes, in the order of `torch.nn.functional.pad`; negative padding crops."""
+
+    padding: tuple[int, ...]
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return F.pad(inputs[0], self.padding)
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Layer):
+    """A new shape for the same entries in the same order."""
+
+    shape: Shape
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Layer):
+    """The sum of two or more branches."""
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return torch.stack(inputs).sum(0) if len(inputs) > 2 else inputs[0] + inputs[1]
+
+    def roundings(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Layer):
+    """An element-wise function whose difference quotients all lie in [alpha, beta].
+
+    It has no linear part: what stands in for it is the caller's choice (a free variable, a slope, a relaxation).
+    """
+
+    name: str
+    alpha: float
+    beta: float
+    function: Callable[[Tensor], Tensor]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(inputs[0])
+
+    @property
+    def lipschitz(self) -> float:
+        """The largest magnitude of a slope."""
+        return max(abs(self.alpha), abs(self.beta))
+
+
+def relu() -> Activation:
+    """max(x, 0): slopes in [0, 1]."""
+    return Activation("relu", 0.0, 1.0, torch.relu)
+
+
+def leaky_relu(negative_slope: float) -> Activation:
+    """x where positive, negative_slope * x elsewhere: slopes between the two."""
+    low, high = sorted((float(negative_slope), 1.0))
+    return Activation("leaky_relu", low, high, lambda x: F.leaky_relu(x, negative_slope))
+
+
+def tanh() -> Activation:
+    """Derivative 1 - tanh^2 in (0, 1]."""
+    return Activation("tanh", 0.0, 1.0, torch.tanh)
+
+
+def sigmoid() -> Activation:
+    """Derivative s (1 - s) in (0, 1/4]."""
+    return Activation("sigmoid", 0.0, 0.25, torch.sigmoid)
+
+
+def elu(alpha: float) -> Activation:
+    """x where positive, alpha (e^x - 1) elsewhere: derivative 1, or alpha e^x between 0 and alpha."""
+    alpha = float(alpha)
+    return Activation("elu", min(0.0, alpha), max(1.0, alpha), lambda x: F.elu(x, alpha))

@@ -1,0 +1,282 @@
+"""From a torch module to a `Network`, in order of execution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
+from lipguard.network.graph import Network, Node
+from lipguard.network.layers import Shape
+from lipguard.network.lowering import BATCH, Builder, Ref, function_kind, module_kind, supported
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put every submodule into eval mode, and give each its own flag back afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield model
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def trace(model: nn.Module, input_shape: Sequence[int]) -> Network:
+    """Read `model` as a function of one tensor of shape (batch, *input_shape), in eval mode.
+
+    The graph is the order of execution. Every operation is run once on a random batch, so that shapes are known while
+    tracing, and the finished network is compared with the model on it.
+
+    Raises:
+        UnsupportedLayerError: an operation that acts on the input has no row in the table.
+        InvalidNetworkError: weights that are not finite, behaviour of training mode, control flow that depends on
+            data, an input shape that does not fit, an output that is not one tensor.
+    """
+    shape = _checked_shape(input_shape)
+    if not isinstance(model, nn.Module):
+        raise InvalidNetworkError(f"Expected a torch.nn.Module, but got {type(model).__name__}.")
+    tensors = [*model.parameters(), *model.buffers()]
+    first = next((t for t in tensors if t.is_floating_point()), torch.zeros(0))
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64).to(first.device, first.dtype)
+    with torch.no_grad():
+        wrapped = _OneInput(model)
+        # Left as it is: eval mode of the wrapper says nothing of the model's modules, which keep their own flags.
+        tracer = _Tracer(example)
+        try:
+            graph = tracer.trace(wrapped)
+        except fx.proxy.TraceError as error:
+            raise InvalidNetworkError(
+                f"{tracer.path or 'forward'}: its control flow depends on data ({error}). "
+                "A network with branches on values is not one composition of layers."
+            ) from error
+        network = _lower(graph, tracer, shape)
+        _check_against_model(network, model, example, tracer)
+    return network
+
+
+def _checked_shape(input_shape: Sequence[int]) -> Shape:
+    try:
+        shape = tuple(input_shape)
+    except TypeError as error:
+        raise InvalidNetworkError(f"Expected input_shape as a tuple such as (1, 28, 28), but got {input_shape!r}.") from error
+    if not shape or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
+        raise InvalidNetworkError(
+            f"Expected input_shape to hold positive integers, the shape of one sample without the batch axis, but got {shape}."
+        )
+    return shape
+
+
+class _OneInput(nn.Module):
+    """Calls the model with one tensor, so that the model itself is a module like any other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
+class _Value(fx.Proxy):
+    """A proxy that knows its shape, so that code which asks for it is traced as any other."""
+
+    @property
+    def _example(self) -> Any:
+        return self.node.meta["value"]
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._example.shape  # type: ignore[no-any-return]
+
+    @property
+    def ndim(self) -> int:
+        return self._example.ndim  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._example.dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        return self._example.device  # type: ignore[no-any-return]
+
+    def size(self, dim: int | None = None) -> Any:
+        return self._example.size() if dim is None else self._example.size(dim)
+
+    def dim(self) -> int:
+        return self._example.dim()  # type: ignore[no-any-return]
+
+    def numel(self) -> int:
+        return self._example.numel()  # type: ignore[no-any-return]
+
+    def __len__(self) -> int:
+        return len(self._example)
+
+
+class _Tracer(fx.Tracer):
+    """Symbolic tracing that also runs every operation on an example."""
+
+    def __init__(self, example: Tensor) -> None:
+        super().__init__()
+        self.example = example
+        self.path = ""
+        self._running = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._running:
+            return forward(*args, **kwargs)
+        before, self.path = self.path, _module_path(self.path_of_module(m))
+        result = super().call_module(m, forward, args, kwargs)
+        self.path = before
+        return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
+        node = proxy.node
+        node.meta["path"] = _node_path(node, self.path)
+        if kind == "output":
+            return proxy
+        self._running = True
+        try:
+            node.meta["value"] = self._run(node)
+        except LipguardError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InvalidNetworkError(
+                f"{node.meta['path']}: cannot be applied to its input, for input_shape {tuple(self.example.shape[1:])} "
+                f"(the shape of one sample, without the batch axis): {_first_line(error)}"
+            ) from error
+        finally:
+            self._running = False
+        return proxy
+
+    def _run(self, node: fx.Node) -> Any:
+        # Tensors are copied, for an operation in place must not reach the value that others read.
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: _copied(n.meta["value"]))
+        match node.op:
+            case "placeholder":
+                return self.example
+            case "get_attr":
+                value: Any = self.root
+                for name in str(node.target).split("."):
+                    value = getattr(value, name)
+                return value
+            case "call_module":
+                return self.root.get_submodule(str(node.target))(*args, **kwargs)
+            case "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            case _:
+                assert callable(node.target)
+                return node.target(*args, **kwargs)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _module_path(qualified: str) -> str:
+    return qualified.removeprefix("model").removeprefix(".") or "the model itself"
+
+
+def _node_path(node: fx.Node, inside: str) -> str:
+    """Where a node is, in words that a user can find in their code."""
+    if node.op == "call_module":
+        return _module_path(str(node.target))
+    name = getattr(node.target, "__name__", str(node.target))
+    inside = "forward" if inside in ("", "the model itself") else inside
+    return f"{inside} ({'method' if node.op == 'call_method' else 'function'} {name})"
+
+
+def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape) -> Network:
+    builder = Builder()
+    refs: dict[fx.Node, Ref] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            refs[node] = builder.input(shape)
+        elif node.op == "output":
+            return _finish(builder, refs, node.args[0])
+        elif any(source in refs for source in node.all_input_nodes):  # the rest are constants
+            builder.path = node.meta["path"]
+            refs[node] = _lower_node(builder, node, refs, tracer)
+            expected = getattr(node.meta["value"], "shape", None)
+            if expected != (BATCH, *refs[node].shape):
+                raise InvalidNetworkError(
+                    f"{builder.path}: its output has the shape {expected}, where {(BATCH, *refs[node].shape)} was expected."
+                )
+    raise InvalidNetworkError("The network has no output.")
+
+
+def _lower_node(builder: Builder, node: fx.Node, refs: dict[fx.Node, Ref], tracer: _Tracer) -> Ref:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: refs[n] if n in refs else n.meta["value"])
+    if node.op == "call_module":
+        module = tracer.root.get_submodule(str(node.target))
+        kind, name = module_kind(module), f"{type(module).__module__}.{type(module).__qualname__}"
+        if kind is not None:
+            kwargs = {**kwargs, **kind.arguments(module)}
+    else:
+        kind, name = function_kind(node.target), node.meta["path"].partition("(")[2].rstrip(")")  # type: ignore[arg-type]
+    if kind is None:
+        raise UnsupportedLayerError(
+            builder.path, name, f"Replace it by a supported layer ({supported()}, the functions of the same names, or +)."
+        )
+    try:
+        return kind.rule(builder, *args, **kwargs)
+    except (TypeError, AttributeError) as error:  # a Ref where the rule wants a constant, or an unknown keyword
+        raise UnsupportedLayerError(builder.path, name, f"It is called in a way that is not supported: {error}.") from error
+
+
+def _finish(builder: Builder, refs: dict[fx.Node, Ref], output: Any) -> Network:
+    if not isinstance(output, fx.Node):
+        raise InvalidNetworkError(f"Expected the network to return one tensor, but it returns a {type(output).__name__}.")
+    if output not in refs:
+        raise InvalidNetworkError("The output of the network does not depend on its input.")
+    return Network(_reachable(builder.nodes, refs[output].index))
+
+
+def _reachable(nodes: list[Node], output: int) -> tuple[Node, ...]:
+    """The nodes that the output needs, renumbered."""
+    needed = {0, output}
+    for i in range(output, -1, -1):
+        if i in needed:
+            needed.update(nodes[i].inputs)
+    index = {old: new for new, old in enumerate(sorted(needed))}
+    return tuple(Node(nodes[i].path, nodes[i].layer, tuple(index[j] for j in nodes[i].inputs), nodes[i].shape) for i in index)
+
+
+def _check_against_model(network: Network, model: nn.Module, example: Tensor, tracer: _Tracer) -> None:
+    """Compare the network with the model: hooks, patched methods and unused in-place results would show here."""
+    expected = model(example.clone())
+    if not torch.isfinite(expected).all():
+        raise InvalidNetworkError("The network's output on a standard normal input is not finite.")
+    expected = expected.to("cpu", torch.float64)
+    found = network.forward(example.to("cpu", torch.float64))
+    scale = float(expected.abs().max()) or 1.0
+    # Rounding in the model's own precision grows with depth; a layer read wrongly is off by far more than its root.
+    allowed = math.sqrt(torch.finfo(example.dtype).eps) * (1 + len(network.nodes)) * scale
+    error = float((found - expected).abs().max())
+    if not error <= allowed:
+        raise InvalidNetworkError(
+            f"The traced network does not reproduce the model: outputs differ by {error:.3g}, of {scale:.3g}. Hooks, patched "
+            "methods and operations in place whose result is not used cannot be read from the graph; remove them."
+        )
