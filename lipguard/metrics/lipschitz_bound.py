@@ -87,10 +87,11 @@ class LipschitzBound(Metric):
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"Expected model to be a torch.nn.Module, but got {type(model).__name__}.")
+        self._store(math.inf)  # an update that fails must not leave the bound of other weights behind
         with eval_mode(model):
             report = certify(model, self.input_shape, self.config, warm_start=self._certificate)
         self._certificate = report.certificate
-        setattr(self, self._state_name, torch.tensor(report.bound, dtype=torch.float64, device=self.device))
+        self._store(report.bound)
 
     def compute(self) -> Tensor:
         """The bound of the last update; the largest one where processes differ."""
@@ -107,6 +108,9 @@ class LipschitzBound(Metric):
         bound = self.compute() if self.dist_sync_on_step else getattr(self, self._state_name).clone()
         self._forward_cache = bound
         return bound
+
+    def _store(self, bound: float) -> None:
+        setattr(self, self._state_name, torch.tensor(bound, dtype=torch.float64, device=self.device))
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot a single or multiple values from the metric.

@@ -1,0 +1,43 @@
+"""Objects from configuration nodes, with errors that say which setting was wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
+
+from lipguard.errors import ConfigError, LipguardError
+
+
+def build(node: DictConfig, **arguments: Any) -> Any:
+    """Instantiate the node's ``_target_``.
+
+    Raises:
+        LipguardError: what the target itself raised.
+        ConfigError: the target refused its settings, or needs a package that is not installed.
+    """
+    try:
+        return instantiate(node, **arguments)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value. Give one with {error.full_key}=VALUE.") from error
+    except InstantiationException as error:
+        raise _translated(error) from error
+
+
+def build_all(nodes: DictConfig | None) -> list[Any]:
+    """Instantiate every node of a group that has several, in their order; an empty group has none."""
+    return [build(node) for node in (nodes or {}).values() if isinstance(node, DictConfig)]
+
+
+def _translated(error: InstantiationException) -> LipguardError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LipguardError):
+            return cause
+        if isinstance(cause, ModuleNotFoundError):
+            return ConfigError(f'{" ".join(str(cause).split())} Install it with pip install "lipguard[app]".')
+        cause = cause.__cause__
+    return ConfigError(" ".join(str(error).split()))

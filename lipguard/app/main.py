@@ -1,0 +1,87 @@
+"""The console script: ``lipguard VERB [OVERRIDE ...]``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig
+
+VERBS = {
+    "train": "train a network, with a certified Lipschitz bound logged every epoch",
+    "certify": "bound the network of a checkpoint (checkpoint=PATH) and save the certificate",
+    "verify": "check a certificate against a checkpoint (certificate=PATH checkpoint=PATH)",
+    "plan": "print what would be solved (model=NAME or checkpoint=PATH), without solving",
+}
+
+
+def usage() -> str:
+    """What the command expects, in a few lines."""
+    verbs = "\n".join(f"  {verb:<9}{summary}" for verb, summary in VERBS.items())
+    return (
+        f"usage: lipguard VERB [OVERRIDE ...]\n\n{verbs}\n\n"
+        "Overrides are Hydra's, for example: lipguard train trainer.max_epochs=3 seed=1\n"
+        "`lipguard VERB --help` lists what can be overridden."
+    )
+
+
+def main() -> None:
+    """Run the verb that the first argument names; exits with 2 if it names none, with 1 after an error."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if not arguments or arguments[0] not in VERBS:
+        problem = f"lipguard: unknown verb {arguments[0]!r}.\n" if arguments else ""
+        print(problem + usage(), file=sys.stderr)
+        sys.exit(2)
+    run_verb(arguments[0], arguments[1:])
+
+
+def run_verb(verb: str, overrides: Sequence[str]) -> None:
+    """Compose the verb's configuration and call its function, by Hydra (which also makes sweeps of ``-m``)."""
+    import hydra  # imported here, as usage needs none of it
+
+    from lipguard.app.failure import errors_end_the_command
+    from lipguard.app.folders import config_folder
+
+    with errors_end_the_command(), _hydra_process(verb, overrides):
+        decorate = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)
+        decorate(_task(verb))()
+
+
+def _task(verb: str) -> Callable[[DictConfig], Any]:
+    """The verb's function, found in the module of its name; its errors end the command inside Hydra's job."""
+    function = getattr(importlib.import_module(f"lipguard.app.{verb}"), verb)
+
+    def task(cfg: DictConfig) -> Any:
+        from lipguard.app.failure import errors_end_the_command
+
+        with errors_end_the_command():
+            return function(cfg)
+
+    return task
+
+
+@contextmanager
+def _hydra_process(verb: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Hydra reads the process's arguments, and hands on its errors instead of printing them if told to."""
+    arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"lipguard {verb}", *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+if __name__ == "__main__":
+    main()

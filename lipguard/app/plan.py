@@ -1,0 +1,21 @@
+"""`lipguard plan`: what a certification would solve."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+import lipguard
+from lipguard.app.building import build
+from lipguard.app.checkpoints import load_classifier
+from lipguard.app.models import Classifier
+
+
+def plan(cfg: DictConfig) -> None:
+    """Print the plan for `cfg.model`, or for the network of `cfg.checkpoint` where one is given.
+
+    Raises:
+        LipguardError: the network cannot be read or planned for.
+    """
+    config: lipguard.DCPConfig = build(cfg.lipschitz)
+    model: Classifier = build(cfg.model) if cfg.checkpoint is None else load_classifier(cfg.checkpoint)
+    print(lipguard.plan(model.eval(), model.input_shape, config))

@@ -1,0 +1,202 @@
+"""Certified spectral norms of affine layers on their true input size, and the product bound of a network.
+
+Every number here is an upper bound. Power iteration converges from below, and the circular norm at the image's own size
+ignores that zero padding is not periodic: neither is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import singledispatch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lipguard.certificate.cholesky import largest_eigenvalue_bound
+from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up, up
+from lipguard.network.graph import Network
+from lipguard.network.layers import Activation, Add, Conv2d, Layer, Linear, Scale, Shape
+
+Array = NDArray[np.float64]
+_DENSE_SIDE = 2048  # the largest Gram matrix to factor
+_DENSE_ENTRIES = 2**24  # the largest matrix to write out
+_FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the frequencies of one convolution
+
+
+def product_bounds(network: Network) -> list[float]:
+    """For every node, a certified Lipschitz constant of the map from the network's input to it.
+
+    The norms of the layers are multiplied along the graph, and added where branches meet (triangle inequality).
+    """
+    bounds: list[float] = []
+    known: dict[int, float] = {}  # a module that is used twice has one norm
+    for node in network.nodes:
+        sources = [bounds[j] for j in node.inputs]
+        if isinstance(node.layer, Add):
+            bounds.append(add_up(*sources))
+        elif isinstance(node.layer, Activation):
+            bounds.append(mul_up(sources[0], node.layer.lipschitz))
+        elif not sources:
+            bounds.append(1.0)
+        else:
+            norm = known.setdefault(id(node.layer), layer_norm(node.layer, network.nodes[node.inputs[0]].shape))
+            bounds.append(mul_up(sources[0], norm))
+    return bounds
+
+
+@singledispatch
+def layer_norm(layer: Layer, input_shape: Shape) -> float:
+    """Certified upper bound of the spectral norm of a layer's linear part, for inputs of `input_shape`."""
+    return 1.0  # the rest moves entries, or drops some of them
+
+
+@layer_norm.register
+def _(layer: Scale, input_shape: Shape) -> float:
+    return mul_up(float(layer.scale.abs().max()), up(1 + gamma_up(layer.weight_ulps)))
+
+
+@layer_norm.register
+def _(layer: Linear, input_shape: Shape) -> float:
+    return matrix_norm(layer.weight.numpy(), 0)
+
+
+@layer_norm.register
+def _(layer: Conv2d, input_shape: Shape) -> float:
+    norm = 0.0  # groups act on channels of their own: the largest counts
+    for weight in _distinct(layer.weight.chunk(layer.groups)):
+        group = Conv2d(weight, None, layer.stride, layer.padding, layer.dilation, 1, layer.weight_ulps)
+        norm = max(norm, _convolution_norm(group, (weight.shape[1], *input_shape[1:])))
+    return norm
+
+
+def matrix_norm(W: Array, weight_ulps: int) -> float:
+    """Upper bound of the spectral norm of every matrix within gamma(weight_ulps) |W| of `W`, shape (m, n)."""
+    if W.shape[0] > W.shape[1]:
+        W = W.T
+    size = float(np.abs(W).max(initial=0.0))
+    if size == 0:
+        return 0.0
+    exponent = math.frexp(size)[1]
+    W = np.ldexp(W, -exponent)  # exact but for underflow of entries that are 2^-1022 of the largest
+    crude = _crude_norm(W, weight_ulps)
+    if len(W) > 4 * _DENSE_SIDE:
+        return float(np.ldexp(crude, exponent))
+    G = W @ W.T
+    lengths = np.linalg.norm(W, axis=1)
+    # |W| |W|^T <= lengths lengths^T by Cauchy and Schwarz
+    error = 1.01 * gamma_up(W.shape[1] + 2 * weight_ulps + 4) * np.outer(lengths, lengths) + 2.0**-1000
+    return float(np.ldexp(min(crude, sqrt_up(largest_eigenvalue_bound(G, error))), exponent))
+
+
+def _crude_norm(W: Array, weight_ulps: int) -> float:
+    """sqrt(|W|_1 |W|_inf)."""
+    A = np.abs(W)
+    sums = mul_up(float(A.sum(axis=0).max()), float(A.sum(axis=1).max()))
+    return mul_up(sqrt_up(sums), up(1 + gamma_up(sum(W.shape) + weight_ulps)))
+
+
+def _distinct(weights: Sequence[Tensor]) -> list[Tensor]:
+    return list({weight.numpy().tobytes(): weight for weight in weights}.values())
+
+
+def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
+    """One group, by the tightest route whose cost is small."""
+    if not layer.weight.any():
+        return 0.0
+    example = layer.linear(torch.zeros(1, *input_shape, dtype=torch.float64))
+    n_in, n_out, output = math.prod(input_shape), example.numel(), example.shape[2:]
+    if min(n_in, n_out) <= _DENSE_SIDE and n_in * n_out <= _DENSE_ENTRIES:
+        return matrix_norm(_dense(layer, input_shape, n_in, n_out), layer.weight_ulps)
+    patches = _patch_norm(layer)
+    torus = [_torus(layer, axis, input_shape[1 + axis], output[axis]) for axis in (0, 1)]
+    columns = layer.weight.shape[1] * math.prod(layer.stride)
+    if math.prod(torus) * 8.0 * min(layer.weight.shape[0], columns) ** 2 * columns > _FREQUENCY_WORK:
+        return patches
+    return min(patches, _frequency_norm(layer, torus))
+
+
+def _dense(layer: Conv2d, input_shape: Shape, n_in: int, n_out: int) -> Array:
+    """The convolution as a matrix, shape (n_out, n_in); every entry is one weight, so nothing is rounded."""
+    W = np.empty((n_out, n_in))
+    for start in range(0, n_in, 512):
+        stop = min(start + 512, n_in)
+        columns = torch.zeros(stop - start, n_in, dtype=torch.float64)
+        columns[torch.arange(stop - start), torch.arange(start, stop)] = 1
+        W[:, start:stop] = layer.linear(columns.reshape(-1, *input_shape)).flatten(1).numpy().T
+    return W
+
+
+def _patch_norm(layer: Conv2d) -> float:
+    """|conv| <= |kernel as a matrix (out, in * taps)| * sqrt(patches that read one input entry)."""
+    covers = 1
+    for k, s, d in zip(layer.weight.shape[2:], layer.stride, layer.dilation, strict=True):
+        covers *= -(-k // (s // math.gcd(s, d)))
+    return mul_up(matrix_norm(layer.weight.flatten(1).numpy(), layer.weight_ulps), sqrt_up(float(covers)))
+
+
+def _torus(layer: Conv2d, axis: int, size: int, output: int) -> int:
+    """Outputs of a periodic convolution on which the zero-padded one embeds: no read may wrap onto an input entry."""
+    before = layer.padding[2 - 2 * axis]
+    stride, reach = layer.stride[axis], layer.dilation[axis] * (layer.weight.shape[2 + axis] - 1)
+    furthest = stride * (output - 1) + reach - before
+    return max(-(-max(size + before, furthest + 1, size) // stride), output)
+
+
+def _frequency_norm(layer: Conv2d, torus: Sequence[int]) -> float:
+    """The norm of the periodic convolution on the torus, the largest over its frequencies.
+
+    A stride s splits the input into s interleaved phases per axis (tap d k reads phase d k mod s, shifted by d k div s),
+    so that frequency theta has the matrix [W_phase(theta)] of shape (out, in * phases).
+    """
+    weight = layer.weight
+    taps = [np.arange(k) * d for k, d in zip(weight.shape[2:], layer.dilation, strict=True)]
+    phase = [tap % s for tap, s in zip(taps, layer.stride, strict=True)]
+    waves = [_waves(tap // s, m) for tap, s, m in zip(taps, layer.stride, torus, strict=True)]
+    select = [np.eye(s)[p] for s, p in zip(layer.stride, phase, strict=True)]  # (taps, phases) per axis
+    rows, columns = waves[0], waves[1][: torus[1] // 2 + 1]  # the other half is conjugate
+    folded = np.einsum("oihw,hp,wq->oiphqw", weight.numpy(), select[0], select[1])  # one term each: exact
+    scale = math.frexp(float(weight.abs().max()))[1]
+    folded = np.ldexp(folded, -scale)
+    sums = np.abs(folded).sum(axis=(3, 5)).reshape(len(weight), -1)  # (out, in * phases), bounds every |W(theta)|
+    # A wave is off by less than 64 u, the sums over taps by gamma; the Gram matrix by its inner products.
+    relative = add_up(64 * UNIT_ROUNDOFF, gamma_up(2 * math.prod(weight.shape[2:]) + layer.weight_ulps + 8))
+    lost = mul_up(2.0, add_up(mul_up(4.0, relative), gamma_up(4 * sum(sums.shape))), float((sums**2).sum()), 1.001)
+    largest = 0.0
+    for wave in rows:
+        partial = np.einsum("oiphqw,h->oipqw", folded, wave)
+        response = np.einsum("oipqw,fw->foipq", partial, columns).reshape(len(columns), *sums.shape)
+        if sums.shape[0] > sums.shape[1]:
+            response = response.conj().transpose(0, 2, 1)
+        gram = response @ response.conj().transpose(0, 2, 1)
+        largest = max(largest, _hermitian_bound(gram))
+    return float(np.ldexp(sqrt_up(add_up(largest, lost)), scale))
+
+
+def _waves(shifts: NDArray[np.int64], m: int) -> NDArray[np.complex128]:
+    """exp(2 pi i theta shift / m), shape (m, taps), the angle reduced exactly."""
+    turns = np.outer(np.arange(m), shifts) % m
+    angle = 2 * np.pi * turns / m
+    return np.cos(angle) + 1j * np.sin(angle)
+
+
+def _hermitian_bound(gram: NDArray[np.complex128]) -> float:
+    """Upper bound of the eigenvalues of a batch of computed PSD matrices, shape (batch, n, n)."""
+    real = torch.from_numpy(np.ascontiguousarray(gram.real))
+    imag = torch.from_numpy(np.ascontiguousarray(gram.imag))
+    # The same eigenvalues, twice each, in real arithmetic.
+    real, imag = (real + real.mT) / 2, (imag - imag.mT) / 2
+    G = torch.cat([torch.cat([real, -imag], 2), torch.cat([imag, real], 2)], 1)  # (batch, 2n, 2n)
+    estimate = float(torch.linalg.eigvalsh(G)[:, -1].max())
+    n = G.shape[1]
+    rounding = mul_up(4.0, gamma_up(n + 4))
+    eye = torch.eye(n, dtype=torch.float64)
+    for slack in (1e-10, 1e-8, 1e-6, 1e-4):
+        bound = estimate * (1 + slack)
+        trace = n * bound  # of bound I - G, at most
+        shifted = (bound - mul_up(rounding, trace)) * eye - G
+        if bool((torch.linalg.cholesky_ex(shifted).info == 0).all()):
+            return up(bound)
+    return float(G.abs().sum(2).max()) * (1 + 4 * n * UNIT_ROUNDOFF)

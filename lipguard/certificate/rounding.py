@@ -1,0 +1,66 @@
+"""Scalar arithmetic that errs in a known direction, and the constants of floating-point error analysis.
+
+One IEEE operation in round-to-nearest is off by at most half a unit in the last place, so the next float above its
+result is an upper bound of the exact value.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+UNIT_ROUNDOFF = 2.0**-53
+SMALLEST_SUBNORMAL = 2.0**-1074
+
+
+def up(value: float) -> float:
+    """The next float above."""
+    return math.nextafter(value, math.inf)
+
+
+def add_up(*terms: float) -> float:
+    """Upper bound of a sum of non-negative terms."""
+    total = 0.0
+    for term in terms:
+        total = up(total + term)
+    return total
+
+
+def mul_up(*factors: float) -> float:
+    """Upper bound of a product of non-negative factors; zero times anything is zero."""
+    product = 1.0
+    for factor in factors:
+        if factor == 0:
+            return 0.0
+        product = up(product * factor)
+    return product
+
+
+def div_up(numerator: float, denominator: float) -> float:
+    """Upper bound of a quotient of positive numbers."""
+    return up(numerator / denominator)
+
+
+def sqrt_up(value: float) -> float:
+    """Upper bound of a square root."""
+    return up(math.sqrt(value)) if value > 0 else 0.0
+
+
+def gamma_up(n: int) -> float:
+    """Upper bound of gamma_n = n u / (1 - n u), the relative error of n roundings (Higham 2002, Lemma 3.1)."""
+    if n >= 2**40:
+        raise ValueError(f"Expected at most 2^40 roundings, but got {n}.")
+    return div_up(n * UNIT_ROUNDOFF, 1 - n * UNIT_ROUNDOFF)
+
+
+def to_float32_up(value: float) -> float:
+    """The smallest float32 value that is not below `value`."""
+    narrowed = np.float32(value)
+    return float(narrowed if narrowed >= value else np.nextafter(narrowed, np.float32(np.inf)))
+
+
+def to_float32_down(value: float) -> float:
+    """The largest float32 value that is not above `value`."""
+    narrowed = np.float32(value)
+    return float(narrowed if narrowed <= value else np.nextafter(narrowed, np.float32(-np.inf)))
