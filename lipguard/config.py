@@ -42,7 +42,7 @@ class DCPConfig:
     solver: str = "scs"
     merge: str = "form"
     proof: str = "auto"
-    max_block_size: int = 200
+    max_block_size: int = 300
     partition_factors: tuple[int, int] | None = None
     max_seconds: float | None = None
     tolerance: float = 1e-3

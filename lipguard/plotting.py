@@ -58,10 +58,11 @@ def plot_history(
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     _draw_accuracy(upper, history)
     _draw_bounds(lower, history)
+    # Below the axes, where it hides no curve.
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     for axes in (upper, lower):
         axes.grid(True, color="#e6e6e6", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.02)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -73,20 +74,25 @@ def _draw_accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_bounds(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
     epochs = _values(history, "epoch")
     product, bound, below = (_positive(history, key) for key in ("product_bound", "bound", "lower_bound"))
     axes.fill_between(epochs, below, bound, color=_BOUND_COLOUR, alpha=0.08, linewidth=0)
-    axes.plot(epochs, product, "--", color=_PLAIN_COLOUR, label="product of layer norms")
+    axes.plot(epochs, product, "s--", color=_PLAIN_COLOUR, markersize=3, label="product of layer norms")
     axes.plot(epochs, bound, "o-", color=_BOUND_COLOUR, markersize=4, label="certified upper bound")
-    axes.plot(epochs, below, ":", color=_PLAIN_COLOUR, label="lower bound (largest gradient found)")
-    if any(math.isfinite(value) for value in [*product, *bound, *below]):
+    axes.plot(epochs, below, "v:", color=_PLAIN_COLOUR, markersize=3, label="lower bound (largest gradient)")
+    drawn = [value for value in [*product, *bound, *below] if math.isfinite(value)]
+    if drawn:
         axes.set_yscale("log")
+        steps = (1.0, 2.0, 5.0) if max(drawn) < 1000 * min(drawn) else (1.0,)
+        axes.yaxis.set_major_locator(LogLocator(subs=steps))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("epoch")
     axes.set_ylabel("Lipschitz constant")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=9)
+    axes.set_xlim(min(epochs) - 0.3, max(epochs) + 0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _values(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:

@@ -6,9 +6,11 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError, LipguardError
 
 
@@ -32,11 +34,24 @@ def build_all(nodes: DictConfig | None) -> list[Any]:
     return [build(node) for node in (nodes or {}).values() if isinstance(node, DictConfig)]
 
 
+def dcp_config(node: DictConfig) -> DCPConfig:
+    """The settings of a certification; unlike `build`, it lists the options that exist when one does not.
+
+    Raises:
+        ConfigError: an option is unknown or has a value that it cannot have.
+    """
+    settings = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(settings, dict)
+    return DCPConfig.from_dict({str(key): value for key, value in settings.items() if not str(key).startswith("_")})
+
+
 def _translated(error: InstantiationException) -> LipguardError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, LipguardError):
             return cause
+        if isinstance(cause, MisconfigurationException):
+            return ConfigError(str(cause))
         if isinstance(cause, ModuleNotFoundError):
             return ConfigError(f'{" ".join(str(cause).split())} Install it with pip install "lipguard[app]".')
         cause = cause.__cause__

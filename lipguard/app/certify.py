@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 import lipguard
-from lipguard.app.building import build
+from lipguard.app.building import dcp_config
 from lipguard.app.checkpoints import load_classifier
 from lipguard.app.folders import require_writable
 
@@ -20,7 +20,7 @@ def certify(cfg: DictConfig) -> float:
         LipguardError: the checkpoint cannot be read, or its network cannot be bounded.
     """
     folder = require_writable(cfg.paths.output_dir)
-    config: lipguard.DCPConfig = build(cfg.lipschitz)
+    config = dcp_config(cfg.lipschitz)
     model = load_classifier(cfg.checkpoint)
     report = lipguard.certify(model, input_shape=model.input_shape, config=config, progress=True)
     path = folder / "certificate.npz"

@@ -49,7 +49,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path}: expected {_WHAT}, but it cannot be read as one: {_first_line(error)}") from error
+        # torch's message is left out: it advises to load the file in a way that may execute what is in it.
+        raise ConfigError(f"{path}: expected {_WHAT}, but it is not one, or is damaged.") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise ConfigError(f"{path}: expected {_WHAT}, but it holds no state_dict.")
     return checkpoint
@@ -68,7 +69,3 @@ def _require_same_weights(path: str | Path, stored: dict[str, Any], model: Class
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "no weight" if shape is None else f"shape {shape}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

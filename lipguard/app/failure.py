@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lipguard.errors import LipguardError
 
@@ -41,11 +41,12 @@ def explain(error: Exception) -> str:
 
 def _known_keys(cause: BaseException | None) -> str:
     """The keys beside which an unknown one was sought."""
-    if not isinstance(cause, ConfigKeyError) or not isinstance(cause.parent_node, DictConfig):
+    node = cause.parent_node if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) else None
+    if not isinstance(node, DictConfig):
         return ""
-    node = cause.parent_node
     place = node._get_full_key(None) or "the configuration"
-    return f" Keys of {place}: {', '.join(sorted(str(key) for key in node if key != 'hydra'))}."
+    keys = sorted(str(key) for key in node if key != "hydra" and not str(key).startswith("_"))
+    return f" (Keys of {place}: {', '.join(keys)}.)" if keys else ""
 
 
 def _paragraph(text: str) -> str:

@@ -20,7 +20,7 @@ _COLUMNS = (
     ("lower bound", "lower_bound", ".4f"),
     ("tightness", "tightness", ".3f"),
     ("seconds", "seconds", ".2f"),
-    ("status", "status", "s"),
+    ("status", "status", ""),
 )
 
 
@@ -62,4 +62,7 @@ def epoch_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any, style: str) -> str:
-    return "-" if value is None else format(value, style)
+    if value is None:
+        return "-"
+    # A status may go on with its reason, which the monitor has warned of already.
+    return value.partition(":")[0] if isinstance(value, str) else format(value, style)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 import lipguard
-from lipguard.app.building import build
+from lipguard.app.building import build, dcp_config
 from lipguard.app.checkpoints import load_classifier
 from lipguard.app.models import Classifier
 
@@ -16,6 +16,6 @@ def plan(cfg: DictConfig) -> None:
     Raises:
         LipguardError: the network cannot be read or planned for.
     """
-    config: lipguard.DCPConfig = build(cfg.lipschitz)
+    config = dcp_config(cfg.lipschitz)
     model: Classifier = build(cfg.model) if cfg.checkpoint is None else load_classifier(cfg.checkpoint)
     print(lipguard.plan(model.eval(), model.input_shape, config))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lipguard import LipschitzMonitor
-from lipguard.app.building import build, build_all
+from lipguard.app.building import build, build_all, dcp_config
 from lipguard.app.checkpoints import require_same_architecture
 from lipguard.app.data import ImageData
 from lipguard.app.folders import require_writable
@@ -34,6 +34,7 @@ def train(cfg: DictConfig) -> float | None:
     folder = require_writable(cfg.paths.output_dir)
     if cfg.plot:
         require_matplotlib()
+    dcp_config(cfg.lipschitz)  # refused here with a list of the options that exist
     pl.seed_everything(cfg.seed, workers=True)
     data, model = _data_and_model(cfg)
     history = AccuracyHistory()
@@ -85,6 +86,8 @@ def _fit(
             warnings.filterwarnings("ignore", message=".*does not have many workers")
             # With few batches per epoch the loss is logged at the end of the epoch, as it is anyway.
             warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
+            # Lightning 2.6 with torch 2.13.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             trainer.fit(model, datamodule=data, ckpt_path=cfg.checkpoint)
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
@@ -102,6 +105,8 @@ def _print_summary(folder: Path, trainer: pl.Trainer, rows: Sequence[Row], *, pl
         if isinstance(callback, ModelCheckpoint) and callback.best_model_path and callback.best_model_score is not None:
             score = float(callback.best_model_score)
             lines.append(f"Best checkpoint ({callback.monitor} = {score:.6g}): {callback.best_model_path}")
+        if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
+            lines.append(f"Last checkpoint: {callback.last_model_path}")
     lines += [f"{type(logger).__name__.removesuffix('Logger')} log: {logger.log_dir}" for logger in trainer.loggers]
     if plot and rows:
         path = folder / "accuracy_and_bounds.png"

@@ -307,5 +307,6 @@ def _is_shape(shape: object) -> bool:
 
 
 def _narrowed(value: float, *, up: bool) -> float:
-    narrow = to_float32_up(value) if up else to_float32_down(value)
-    return narrow if math.isfinite(narrow) else value  # beyond float32: a logger that narrows makes it infinite
+    if abs(value) > torch.finfo(torch.float32).max:
+        return value  # a logger that narrows makes it infinite; monitors still see the number
+    return to_float32_up(value) if up else to_float32_down(value)

@@ -1,0 +1,131 @@
+"""Proving the bound of one block from proposed multipliers.
+
+The multipliers only choose which sensitivity form is tried. The form itself is computed here, widened a little (the
+`slack`), and proved: with `S` at the input in place of `rho I`, LipSDP's matrix must be positive semidefinite, for the
+exact weights, by shifted Cholesky. Then `|f(u) - f(v)|^2 <= (u - v)' S (u - v)` for all u, v.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound
+from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
+from lipguard.network.graph import Network
+from lipguard.network.linearised import FreedNetwork
+from lipguard.partition.plan import Block
+from lipguard.partition.tiling import Tiling
+
+Array = NDArray[np.float64]
+# The merged form is a dense matrix of the block's input; beyond this the looser coverage merge stands in.
+LARGEST_FORM = 6144
+
+
+@dataclass(frozen=True)
+class BlockBound:
+    """A proved Lipschitz bound of a block, and what each merge of the same tiles would give (looser ones included)."""
+
+    bound: float
+    merges: dict[str, float]
+
+
+def prove_block(
+    network: Network, block: Block, freed: Sequence[FreedNetwork], multipliers: Sequence[Array], slack: float, merge: str
+) -> BlockBound | None:
+    """The bound that these multipliers prove for a block, or None where the proof fails.
+
+    Args:
+        network: the whole network.
+        block: of kind "whole" or "tiles".
+        freed: the freed networks of `block.parts(network)`.
+        multipliers: non-negative, one array per part.
+        slack: relative widening of the forms.
+        merge: "form", "coverage" or "sum".
+    """
+    forms = [proved_form(part, t, slack) for part, t in zip(freed, multipliers, strict=True)]
+    proved = [form for form in forms if form is not None]
+    if len(proved) < len(forms):
+        return None
+    if block.kind == "whole":
+        bound = sqrt_up(_form_norm(proved[0]))
+        return BlockBound(bound, {})
+    merges = _merged(block.tiling(block.network(network)), proved, merge)
+    return BlockBound(min(merges.values()), merges)
+
+
+def sensitivity_form(freed: FreedNetwork, t: Array) -> Array | None:
+    """The smallest form S that the multipliers allow, numerically: a Schur complement, shape (n_x, n_x).
+
+    None where the neurons' own block is not positive definite, so that no form exists.
+    """
+    A = freed.quadratic(t)
+    n = freed.n_x
+    if n == len(A):
+        return -A
+    if not np.isfinite(A).all():
+        return None
+    try:
+        factor = scipy.linalg.cholesky(A[n:, n:], lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return None
+    half = scipy.linalg.solve_triangular(factor, A[n:, :n], lower=True, check_finite=False)
+    S = half.T @ half - A[:n, :n]
+    return (S + S.T) / 2 if np.isfinite(S).all() else None
+
+
+def proved_form(freed: FreedNetwork, t: Array, slack: float) -> Array | None:
+    """A proved sensitivity form at the input of a part, shape (n_x, n_x): the numerical one plus slack |S| I."""
+    S = sensitivity_form(freed, t)
+    if S is None:
+        return None
+    n = freed.n_x
+    size = float(np.abs(S).sum(axis=1).max(initial=0.0))
+    S[np.diag_indices(n)] += slack * (size if size > 0 else 1e-300)
+    A = freed.quadratic(t)
+    magnitude = freed.quadratic_abs(t)
+    A[:n, :n] += S
+    magnitude[:n, :n] += np.abs(S)
+    error = gamma_up(freed.form_roundings + 2) * 1.001 * magnitude
+    return S if is_positive_semidefinite(A, error) else None
+
+
+def _form_norm(S: Array) -> float:
+    """Upper bound of the largest eigenvalue of a form given as the floats that it consists of."""
+    return max(0.0, largest_eigenvalue_bound(S, np.zeros_like(S)))
+
+
+def _merged(tiling: Tiling, forms: Sequence[Array], merge: str) -> dict[str, float]:
+    """Bounds of the block from the proved forms of its tile shapes, by every merge up to the one asked for.
+
+    Outputs of different tiles are different entries of the block's output, so |f(u) - f(v)|^2 is the sum over tiles.
+    """
+    squares = [_form_norm(S) for S in forms]
+    counts = [len(shape.origins) for shape in tiling.shapes]
+    merges = {"sum": sqrt_up(add_up(*(mul_up(float(count), square) for count, square in zip(counts, squares, strict=True))))}
+    if merge == "sum":
+        return merges
+    entries = tiling.network.nodes[0].size
+    cover = np.zeros((len(forms), entries))
+    joint = np.zeros((entries, entries)) if merge == "form" and entries <= LARGEST_FORM else None
+    magnitude = None if joint is None else np.zeros_like(joint)
+    for j, (shape, S) in enumerate(zip(tiling.shapes, forms, strict=True)):
+        for origin in shape.origins:
+            local, absolute = tiling.input_entries(shape, origin)
+            cover[j, absolute] += 1
+            if joint is not None and magnitude is not None:
+                member = S[np.ix_(local, local)]
+                joint[np.ix_(absolute, absolute)] += member
+                magnitude[np.ix_(absolute, absolute)] += np.abs(member)
+    distinct = np.unique(cover, axis=1)
+    merges["coverage"] = sqrt_up(
+        max(add_up(*(mul_up(float(c), square) for c, square in zip(column, squares, strict=True))) for column in distinct.T)
+    )
+    if joint is not None and magnitude is not None:
+        error = gamma_up(int(cover.sum(axis=0).max()) + 4) * 1.001 * magnitude
+        merges["form"] = sqrt_up(max(0.0, largest_eigenvalue_bound(joint, error)))
+    return merges

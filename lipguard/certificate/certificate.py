@@ -1,0 +1,137 @@
+"""The certificate: plain numbers from which a verifier re-proves a bound, as a value, a file and a training state."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lipguard import __version__
+from lipguard.errors import CertificateError
+from lipguard.network.layers import Shape
+from lipguard.partition.plan import PartitionPlan
+
+FORMAT = 1
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """A claim about one network, and what is needed to check it.
+
+    Attributes:
+        digest: of the network (its graph, weights and biases) that the bound belongs to.
+        input_shape: of one sample.
+        plan: the partition.
+        merge: how tiles are merged.
+        multipliers: for every block one array per part; empty where the block stands on its product of norms.
+        slacks: for every block the relative widening that its proof needs.
+        bound: the claimed Lipschitz bound.
+        proof: "dense", or "product" where no block needed an LMI.
+        failure_probability: of the proof; 0 where it is deterministic.
+        version: of lipguard.
+    """
+
+    digest: str
+    input_shape: Shape
+    plan: PartitionPlan
+    merge: str
+    multipliers: tuple[tuple[Array, ...], ...]
+    slacks: tuple[float, ...]
+    bound: float
+    proof: str
+    failure_probability: float = 0.0
+    version: str = __version__
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to `path` (npz, no pickled code), at once or not at all.
+
+        Raises:
+            OSError: the file cannot be written; an older file of that name is left as it was.
+        """
+        path = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                text = np.frombuffer(self._metadata().encode(), dtype=np.uint8)
+                np.savez(file, metadata=text, **self._arrays())  # type: ignore[arg-type]
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Certificate:
+        """Read what `save` wrote. Nothing is believed until `verify` has checked it.
+
+        Raises:
+            CertificateError: the file is missing, damaged or not a certificate.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            text = bytes(arrays.pop("metadata").astype(np.uint8)).decode()
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise CertificateError(f"{path} is not a readable certificate: {error}") from error
+        return cls._build(text, arrays)
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint: a string and float64 tensors, which `weights_only=True` loads."""
+        return {"metadata": self._metadata(), "arrays": {k: torch.from_numpy(v.copy()) for k, v in self._arrays().items()}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Certificate:
+        """The inverse of `to_state`.
+
+        Raises:
+            CertificateError: the state is not one of a certificate.
+        """
+        try:
+            return cls._build(str(state["metadata"]), {k: v.numpy() for k, v in state["arrays"].items()})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CertificateError(f"The state is not one of a certificate: {error!r}.") from error
+
+    def _metadata(self) -> str:
+        return json.dumps({
+            "format": FORMAT, "digest": self.digest, "input_shape": self.input_shape, "plan": self.plan.to_dict(),
+            "merge": self.merge, "slacks": self.slacks, "bound": self.bound.hex(), "proof": self.proof,
+            "failure_probability": self.failure_probability, "version": self.version,
+        })  # fmt: skip
+
+    def _arrays(self) -> dict[str, Array]:
+        return {f"t_{i}_{j}": t for i, parts in enumerate(self.multipliers) for j, t in enumerate(parts)}
+
+    @classmethod
+    def _build(cls, metadata: str, arrays: Mapping[str, Array]) -> Certificate:
+        try:
+            state = json.loads(metadata)
+            if state["format"] != FORMAT:
+                raise CertificateError(f"Expected certificate format {FORMAT}, but got {state['format']!r}.")
+            plan = PartitionPlan.from_dict(state["plan"])
+            names = [[f"t_{i}_{j}" for j in range(len(block.variables))] for i, block in enumerate(plan.blocks)]
+            kept = [[name for name in parts if name in arrays] for parts in names]
+            if sum(map(len, kept)) != len(arrays):
+                raise CertificateError("The certificate holds arrays that its plan does not name.")
+            multipliers = tuple(tuple(np.asarray(arrays[name], dtype=np.float64) for name in parts) for parts in kept)
+            slacks = tuple(float(slack) for slack in state["slacks"])
+            bound = float.fromhex(state["bound"])
+            probability = float(state["failure_probability"])
+            if not (bound >= 0 and math.isfinite(probability)):
+                raise CertificateError(f"Expected a non-negative bound, but got {bound}.")
+            return cls(
+                str(state["digest"]), tuple(int(n) for n in state["input_shape"]), plan, str(state["merge"]), multipliers,
+                slacks, bound, str(state["proof"]), probability, str(state["version"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CertificateError(f"The certificate's metadata cannot be read: {error!r}.") from error

@@ -1,0 +1,100 @@
+"""Checking a certificate against a network: no solver, no trust."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipguard.certificate.blocks import prove_block
+from lipguard.certificate.certificate import Certificate
+from lipguard.certificate.norms import product_bounds
+from lipguard.certificate.rounding import mul_up
+from lipguard.config import MERGES
+from lipguard.errors import CertificateError
+from lipguard.network.graph import Network
+from lipguard.network.linearised import FreedNetwork
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProvedBlock:
+    """What is proved of one block: its bound, its product of norms, and the merges of its tiles."""
+
+    bound: float
+    product: float
+    merges: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def by_norms(self) -> bool:
+        """Whether the product of norms is all that is proved."""
+        return self.bound >= self.product
+
+
+def total_bound(blocks: Sequence[ProvedBlock], product: float) -> float:
+    """Bounds of blocks in a row multiply; the product of all norms is never exceeded."""
+    return min(mul_up(*(block.bound for block in blocks)), product)
+
+
+def verify_certificate(certificate: Certificate, network: Network) -> float:
+    """Prove the certificate's bound anew, from its multipliers and the network's weights alone.
+
+    Returns:
+        The certificate's bound.
+
+    Raises:
+        CertificateError: a check failed; the message says which.
+    """
+    if certificate.digest != network.digest:
+        raise CertificateError("The certificate belongs to other weights, or to another network (digests differ).")
+    if tuple(certificate.input_shape) != network.input_shape:
+        raise CertificateError(f"The certificate is for inputs of {certificate.input_shape}, not {network.input_shape}.")
+    if certificate.merge not in MERGES:
+        raise CertificateError(f"The certificate names the merge {certificate.merge!r}, which does not exist.")
+    if certificate.proof not in ("dense", "product") or certificate.failure_probability != 0:
+        raise CertificateError(f"The certificate names the proof {certificate.proof!r}, which does not exist.")
+    plan = certificate.plan
+    plan.check(network)
+    if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks):
+        raise CertificateError("The certificate has not one entry per block of its plan.")
+    proved = []
+    for i in range(len(plan.blocks)):
+        proved.append(_verified_block(certificate, network, i))
+    found = total_bound(proved, product_bounds(network)[-1])
+    if not found <= certificate.bound:
+        raise CertificateError(f"The certificate claims {certificate.bound!r}, but proves only {found!r}.")
+    return certificate.bound
+
+
+def _verified_block(certificate: Certificate, network: Network, i: int) -> ProvedBlock:
+    block, slack = certificate.plan.blocks[i], certificate.slacks[i]
+    product = product_bounds(block.network(network))[-1]
+    if not certificate.multipliers[i]:
+        return ProvedBlock(product, product)
+    freed = [FreedNetwork.assemble(part) for part in block.parts(network)]
+    multipliers = checked_multipliers(certificate.multipliers[i], freed, f"block {i}")
+    if not 0 <= slack < np.inf:
+        raise CertificateError(f"Block {i} has the slack {slack}, where a non-negative number was expected.")
+    proof = prove_block(network, block, freed, multipliers, slack, certificate.merge)
+    if proof is None:
+        raise CertificateError(f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite.")
+    return ProvedBlock(min(proof.bound, product), product, proof.merges)
+
+
+def checked_multipliers(arrays: Sequence[Array], freed: Sequence[FreedNetwork], where: str) -> list[Array]:
+    """One finite, non-negative multiplier per neuron of every part.
+
+    Raises:
+        CertificateError: they are not.
+    """
+    if len(arrays) != len(freed):
+        raise CertificateError(f"Expected {len(freed)} arrays of multipliers for {where}, but got {len(arrays)}.")
+    for t, part in zip(arrays, freed, strict=True):
+        if t.shape != (part.neurons,):
+            raise CertificateError(f"Expected {part.neurons} multipliers for {where}, but got an array of shape {t.shape}.")
+        if not (np.isfinite(t).all() and (t >= 0).all()):
+            raise CertificateError(f"The multipliers of {where} are not all finite and non-negative.")
+    return list(arrays)

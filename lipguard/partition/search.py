@@ -1,0 +1,201 @@
+"""The dynamic search: cuts and tiles with the smallest predicted bound whose LMIs stay within N_max.
+
+A dynamic programme over the separators of the network. It knows the architecture and the cost model, not the weights, so
+a plan is found once and reused while the network trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from lipguard.config import DCPConfig
+from lipguard.errors import ConfigError
+from lipguard.network.graph import Network
+from lipguard.network.layers import Activation
+from lipguard.partition.cost import CostModel, cost_model
+from lipguard.partition.plan import Block, PartitionPlan
+from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes
+
+# What a joint LMI gains over the product of norms, per activation layer inside it, and what tiles give back of it
+# (design, section 2.4: CNN1's convolutions, whole and in tiles of 2 to 10).
+_GAIN = 0.66
+_HALO_LOSS = 0.65
+_LONGEST_AXIS_SEARCH = 24
+
+
+def find_plan(network: Network, config: DCPConfig, cost: CostModel | None = None) -> PartitionPlan:
+    """The plan with the smallest predicted bound within `max_block_size` and `max_seconds`.
+
+    Raises:
+        ConfigError: no LMI of the network is as small as `max_block_size`, or the partition asked for does not fit.
+    """
+    cost = cost or cost_model()
+    limits = [config.max_block_size]
+    if config.max_seconds is not None:  # smaller and smaller blocks until the predicted time fits
+        limits += [max(2, int(config.max_block_size * 0.8**k)) for k in range(1, 20)]
+    plan = None
+    for limit in dict.fromkeys(limits):
+        try:
+            plan = _Search(network, config, cost, limit).plan()
+        except ConfigError:
+            if plan is None:
+                raise
+            break
+        if config.max_seconds is None or plan.seconds <= config.max_seconds:
+            break
+    assert plan is not None
+    return plan
+
+
+class _Search:
+    def __init__(self, network: Network, config: DCPConfig, cost: CostModel, limit: int) -> None:
+        self.network, self.config, self.cost, self.limit = network, config, cost, limit
+        self.smallest = math.inf  # rows of the smallest LMI seen, for the message when nothing fits
+        self.fits = False
+
+    def plan(self) -> PartitionPlan:
+        if self.config.partition == "none":
+            blocks = [self._whole_network()]
+        else:
+            blocks = self._shortest_path()
+            if not self.fits and math.isfinite(self.smallest):
+                raise ConfigError(
+                    f"max_block_size={self.limit} is smaller than any block of this network can be: the smallest LMI "
+                    f"has {self.smallest:.0f} rows. Set max_block_size to at least that."
+                )
+        return PartitionPlan(self.network.architecture, tuple(blocks), self.config.max_block_size)
+
+    def _whole_network(self) -> Block:
+        block = self._whole(0, len(self.network.nodes) - 1)
+        if block is None and self.network.activations:
+            raise ConfigError(
+                f"partition='none' puts the whole network into one LMI of {self.smallest:.0f} rows, which max_block_size="
+                f"{self.limit} does not allow. Raise it, or let partition='auto' cut the network."
+            )
+        return block or self._norm(0, len(self.network.nodes) - 1)
+
+    def _shortest_path(self) -> list[Block]:
+        """Dynamic programme: best[j] is the best sequence of blocks from the input to separator j."""
+        separators = self.network.separators
+        best: dict[int, tuple[tuple[float, float, int], list[Block]]] = {0: ((0.0, 0.0, 0), [])}
+        for position, stop in enumerate(separators[1:], start=1):
+            candidates = [self._norm(separators[position - 1], stop), *self._blocks_to(stop, separators[:position])]
+            scored = []
+            for block in candidates:
+                (loss, seconds, count), blocks = best[block.start]
+                step = (loss + math.log(block.ratio), seconds + block.seconds, count + (block.kind != "norm"))
+                scored.append((step, [*blocks, block]))
+            # Equal up to rounding counts as equal: then the cheaper one, then the one of fewer blocks.
+            best[stop] = min(scored, key=lambda entry: (round(entry[0][0], 9), round(entry[0][1], 6), entry[0][2]))
+        return _joined(best[separators[-1]][1])
+
+    def _blocks_to(self, stop: int, starts: tuple[int, ...]) -> Iterator[Block]:
+        """Blocks with an LMI that end at `stop`: they begin and end with something affine, and hold an activation."""
+        if isinstance(self.network.nodes[stop].layer, Activation):
+            return
+        for start in reversed(starts):
+            if isinstance(self.network.nodes[start + 1].layer, Activation):
+                continue
+            if not any(start < i < stop for i in self.network.activations):
+                continue
+            found = [block for block in (self._whole(start, stop), self._tiled(start, stop)) if block is not None]
+            yield from found
+            if not found and not self._may_grow(start, stop):
+                return  # a longer block is a larger one
+
+    def _may_grow(self, start: int, stop: int) -> bool:
+        """Whether a block that begins earlier could still fit: only where this one was refused for another reason."""
+        own = self.network.subnetwork(start, stop)
+        neurons = sum(own.nodes[i].size for i in own.activations)
+        return neurons <= self.limit or is_tileable(own)
+
+    def _norm(self, start: int, stop: int) -> Block:
+        return Block(start, stop, "norm", self._names(start, stop))
+
+    def _names(self, start: int, stop: int) -> tuple[str, str]:
+        return self.network.nodes[start + 1].path, self.network.nodes[stop].path
+
+    def _whole(self, start: int, stop: int) -> Block | None:
+        own = self.network.subnetwork(start, stop)
+        if not own.activations:
+            return None
+        if self.config.partition == "tiles" and is_tileable(own):
+            return None
+        _, rows = lmi_sizes(own, [node.size for node in own.nodes])
+        if not self._within(rows):
+            return None
+        return Block(
+            start, stop, "whole", self._names(start, stop), None, (rows,), 1, _GAIN ** len(own.activations), self._seconds(rows)
+        )
+
+    def _tiled(self, start: int, stop: int) -> Block | None:
+        if self.config.partition in ("cuts", "none"):
+            return None
+        own = self.network.subnetwork(start, stop)
+        if not (own.activations and is_tileable(own)):
+            return None
+        best = None
+        for tile in self._tile_sizes(own):
+            tiling = Tiling(own, tile)
+            rows = [shape.compressed for shape in tiling.shapes]
+            if not self._within(max(rows)):
+                continue
+            ratio = self._tiled_ratio(tiling)
+            block = Block(
+                start, stop, "tiles", self._names(start, stop), tile, tuple(rows), tiling.count, ratio, sum(map(self._seconds, rows))
+            )
+            if best is None or (block.ratio, block.seconds) < (best.ratio, best.seconds):
+                best = block
+        return best
+
+    def _within(self, rows: int) -> bool:
+        self.smallest = min(self.smallest, rows)
+        self.fits = self.fits or rows <= self.limit
+        return rows <= self.limit
+
+    def _seconds(self, rows: int) -> float:
+        return self.cost.seconds(rows, self.config.max_iterations)
+
+    def _tile_sizes(self, own: Network) -> list[tuple[int, int]]:
+        """Sizes for every pair of partition factors, the larger ones first, as long as one of their size may fit."""
+        height, width = own.output_shape[1:]
+        if self.config.partition_factors is not None:
+            rows, columns = self.config.partition_factors
+            return [(-(-height // min(rows, height)), -(-width // min(columns, width)))]
+        sizes = [sorted({-(-n // f) for f in range(1, n + 1)})[:_LONGEST_AXIS_SEARCH] for n in (height, width)]
+        found = []
+        for h in sizes[0]:
+            for w in sizes[1]:
+                found.append((h, w))
+                if max(shape.compressed for shape in Tiling(own, (h, w)).shapes) > self.limit:
+                    break  # wider tiles are larger still
+        return found
+
+    def _tiled_ratio(self, tiling: Tiling) -> float:
+        joint = _GAIN ** len(tiling.network.activations)
+        if tiling.count == 1:
+            return joint
+        shape = tiling.shapes[0]
+        rows, columns = (high - low for low, high in shape.boxes[0])
+        area = math.prod(shape.size) * (tiling.network.input_shape[1] * tiling.network.input_shape[2])
+        share = min(area / (math.prod(tiling.network.output_shape[1:]) * max(rows * columns, 1)), 1.0)
+        form = joint + (1 - joint) * _HALO_LOSS * (1 - share) ** 2
+        if self.config.partition == "tiles" or self.config.merge == "form":
+            return min(form, 0.999)
+        if self.config.merge == "sum":
+            return math.sqrt(tiling.count * share)
+        covers = max(1.0, 1 / share)
+        return math.sqrt(math.ceil(covers) * share)
+
+
+def _joined(blocks: list[Block]) -> list[Block]:
+    """Neighbouring blocks of norms are one."""
+    joined: list[Block] = []
+    for block in blocks:
+        if joined and joined[-1].kind == block.kind == "norm":
+            last = joined.pop()
+            block = dataclasses.replace(block, start=last.start, layers=(last.layers[0], block.layers[1]))
+        joined.append(block)
+    return joined
