@@ -1,3 +1,46 @@
-"""Certified Lipschitz bounds of a network while it trains."""
+"""Certified Lipschitz bounds of a network while it trains.
+
+The names below are the public interface. They are imported on first use, so that worker processes, and programs that only
+verify, load neither Lightning nor a solver.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lipguard.callbacks.lipschitz_monitor import LipschitzMonitor as LipschitzMonitor
+    from lipguard.certificate.certificate import Certificate as Certificate
+    from lipguard.certification import certify as certify
+    from lipguard.certification import plan as plan
+    from lipguard.certification import verify as verify
+    from lipguard.config import DCPConfig as DCPConfig
+    from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
+    from lipguard.report import Report as Report
+
+_HOMES = {
+    "Certificate": "lipguard.certificate.certificate",
+    "DCPConfig": "lipguard.config",
+    "LipschitzBound": "lipguard.metrics.lipschitz_bound",
+    "LipschitzMonitor": "lipguard.callbacks.lipschitz_monitor",
+    "Report": "lipguard.report",
+    "certify": "lipguard.certification",
+    "plan": "lipguard.certification",
+    "verify": "lipguard.certification",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

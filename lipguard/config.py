@@ -26,7 +26,8 @@ class DCPConfig:
         merge: how tiles are put together: ``"form"`` (the sum of the sensitivity forms), ``"coverage"`` (the largest
             sum over the tiles that read one input entry) or ``"sum"`` (the sum over all tiles, as published).
         proof: how the bound is proved, ``"dense"`` (shifted Cholesky) or ``"auto"``.
-        max_block_size: ``N_max``, the largest LMI, in rows, that one solve may have.
+        max_block_size: ``N_max``, the largest LMI, in rows, that one solve may have. None takes 300, or as many more (up
+            to 1,000) as the smallest block of the network needs; where that is not enough, norms are multiplied.
         partition_factors: tiles per axis (rows, columns) of every tiled subnetwork, or None to search for them.
         max_seconds: time budget; what is not solved at the deadline falls back to a looser, verified bound.
         tolerance: relative accuracy asked of the solver.
@@ -42,7 +43,7 @@ class DCPConfig:
     solver: str = "scs"
     merge: str = "form"
     proof: str = "auto"
-    max_block_size: int = 300
+    max_block_size: int | None = None
     partition_factors: tuple[int, int] | None = None
     max_seconds: float | None = None
     tolerance: float = 1e-3
@@ -55,7 +56,8 @@ class DCPConfig:
         _check_choice("solver", self.solver, SOLVERS)
         _check_choice("merge", self.merge, MERGES)
         _check_choice("proof", self.proof, PROOFS)
-        _check_integer("max_block_size", self.max_block_size, minimum=2)
+        if self.max_block_size is not None:
+            _check_integer("max_block_size", self.max_block_size, minimum=2)
         _check_integer("max_iterations", self.max_iterations, minimum=1)
         _check_integer("seed", self.seed, minimum=0)
         if self.workers is not None:

@@ -56,11 +56,12 @@ def run_verb(verb: str, overrides: Sequence[str]) -> None:
 
 def _task(verb: str) -> Callable[[DictConfig], Any]:
     """The verb's function, found in the module of its name; its errors end the command inside Hydra's job."""
-    function = getattr(importlib.import_module(f"lipguard.app.{verb}"), verb)
 
     def task(cfg: DictConfig) -> Any:
         from lipguard.app.failure import errors_end_the_command
 
+        # Imported here, so that a wrong override is refused before torch is loaded.
+        function = getattr(importlib.import_module(f"lipguard.app.{verb}"), verb)
         with errors_end_the_command():
             return function(cfg)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytorch_lightning import Callback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from lipguard.callbacks.monitoring import LipschitzMonitorMixin
 

@@ -16,22 +16,19 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
-from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.rounding import to_float32_down, to_float32_up
-from lipguard.certify import certify
+from lipguard.certification import certify
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.network.trace import eval_mode
-
-if TYPE_CHECKING:
-    from lipguard.certify import Report
+from lipguard.report import Report, WarmStart
 
 Row: TypeAlias = dict[str, Any]  # plain values: it is broadcast, and stored in checkpoints
 
@@ -77,7 +74,7 @@ class LipschitzMonitorMixin:
 
         self.history: list[Row] = []
         self.last_report: Report | None = None
-        self._certificate: Certificate | None = None
+        self._warm_start: WarmStart | None = None
         self._shape: tuple[int, ...] | None = self.input_shape
         self._shape_from_batch = False
         self._data: Tensor | None = None
@@ -174,23 +171,23 @@ class LipschitzMonitorMixin:
         """History, warm start and what was measured last, in plain values that load with `weights_only=True`."""
         return {
             "history": [dict(row) for row in self.history],
-            "certificate": None if self._certificate is None else self._certificate.to_state(),
+            "warm_start": None if self._warm_start is None else self._warm_start.to_state(),
             "input_shape": None if self._shape is None else list(self._shape),
             "fingerprint": self._fingerprint,
             "solved": self._solved,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint; a certificate that cannot be read costs the warm start, not the run."""
+        """Continue from a checkpoint. A warm start that cannot be read costs time, not the run."""
         self.history = [dict(row) for row in state_dict["history"]]
         self._fingerprint, self._solved = state_dict["fingerprint"], state_dict["solved"]
         if self.input_shape is None and state_dict["input_shape"] is not None:
             self._shape = tuple(state_dict["input_shape"])
         try:
-            stored = state_dict["certificate"]
-            self._certificate = None if stored is None else Certificate.from_state(stored)
+            stored = state_dict["warm_start"]
+            self._warm_start = None if stored is None else WarmStart.from_state(stored)
         except CertificateError as error:
-            self._certificate = None
+            self._warm_start = None
             self._warn(f"The certificate in the checkpoint is unusable, the next solve starts cold: {error}")
 
     # --- measuring ---
@@ -230,7 +227,7 @@ class LipschitzMonitorMixin:
                 _log.debug("certify failed", exc_info=True)
                 reasons.append(f"{type(error).__name__}: {error}")
                 continue
-            self.last_report, self._certificate = report, report.certificate
+            self.last_report, self._warm_start = report, report.warm_start
             status = f"fallback: {reasons[0]}" if reasons else str(report.status)
             if status.startswith("fallback"):
                 self._warn(f"The bound is looser than it could be, training goes on. {status}")
@@ -263,13 +260,12 @@ class LipschitzMonitorMixin:
                 "the input shape is not known, because no tensor of floats was found in the training batch. "
                 f"Pass {type(self).__name__}(input_shape=...) or set example_input_array."
             )
-        # Always from the certificate, never from the report: a resumed run has nothing else, and must do the same.
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), eval_mode(model):
             return certify(
                 model,
                 self._shape,
                 self.config,
-                warm_start=self._certificate,
+                warm_start=self._warm_start,
                 progress=progress,
                 data=self._data,
                 optimise=optimise,

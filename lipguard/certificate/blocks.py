@@ -18,12 +18,10 @@ from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eige
 from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
-from lipguard.partition.plan import Block
+from lipguard.partition.plan import LARGEST_MATRIX, Block
 from lipguard.partition.tiling import Tiling
 
 Array = NDArray[np.float64]
-# The merged form is a dense matrix of the block's input; beyond this the looser coverage merge stands in.
-LARGEST_FORM = 6144
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,8 @@ def _form_norm(S: Array) -> float:
 def _merged(tiling: Tiling, forms: Sequence[Array], merge: str) -> dict[str, float]:
     """Bounds of the block from the proved forms of its tile shapes, by every merge up to the one asked for.
 
+    The merged form is a dense matrix of the block's input; where that is too large, coverage stands in.
+
     Outputs of different tiles are different entries of the block's output, so |f(u) - f(v)|^2 is the sum over tiles.
     """
     squares = [_form_norm(S) for S in forms]
@@ -111,7 +111,7 @@ def _merged(tiling: Tiling, forms: Sequence[Array], merge: str) -> dict[str, flo
         return merges
     entries = tiling.network.nodes[0].size
     cover = np.zeros((len(forms), entries))
-    joint = np.zeros((entries, entries)) if merge == "form" and entries <= LARGEST_FORM else None
+    joint = np.zeros((entries, entries)) if merge == "form" and entries <= LARGEST_MATRIX else None
     magnitude = None if joint is None else np.zeros_like(joint)
     for j, (shape, S) in enumerate(zip(tiling.shapes, forms, strict=True)):
         for origin in shape.origins:

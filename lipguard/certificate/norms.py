@@ -18,7 +18,7 @@ from torch import Tensor
 from lipguard.certificate.cholesky import largest_eigenvalue_bound
 from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up, up
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Add, Conv2d, Layer, Linear, Scale, Shape
+from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Scale, Shape
 
 Array = NDArray[np.float64]
 _DENSE_SIDE = 2048  # the largest Gram matrix to factor
@@ -26,24 +26,31 @@ _DENSE_ENTRIES = 2**24  # the largest matrix to write out
 _FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the frequencies of one convolution
 
 
-def product_bounds(network: Network) -> list[float]:
+def node_norms(network: Network) -> list[float]:
+    """For every node, a certified Lipschitz constant of its own layer."""
+    known: dict[tuple[int, Shape], float] = {}  # a module that is used twice has one norm
+    norms = []
+    for node in network.nodes:
+        shape = network.nodes[node.inputs[0]].shape if node.inputs else node.shape
+        key = (id(node.layer), shape)
+        if key not in known:
+            known[key] = layer_norm(node.layer, shape)
+        norms.append(known[key])
+    return norms
+
+
+def product_bounds(network: Network, norms: Sequence[float]) -> list[float]:
     """For every node, a certified Lipschitz constant of the map from the network's input to it.
 
-    The norms of the layers are multiplied along the graph, and added where branches meet (triangle inequality).
+    Norms are multiplied along the graph, and added where branches meet (triangle inequality).
+
+    Args:
+        network: the network.
+        norms: its `node_norms`.
     """
     bounds: list[float] = []
-    known: dict[int, float] = {}  # a module that is used twice has one norm
-    for node in network.nodes:
-        sources = [bounds[j] for j in node.inputs]
-        if isinstance(node.layer, Add):
-            bounds.append(add_up(*sources))
-        elif isinstance(node.layer, Activation):
-            bounds.append(mul_up(sources[0], node.layer.lipschitz))
-        elif not sources:
-            bounds.append(1.0)
-        else:
-            norm = known.setdefault(id(node.layer), layer_norm(node.layer, network.nodes[node.inputs[0]].shape))
-            bounds.append(mul_up(sources[0], norm))
+    for node, norm in zip(network.nodes, norms, strict=True):
+        bounds.append(mul_up(norm, add_up(*(bounds[j] for j in node.inputs))) if node.inputs else 1.0)
     return bounds
 
 
@@ -51,6 +58,11 @@ def product_bounds(network: Network) -> list[float]:
 def layer_norm(layer: Layer, input_shape: Shape) -> float:
     """Certified upper bound of the spectral norm of a layer's linear part, for inputs of `input_shape`."""
     return 1.0  # the rest moves entries, or drops some of them
+
+
+@layer_norm.register
+def _(layer: Activation, input_shape: Shape) -> float:
+    return layer.lipschitz
 
 
 @layer_norm.register

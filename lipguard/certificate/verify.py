@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from lipguard.certificate.blocks import prove_block
 from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.norms import product_bounds
+from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.rounding import mul_up
 from lipguard.config import MERGES
 from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
+from lipguard.partition.plan import Block
 
 Array = NDArray[np.float64]
 
@@ -60,18 +61,22 @@ def verify_certificate(certificate: Certificate, network: Network) -> float:
     plan.check(network)
     if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks):
         raise CertificateError("The certificate has not one entry per block of its plan.")
-    proved = []
-    for i in range(len(plan.blocks)):
-        proved.append(_verified_block(certificate, network, i))
-    found = total_bound(proved, product_bounds(network)[-1])
+    norms = node_norms(network)
+    proved = [_verified_block(certificate, network, norms, i) for i in range(len(plan.blocks))]
+    found = total_bound(proved, product_bounds(network, norms)[-1])
     if not found <= certificate.bound:
         raise CertificateError(f"The certificate claims {certificate.bound!r}, but proves only {found!r}.")
     return certificate.bound
 
 
-def _verified_block(certificate: Certificate, network: Network, i: int) -> ProvedBlock:
+def block_product(network: Network, norms: Sequence[float], block: Block) -> float:
+    """The product bound of one block, from the norms of the network's nodes."""
+    return product_bounds(block.network(network), [1.0, *norms[block.start + 1 : block.stop + 1]])[-1]
+
+
+def _verified_block(certificate: Certificate, network: Network, norms: Sequence[float], i: int) -> ProvedBlock:
     block, slack = certificate.plan.blocks[i], certificate.slacks[i]
-    product = product_bounds(block.network(network))[-1]
+    product = block_product(network, norms, block)
     if not certificate.multipliers[i]:
         return ProvedBlock(product, product)
     freed = [FreedNetwork.assemble(part) for part in block.parts(network)]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lipguard.certify import certify
+from lipguard.certification import certify
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.network.trace import eval_mode
 
 if TYPE_CHECKING:
-    from lipguard.certificate.certificate import Certificate
+    from lipguard.report import WarmStart
 
 
 class LipschitzBound(Metric):
@@ -73,7 +73,7 @@ class LipschitzBound(Metric):
             raise ConfigError(f"Expected config to be a DCPConfig or None, but got {config!r}.")
         self.input_shape = _checked_shape(input_shape)
         self.config = config if config is not None else DCPConfig()
-        self._certificate: Certificate | None = None  # the next update starts from its plan and multipliers
+        self._warm_start: WarmStart | None = None  # the next update starts from its plan and multipliers
         # MetricCollection merges metrics whose first states look equal: the name tells configurations apart.
         settings = repr((self.input_shape, sorted(self.config.to_dict().items())))
         self._state_name = f"bound_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
@@ -89,8 +89,8 @@ class LipschitzBound(Metric):
             raise TypeError(f"Expected model to be a torch.nn.Module, but got {type(model).__name__}.")
         self._store(math.inf)  # an update that fails must not leave the bound of other weights behind
         with eval_mode(model):
-            report = certify(model, self.input_shape, self.config, warm_start=self._certificate)
-        self._certificate = report.certificate
+            report = certify(model, self.input_shape, self.config, warm_start=self._warm_start)
+        self._warm_start = report.warm_start
         self._store(report.bound)
 
     def compute(self) -> Tensor:
@@ -106,7 +106,7 @@ class LipschitzBound(Metric):
         """
         self.update(*args, **kwargs)
         bound = self.compute() if self.dist_sync_on_step else getattr(self, self._state_name).clone()
-        self._forward_cache = bound
+        self._forward_cache = bound  # type: ignore[assignment]  # where Lightning's log finds it
         return bound
 
     def _store(self, bound: float) -> None:

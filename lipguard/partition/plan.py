@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
 from lipguard.partition.tiling import Tiling, is_tileable
 
 KINDS = ("norm", "whole", "tiles")
+# Rows of the largest dense matrix that a proof factors: 300 MB, and a few seconds on two cores.
+LARGEST_MATRIX = 6144
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,23 @@ class PartitionPlan:
     """Blocks in order, from the input to the output; their bounds multiply.
 
     A plan depends on the architecture, the input shape and the settings, not on the weights.
+
+    Attributes:
+        architecture: digest of the network's architecture.
+        blocks: the blocks.
+        settings: the settings that it was searched for.
     """
 
     architecture: str
     blocks: tuple[Block, ...]
-    max_block_size: int
+    settings: Mapping[str, Any]
+
+    @staticmethod
+    def settings_of(config: DCPConfig) -> dict[str, Any]:
+        """The settings that decide a plan."""
+        names = ("partition", "merge", "max_block_size", "partition_factors", "max_seconds", "max_iterations")
+        factors = config.partition_factors
+        return {name: getattr(config, name) for name in names} | {"partition_factors": factors and list(factors)}
 
     @property
     def seconds(self) -> float:
@@ -94,7 +109,7 @@ class PartitionPlan:
         """
         try:
             blocks = tuple(_block(block) for block in state["blocks"])
-            return cls(str(state["architecture"]), blocks, int(state["max_block_size"]))
+            return cls(str(state["architecture"]), blocks, dict(state["settings"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CertificateError(f"The partition plan cannot be read: {error!r}.") from error
 
@@ -126,7 +141,7 @@ class PartitionPlan:
             )
             for i, block in enumerate(self.blocks)
         ]  # fmt: skip
-        total = f"predicted: {self.ratio:.3f} of the product of norms, {self.seconds:.1f} s of solves; N_max {self.max_block_size}"
+        total = f"predicted: {self.ratio:.3f} of the product of norms, {self.seconds:.1f} s of solves"
         return "\n".join([*table(header, rows), total])
 
 

@@ -15,7 +15,7 @@ from lipguard.errors import ConfigError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.partition.cost import CostModel, cost_model
-from lipguard.partition.plan import Block, PartitionPlan
+from lipguard.partition.plan import LARGEST_MATRIX, Block, PartitionPlan
 from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes
 
 # What a joint LMI gains over the product of norms, per activation layer inside it, and what tiles give back of it
@@ -23,6 +23,7 @@ from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes
 _GAIN = 0.66
 _HALO_LOSS = 0.65
 _LONGEST_AXIS_SEARCH = 24
+_USUAL_BLOCK, _LARGEST_BLOCK = 300, 1000
 
 
 def find_plan(network: Network, config: DCPConfig, cost: CostModel | None = None) -> PartitionPlan:
@@ -32,21 +33,34 @@ def find_plan(network: Network, config: DCPConfig, cost: CostModel | None = None
         ConfigError: no LMI of the network is as small as `max_block_size`, or the partition asked for does not fit.
     """
     cost = cost or cost_model()
-    limits = [config.max_block_size]
-    if config.max_seconds is not None:  # smaller and smaller blocks until the predicted time fits
-        limits += [max(2, int(config.max_block_size * 0.8**k)) for k in range(1, 20)]
-    plan = None
-    for limit in dict.fromkeys(limits):
-        try:
-            plan = _Search(network, config, cost, limit).plan()
-        except ConfigError:
-            if plan is None:
-                raise
-            break
-        if config.max_seconds is None or plan.seconds <= config.max_seconds:
-            break
-    assert plan is not None
+    plan = _plan_within(network, config, cost, _largest_block(network, config, cost))
+    if config.max_seconds is None:
+        return plan
+    limit = max((rows for block in plan.blocks for rows in block.variables), default=0)
+    while plan.seconds > config.max_seconds and limit > 2:  # smaller and smaller blocks until the predicted time fits
+        limit = int(0.8 * limit)
+        plan = _Search(network, config, cost, limit).plan()
     return plan
+
+
+def _plan_within(network: Network, config: DCPConfig, cost: CostModel, limit: int) -> PartitionPlan:
+    search = _Search(network, config, cost, limit)
+    plan = search.plan()
+    if config.max_block_size is not None and not search.fits and math.isfinite(search.smallest):
+        raise ConfigError(
+            f"max_block_size={limit} is smaller than any block of this network can be: the smallest LMI has "
+            f"{search.smallest:.0f} rows. Set max_block_size to at least that."
+        )
+    return plan
+
+
+def _largest_block(network: Network, config: DCPConfig, cost: CostModel) -> int:
+    """N_max: as given, or the usual one, or as much as the smallest block needs."""
+    if config.max_block_size is not None:
+        return config.max_block_size
+    search = _Search(network, config, cost, _USUAL_BLOCK)
+    search.plan()
+    return _USUAL_BLOCK if search.fits or search.smallest > _LARGEST_BLOCK else int(search.smallest)
 
 
 class _Search:
@@ -60,16 +74,11 @@ class _Search:
             blocks = [self._whole_network()]
         else:
             blocks = self._shortest_path()
-            if not self.fits and math.isfinite(self.smallest):
-                raise ConfigError(
-                    f"max_block_size={self.limit} is smaller than any block of this network can be: the smallest LMI "
-                    f"has {self.smallest:.0f} rows. Set max_block_size to at least that."
-                )
-        return PartitionPlan(self.network.architecture, tuple(blocks), self.config.max_block_size)
+        return PartitionPlan(self.network.architecture, tuple(blocks), PartitionPlan.settings_of(self.config))
 
     def _whole_network(self) -> Block:
         block = self._whole(0, len(self.network.nodes) - 1)
-        if block is None and self.network.activations:
+        if block is None and self.network.activations and self.config.max_block_size is not None:
             raise ConfigError(
                 f"partition='none' puts the whole network into one LMI of {self.smallest:.0f} rows, which max_block_size="
                 f"{self.limit} does not allow. Raise it, or let partition='auto' cut the network."
@@ -123,8 +132,8 @@ class _Search:
             return None
         if self.config.partition == "tiles" and is_tileable(own):
             return None
-        _, rows = lmi_sizes(own, [node.size for node in own.nodes])
-        if not self._within(rows):
+        variables, rows = lmi_sizes(own, [node.size for node in own.nodes])
+        if not self._within(rows) or variables > LARGEST_MATRIX:
             return None
         return Block(
             start, stop, "whole", self._names(start, stop), None, (rows,), 1, _GAIN ** len(own.activations), self._seconds(rows)

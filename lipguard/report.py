@@ -1,0 +1,118 @@
+"""What a certification returns, a value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lipguard.certificate.certificate import Certificate
+from lipguard.errors import CertificateError
+from lipguard.partition.plan import PartitionPlan, table
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class WarmStart:
+    """What the next certification of the same architecture starts from: plan, multipliers, the solver's own state.
+
+    Attributes:
+        certificate: the last one, with its plan and multipliers.
+        solver_state: for "block.part" the arrays that the solver left.
+    """
+
+    certificate: Certificate
+    solver_state: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint, which `weights_only=True` loads."""
+        tensors = {
+            key: {name: torch.from_numpy(array.copy()) for name, array in arrays.items()} for key, arrays in self.solver_state.items()
+        }
+        return {"certificate": self.certificate.to_state(), "solver": tensors}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> WarmStart:
+        """The inverse of `to_state`.
+
+        Raises:
+            CertificateError: the state is not one of a warm start.
+        """
+        try:
+            solver = {key: {name: t.numpy() for name, t in arrays.items()} for key, arrays in state["solver"].items()}
+            return cls(Certificate.from_state(state["certificate"]), solver)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CertificateError(f"The state is not one of a warm start: {error!r}.") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A certified bound, how it came about, and what surrounds it.
+
+    Attributes:
+        bound: certified upper bound of the Lipschitz constant, l2 to l2, over all inputs.
+        product_bound: certified product of layer norms; `bound` never exceeds it.
+        lower_bound: the largest Jacobian norm found; `bound` is never below it.
+        relaxation_gap: how far the proved blocks are from the solver's own values, the worst of them; nan without a solve.
+        proof: "dense", or "product" where the product of norms is all that is proved.
+        failure_probability: of the proof; 0 for deterministic ones.
+        certificate: what `lipguard.verify` checks.
+        plan: the partition.
+        seconds: time of the whole certification.
+        status: "complete"; "reused" where no solver ran; "fallback: ..." with what was lost and why.
+        warm_start: for the next certification of this architecture.
+        rows: one mapping per block, see `details`.
+    """
+
+    bound: float
+    product_bound: float
+    lower_bound: float
+    relaxation_gap: float
+    proof: str
+    failure_probability: float
+    certificate: Certificate
+    plan: PartitionPlan
+    seconds: float
+    status: str
+    warm_start: WarmStart
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def tightness(self) -> float:
+        """Lower bound over bound: 1 where the constant is known exactly."""
+        if self.bound == 0:
+            return 1.0
+        return self.lower_bound / self.bound
+
+    def details(self) -> list[dict[str, Any]]:
+        """One row per block; `pandas.DataFrame(report.details())` is a table.
+
+        Keys: block, layers, method, rows (of the LMIs), tiles, product, bound, sum, coverage, form (None where a merge does
+        not apply), status, iterations, seconds.
+        """
+        return [dict(row) for row in self.rows]
+
+    def __str__(self) -> str:
+        header = ("block", "layers", "method", "LMI rows", "tiles", "product", "sum", "coverage", "form", "bound", "solver")
+        keys = ("block", "layers", "method", "rows", "tiles", "product", "sum", "coverage", "form", "bound", "status")
+        rows = [tuple(_cell(row.get(key)) for key in keys) for row in self.rows]
+        ratio = self.bound / self.product_bound if self.product_bound > 0 else 1.0
+        gap = "" if math.isnan(self.relaxation_gap) else f", relaxation gap {self.relaxation_gap:.1e}"
+        return "\n".join([
+            *table(header, rows),
+            f"certified bound {self.bound:.6g}  ({ratio:.3f} of the product bound {self.product_bound:.6g})",
+            f"lower bound     {self.lower_bound:.6g}  (tightness {self.tightness:.3f})",
+            f"proof {self.proof}, failure probability {self.failure_probability:g}, {self.seconds:.2f} s, status {self.status}{gap}",
+        ])  # fmt: skip
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

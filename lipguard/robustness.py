@@ -1,0 +1,101 @@
+"""Lower bounds: the largest Jacobian norm that gradient ascent finds, in float64, on the traced network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipguard.network.graph import Network
+from lipguard.network.layers import Activation
+from lipguard.network.linearised import propagate
+
+_POINTS = 16
+_POWER_STEPS = 12
+_JITTER = 1e-3
+
+
+def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, steps: int = 12) -> float:
+    """The largest spectral norm of the Jacobian found: a Lipschitz constant cannot be below it.
+
+    Args:
+        network: the traced network.
+        data: points to start from, shape (points, *input_shape); standard normal ones where there are none.
+        seed: of the points and of the jitter that keeps them off the kinks of the activations, where the Jacobian
+            that automatic differentiation picks need not be one of the function.
+        steps: steps of ascent. A step function's slope has no gradient; a smooth stand-in gives the direction.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(_POINTS, *network.input_shape, generator=generator, dtype=torch.float64)
+    x = noise
+    if data is not None and len(data):
+        start = data.detach()[:_POINTS].to("cpu", torch.float64)
+        if start.shape[1:] == network.input_shape and torch.isfinite(start).all():
+            spread = float(start.std(correction=0)) or 1.0
+            x = torch.cat([start + _JITTER * spread * noise[: len(start)], spread * noise[: max(_POINTS - len(start), 4)]])
+    v = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    best = 0.0
+    for _ in range(max(steps, 1)):
+        slopes, smooth = _slopes(network, x)
+        v = _top_direction(network, slopes, v)
+        norms = propagate(network, v, lambda i, a, s=slopes: s[i] * a).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
+        best = max(best, float(norms.nan_to_num(0.0).max()))
+        direction = _ascent_direction(network, x, v, smooth)
+        length = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
+        stride = 0.1 * x.flatten(1).norm(dim=1).clamp_min(1e-12)
+        x = x + direction * (stride / length).reshape(-1, *(1 for _ in network.input_shape))
+    return best * (1 - 1e-9)  # its own rounding
+
+
+def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, float]]:
+    """The derivative of every activation at the points, and the width over which to smooth its kink."""
+    slopes: dict[int, Tensor] = {}
+    widths: dict[int, float] = {}
+
+    def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        layer = network.nodes[i].layer
+        if not isinstance(layer, Activation):
+            return layer.forward(*inputs)
+        a = inputs[0].detach().requires_grad_()
+        with torch.enable_grad():
+            b = layer.forward(a)
+            slopes[i] = torch.autograd.grad(b.sum(), a)[0]
+        widths[i] = 0.3 * float(a.detach().std(correction=0)) + 1e-12
+        return b.detach()
+
+    network.run(x, step)
+    return slopes, widths
+
+
+def _top_direction(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Tensor:
+    """Power iteration on J'J, for all points at once."""
+    for _ in range(_POWER_STEPS):
+        with torch.enable_grad():
+            probe = v.detach().requires_grad_()
+            y = propagate(network, probe, lambda i, a: slopes[i] * a)
+            w = torch.autograd.grad((y * y.detach()).sum(), probe)[0]
+        norm = w.flatten(1).norm(dim=1).reshape(-1, *(1 for _ in network.input_shape))
+        v = torch.where(norm > 1e-300, w / norm.clamp_min(1e-300), v)
+    return v
+
+
+def _ascent_direction(network: Network, x: Tensor, v: Tensor, widths: dict[int, float]) -> Tensor:
+    """Gradient of |J(x) v|^2 in x, with every slope replaced by a smooth step between its extremes."""
+    tangents = {0: v}
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+
+        def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
+            node = network.nodes[i]
+            moved = [tangents[j] for j in node.inputs]
+            if isinstance(node.layer, Activation):
+                slope = node.layer.alpha + (node.layer.beta - node.layer.alpha) * torch.sigmoid(inputs[0] / widths[i])
+                tangents[i] = slope * moved[0]
+            else:
+                tangents[i] = node.layer.linear(*moved)
+            return node.layer.forward(*inputs)
+
+        network.run(point, step)
+        value = tangents[len(network.nodes) - 1].square().sum()
+        if not value.requires_grad:  # nothing depends on the point: an affine network
+            return torch.zeros_like(x)
+        return torch.autograd.grad(value, point, allow_unused=True)[0].nan_to_num(0.0)
