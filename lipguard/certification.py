@@ -186,7 +186,11 @@ class _BlockRun:
         candidates = [p.multipliers for p in self.proposals[j : j + 1] if p.multipliers is not None]
         candidates += [self.warm.certificate.multipliers[self.index][j]] if self._has_warm_multipliers() else []
         layers = [self.parts[j].nodes[i].size for i in self.parts[j].activations]
-        norms = [(self._norm(j, t), t) for t in (repaired(t, layers, lambda t: self._norm(j, t)) for t in candidates) if t is not None]
+        norms = [
+            (self._norm(j, t), t)
+            for t in (repaired(t, layers, lambda t: self._norm(j, t)) for t in candidates)
+            if t is not None
+        ]
         if not norms:
             return None
         norm, best = min(norms, key=lambda entry: entry[0])
@@ -218,7 +222,9 @@ class _BlockRun:
         return {self._key(j): proposal.state for j, proposal in enumerate(self.proposals) if proposal.state}
 
     def row(self) -> dict[str, Any]:
-        method = {"norm": "product of norms", "whole": "one LMI"}.get(self.block.kind) or "tiles {}x{}".format(*self.block.tile or ())
+        method = {"norm": "product of norms", "whole": "one LMI"}.get(self.block.kind) or "tiles {}x{}".format(
+            *self.block.tile or ()
+        )
         return {
             "block": self.index,
             "layers": " .. ".join(dict.fromkeys(self.block.layers)),

@@ -33,7 +33,8 @@ class WarmStart:
     def to_state(self) -> dict[str, Any]:
         """Plain values for a checkpoint, which `weights_only=True` loads."""
         tensors = {
-            key: {name: torch.from_numpy(array.copy()) for name, array in arrays.items()} for key, arrays in self.solver_state.items()
+            key: {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+            for key, arrays in self.solver_state.items()
         }
         return {"certificate": self.certificate.to_state(), "solver": tensors}
 
@@ -99,7 +100,19 @@ class Report:
         return [dict(row) for row in self.rows]
 
     def __str__(self) -> str:
-        header = ("block", "layers", "method", "LMI rows", "tiles", "product", "sum", "coverage", "form", "bound", "solver")
+        header = (
+            "block",
+            "layers",
+            "method",
+            "LMI rows",
+            "tiles",
+            "product",
+            "sum",
+            "coverage",
+            "form",
+            "bound",
+            "solver",
+        )
         keys = ("block", "layers", "method", "rows", "tiles", "product", "sum", "coverage", "form", "bound", "status")
         rows = [tuple(_cell(row.get(key)) for key in keys) for row in self.rows]
         ratio = self.bound / self.product_bound if self.product_bound > 0 else 1.0

@@ -31,7 +31,9 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
         start = data.detach()[:_POINTS].to("cpu", torch.float64)
         if start.shape[1:] == network.input_shape and torch.isfinite(start).all():
             spread = float(start.std(correction=0)) or 1.0
-            x = torch.cat([start + _JITTER * spread * noise[: len(start)], spread * noise[: max(_POINTS - len(start), 4)]])
+            x = torch.cat(
+                [start + _JITTER * spread * noise[: len(start)], spread * noise[: max(_POINTS - len(start), 4)]]
+            )
     v = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     best = 0.0
     for _ in range(max(steps, 1)):

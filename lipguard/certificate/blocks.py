@@ -33,7 +33,12 @@ class BlockBound:
 
 
 def prove_block(
-    network: Network, block: Block, freed: Sequence[FreedNetwork], multipliers: Sequence[Array], slack: float, merge: str
+    network: Network,
+    block: Block,
+    freed: Sequence[FreedNetwork],
+    multipliers: Sequence[Array],
+    slack: float,
+    merge: str,
 ) -> BlockBound | None:
     """The bound that these multipliers prove for a block, or None where the proof fails.
 
@@ -106,7 +111,9 @@ def _merged(tiling: Tiling, forms: Sequence[Array], merge: str) -> dict[str, flo
     """
     squares = [_form_norm(S) for S in forms]
     counts = [len(shape.origins) for shape in tiling.shapes]
-    merges = {"sum": sqrt_up(add_up(*(mul_up(float(count), square) for count, square in zip(counts, squares, strict=True))))}
+    merges = {
+        "sum": sqrt_up(add_up(*(mul_up(float(count), square) for count, square in zip(counts, squares, strict=True))))
+    }
     if merge == "sum":
         return merges
     entries = tiling.network.nodes[0].size
@@ -123,7 +130,10 @@ def _merged(tiling: Tiling, forms: Sequence[Array], merge: str) -> dict[str, flo
                 magnitude[np.ix_(absolute, absolute)] += np.abs(member)
     distinct = np.unique(cover, axis=1)
     merges["coverage"] = sqrt_up(
-        max(add_up(*(mul_up(float(c), square) for c, square in zip(column, squares, strict=True))) for column in distinct.T)
+        max(
+            add_up(*(mul_up(float(c), square) for c, square in zip(column, squares, strict=True)))
+            for column in distinct.T
+        )
     )
     if joint is not None and magnitude is not None:
         error = gamma_up(int(cover.sum(axis=0).max()) + 4) * 1.001 * magnitude

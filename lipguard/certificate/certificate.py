@@ -88,7 +88,10 @@ class Certificate:
 
     def to_state(self) -> dict[str, Any]:
         """Plain values for a checkpoint: a string and float64 tensors, which `weights_only=True` loads."""
-        return {"metadata": self._metadata(), "arrays": {k: torch.from_numpy(v.copy()) for k, v in self._arrays().items()}}
+        return {
+            "metadata": self._metadata(),
+            "arrays": {k: torch.from_numpy(v.copy()) for k, v in self._arrays().items()},
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Certificate:

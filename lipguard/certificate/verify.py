@@ -52,7 +52,9 @@ def verify_certificate(certificate: Certificate, network: Network) -> float:
     if certificate.digest != network.digest:
         raise CertificateError("The certificate belongs to other weights, or to another network (digests differ).")
     if tuple(certificate.input_shape) != network.input_shape:
-        raise CertificateError(f"The certificate is for inputs of {certificate.input_shape}, not {network.input_shape}.")
+        raise CertificateError(
+            f"The certificate is for inputs of {certificate.input_shape}, not {network.input_shape}."
+        )
     if certificate.merge not in MERGES:
         raise CertificateError(f"The certificate names the merge {certificate.merge!r}, which does not exist.")
     if certificate.proof not in ("dense", "product") or certificate.failure_probability != 0:
@@ -85,7 +87,9 @@ def _verified_block(certificate: Certificate, network: Network, norms: Sequence[
         raise CertificateError(f"Block {i} has the slack {slack}, where a non-negative number was expected.")
     proof = prove_block(network, block, freed, multipliers, slack, certificate.merge)
     if proof is None:
-        raise CertificateError(f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite.")
+        raise CertificateError(
+            f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite."
+        )
     return ProvedBlock(min(proof.bound, product), product, proof.merges)
 
 
@@ -99,7 +103,9 @@ def checked_multipliers(arrays: Sequence[Array], freed: Sequence[FreedNetwork], 
         raise CertificateError(f"Expected {len(freed)} arrays of multipliers for {where}, but got {len(arrays)}.")
     for t, part in zip(arrays, freed, strict=True):
         if t.shape != (part.neurons,):
-            raise CertificateError(f"Expected {part.neurons} multipliers for {where}, but got an array of shape {t.shape}.")
+            raise CertificateError(
+                f"Expected {part.neurons} multipliers for {where}, but got an array of shape {t.shape}."
+            )
         if not (np.isfinite(t).all() and (t >= 0).all()):
             raise CertificateError(f"The multipliers of {where} are not all finite and non-negative.")
     return list(arrays)

@@ -68,11 +68,15 @@ class Builder:
         if value is None:
             return None
         if not isinstance(value, Tensor) or value.is_complex():
-            raise self.unsupported(f"a {what} of type {type(value).__name__}", "Only real constant weights can be read.")
+            raise self.unsupported(
+                f"a {what} of type {type(value).__name__}", "Only real constant weights can be read."
+            )
         value = value.detach().to("cpu", torch.float64).clone()
         if not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
-            raise InvalidNetworkError(f"{self.path}: {bad} of {value.numel()} entries of its {what} are NaN or infinite.")
+            raise InvalidNetworkError(
+                f"{self.path}: {bad} of {value.numel()} entries of its {what} are NaN or infinite."
+            )
         return value
 
 
@@ -186,7 +190,9 @@ def _avg_pool2d(
     kernel = _pair(kernel_size)
     step = kernel if stride is None or stride == () else _pair(stride)
     rows, columns = _pair(padding)
-    if ceil_mode and any((n + 2 * p - k) % s for n, p, k, s in zip(x.shape[1:], (rows, columns), kernel, step, strict=True)):
+    if ceil_mode and any(
+        (n + 2 * p - k) % s for n, p, k, s in zip(x.shape[1:], (rows, columns), kernel, step, strict=True)
+    ):
         raise builder.unsupported("average pooling with ceil_mode=True", "Use ceil_mode=False, or pad the input.")
     sides = (columns, columns, rows, rows)
     varying = (rows or columns) and not count_include_pad and divisor_override is None
@@ -291,7 +297,9 @@ KINDS: tuple[Kind, ...] = (
     Kind(_batch_norm, nn.BatchNorm1d, _batch_norm_module, (F.batch_norm,)),
     Kind(_batch_norm, nn.BatchNorm2d, _batch_norm_module),
     Kind(_avg_pool2d, nn.AvgPool2d, _avg_pool2d_module, (F.avg_pool2d,)),
-    Kind(_adaptive_avg_pool2d, nn.AdaptiveAvgPool2d, lambda m: {"output_size": m.output_size}, (F.adaptive_avg_pool2d,)),
+    Kind(
+        _adaptive_avg_pool2d, nn.AdaptiveAvgPool2d, lambda m: {"output_size": m.output_size}, (F.adaptive_avg_pool2d,)
+    ),
     Kind(_pad, nn.ZeroPad2d, lambda m: {"pad": m.padding}, (F.pad,)),
     Kind(_flatten, nn.Flatten, lambda m: {"start_dim": m.start_dim, "end_dim": m.end_dim}, (torch.flatten, "flatten")),
     Kind(_reshape, functions=(torch.reshape, "reshape", "view")),

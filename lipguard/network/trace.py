@@ -66,7 +66,9 @@ def _checked_shape(input_shape: Sequence[int]) -> Shape:
     try:
         shape = tuple(input_shape)
     except TypeError as error:
-        raise InvalidNetworkError(f"Expected input_shape as a tuple such as (1, 28, 28), but got {input_shape!r}.") from error
+        raise InvalidNetworkError(
+            f"Expected input_shape as a tuple such as (1, 28, 28), but got {input_shape!r}."
+        ) from error
     if not shape or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
         raise InvalidNetworkError(
             f"Expected input_shape to hold positive integers, the shape of one sample without the batch axis, but got {shape}."
@@ -133,7 +135,9 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if self._running:
             return forward(*args, **kwargs)
         before, self.path = self.path, _module_path(self.path_of_module(m))
@@ -238,17 +242,23 @@ def _lower_node(builder: Builder, node: fx.Node, refs: dict[fx.Node, Ref], trace
         kind, name = function_kind(node.target), node.meta["path"].partition("(")[2].rstrip(")")  # type: ignore[arg-type]
     if kind is None:
         raise UnsupportedLayerError(
-            builder.path, name, f"Replace it by a supported layer ({supported()}, the functions of the same names, or +)."
+            builder.path,
+            name,
+            f"Replace it by a supported layer ({supported()}, the functions of the same names, or +).",
         )
     try:
         return kind.rule(builder, *args, **kwargs)
     except (TypeError, AttributeError) as error:  # a Ref where the rule wants a constant, or an unknown keyword
-        raise UnsupportedLayerError(builder.path, name, f"It is called in a way that is not supported: {error}.") from error
+        raise UnsupportedLayerError(
+            builder.path, name, f"It is called in a way that is not supported: {error}."
+        ) from error
 
 
 def _finish(builder: Builder, refs: dict[fx.Node, Ref], output: Any) -> Network:
     if not isinstance(output, fx.Node):
-        raise InvalidNetworkError(f"Expected the network to return one tensor, but it returns a {type(output).__name__}.")
+        raise InvalidNetworkError(
+            f"Expected the network to return one tensor, but it returns a {type(output).__name__}."
+        )
     if output not in refs:
         raise InvalidNetworkError("The output of the network does not depend on its input.")
     return Network(_reachable(builder.nodes, refs[output].index))
@@ -261,7 +271,9 @@ def _reachable(nodes: list[Node], output: int) -> tuple[Node, ...]:
         if i in needed:
             needed.update(nodes[i].inputs)
     index = {old: new for new, old in enumerate(sorted(needed))}
-    return tuple(Node(nodes[i].path, nodes[i].layer, tuple(index[j] for j in nodes[i].inputs), nodes[i].shape) for i in index)
+    return tuple(
+        Node(nodes[i].path, nodes[i].layer, tuple(index[j] for j in nodes[i].inputs), nodes[i].shape) for i in index
+    )
 
 
 def _check_against_model(network: Network, model: nn.Module, example: Tensor, tracer: _Tracer) -> None:

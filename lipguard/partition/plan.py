@@ -125,7 +125,9 @@ class PartitionPlan:
         separators = set(network.separators)
         for block, end in zip(self.blocks, ends, strict=False):
             if block.start != end or block.stop <= block.start or {block.start, block.stop} - separators:
-                raise CertificateError(f"The partition plan has a block from node {block.start} to {block.stop}, which is no cut.")
+                raise CertificateError(
+                    f"The partition plan has a block from node {block.start} to {block.stop}, which is no cut."
+                )
             if block.kind not in KINDS or (block.kind == "tiles" and not _fits(block, network)):
                 raise CertificateError(f"The partition plan has a block of kind {block.kind!r} where it cannot be.")
         if ends[-1] != len(network.nodes) - 1:
@@ -171,4 +173,7 @@ def _method(block: Block) -> str:
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     """Lines of a plain-text table, columns aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation
+from lipguard.network.layers import Activation, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
 from lipguard.partition.plan import LARGEST_MATRIX, Block, PartitionPlan
 from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes
@@ -101,18 +101,20 @@ class _Search:
         return _joined(best[separators[-1]][1])
 
     def _blocks_to(self, stop: int, starts: tuple[int, ...]) -> Iterator[Block]:
-        """Blocks with an LMI that end at `stop`: they begin and end with something affine, and hold an activation."""
+        """Blocks with an LMI that end at `stop`: activations with weights on both sides, or there is nothing to gain."""
         if isinstance(self.network.nodes[stop].layer, Activation):
             return
         for start in reversed(starts):
-            if isinstance(self.network.nodes[start + 1].layer, Activation):
-                continue
-            if not any(start < i < stop for i in self.network.activations):
+            inside = [i for i in self.network.activations if start < i < stop]
+            if not (inside and self._bears_weights(start, inside[0]) and self._bears_weights(inside[-1], stop)):
                 continue
             found = [block for block in (self._whole(start, stop), self._tiled(start, stop)) if block is not None]
             yield from found
             if not found and not self._may_grow(start, stop):
                 return  # a longer block is a larger one
+
+    def _bears_weights(self, start: int, stop: int) -> bool:
+        return any(isinstance(node.layer, (Conv2d, Linear, Scale)) for node in self.network.nodes[start + 1 : stop + 1])
 
     def _may_grow(self, start: int, stop: int) -> bool:
         """Whether a block that begins earlier could still fit: only where this one was refused for another reason."""
@@ -136,7 +138,15 @@ class _Search:
         if not self._within(rows) or variables > LARGEST_MATRIX:
             return None
         return Block(
-            start, stop, "whole", self._names(start, stop), None, (rows,), 1, _GAIN ** len(own.activations), self._seconds(rows)
+            start,
+            stop,
+            "whole",
+            self._names(start, stop),
+            None,
+            (rows,),
+            1,
+            _GAIN ** len(own.activations),
+            self._seconds(rows),
         )
 
     def _tiled(self, start: int, stop: int) -> Block | None:
@@ -153,7 +163,15 @@ class _Search:
                 continue
             ratio = self._tiled_ratio(tiling)
             block = Block(
-                start, stop, "tiles", self._names(start, stop), tile, tuple(rows), tiling.count, ratio, sum(map(self._seconds, rows))
+                start,
+                stop,
+                "tiles",
+                self._names(start, stop),
+                tile,
+                tuple(rows),
+                tiling.count,
+                ratio,
+                sum(map(self._seconds, rows)),
             )
             if best is None or (block.ratio, block.seconds) < (best.ratio, best.seconds):
                 best = block

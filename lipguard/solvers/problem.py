@@ -43,7 +43,9 @@ class Problem:
     def build(cls, network: Network, freed: FreedNetwork, scales: Sequence[float]) -> Problem:
         """Balance with `scales`, a Lipschitz constant (rough ones serve) of every node."""
         usable = [scale if 0 < scale < np.inf else 1.0 for scale in scales]
-        neuron = np.concatenate([np.zeros(0), *(np.full(network.nodes[i].size, usable[i]) for i in network.activations)])
+        neuron = np.concatenate(
+            [np.zeros(0), *(np.full(network.nodes[i].size, usable[i]) for i in network.activations)]
+        )
         columns = np.concatenate([np.ones(freed.n_x), neuron])
         K, Y = freed.K * columns / neuron[:, None], freed.Y * columns / usable[-1]
         K, Y, n_x = _compressed(K, Y, freed.n_x)

@@ -24,7 +24,9 @@ def repaired(t: Array, layers: Sequence[int], norm: Callable[[Array], float]) ->
         norm: what a form for given multipliers is worth; infinite where there is none.
     """
     depth = np.repeat(np.arange(len(layers), 0, -1), layers)
-    floor = np.concatenate([np.zeros(0), *(np.full(len(part), _largest(part) * _SMALLEST) for part in _split(t, layers))])
+    floor = np.concatenate(
+        [np.zeros(0), *(np.full(len(part), _largest(part) * _SMALLEST) for part in _split(t, layers))]
+    )
     best, best_norm = None, np.inf
     for step in _STEPS:
         candidate = np.maximum(t, floor) * (1 + step) ** depth
