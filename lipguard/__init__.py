@@ -1,7 +1,7 @@
 """Certified Lipschitz bounds of a network while it trains.
 
-The names below are the public interface. They are imported on first use, so that worker processes, and programs that only
-verify, load neither Lightning nor a solver.
+The names below are the public interface. They are imported on first use, so that worker processes, and programs that
+only verify, load neither Lightning nor a solver.
 """
 
 from __future__ import annotations

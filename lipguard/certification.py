@@ -103,7 +103,7 @@ def verify(certificate: Certificate, model: nn.Module) -> float:
         The bound.
 
     Raises:
-        CertificateError: the certificate does not prove its bound for these weights; the message says which check failed.
+        CertificateError: the certificate does not prove its bound for these weights; the message says why.
         UnsupportedLayerError, InvalidNetworkError: the model cannot be read.
     """
     return verify_certificate(certificate, trace(model, certificate.input_shape))
@@ -184,13 +184,11 @@ class _BlockRun:
     def _chosen(self, j: int) -> Array | None:
         """The better of the proposed and the last multipliers of part j, made feasible."""
         candidates = [p.multipliers for p in self.proposals[j : j + 1] if p.multipliers is not None]
-        candidates += [self.warm.certificate.multipliers[self.index][j]] if self._has_warm_multipliers() else []
+        if self.warm is not None and self._has_warm_multipliers(self.warm):
+            candidates.append(self.warm.certificate.multipliers[self.index][j])
         layers = [self.parts[j].nodes[i].size for i in self.parts[j].activations]
-        norms = [
-            (self._norm(j, t), t)
-            for t in (repaired(t, layers, lambda t: self._norm(j, t)) for t in candidates)
-            if t is not None
-        ]
+        feasible = [repaired(t, layers, lambda t: self._norm(j, t)) for t in candidates]
+        norms = [(self._norm(j, t), t) for t in feasible if t is not None]
         if not norms:
             return None
         norm, best = min(norms, key=lambda entry: entry[0])
@@ -199,11 +197,11 @@ class _BlockRun:
             self.gap = gap if math.isnan(self.gap) else max(self.gap, gap)
         return best
 
-    def _has_warm_multipliers(self) -> bool:
-        if self.warm is None or not self.warm.certificate.multipliers[self.index]:
+    def _has_warm_multipliers(self, warm: WarmStart) -> bool:
+        if not warm.certificate.multipliers[self.index]:
             return False
         try:
-            checked_multipliers(self.warm.certificate.multipliers[self.index], self.freed, f"block {self.index}")
+            checked_multipliers(warm.certificate.multipliers[self.index], self.freed, f"block {self.index}")
         except CertificateError as error:
             _LOG.warning("The warm start is not used: %s", error)
             return False
@@ -269,7 +267,8 @@ def _report(
     lower = lower_bound(network, data, config.seed)
     if lower > bound:
         raise CertificateError(
-            f"Internal contradiction: the Jacobian norm {lower!r} was found above the bound {bound!r}. Please report this network."
+            f"Internal contradiction: the Jacobian norm {lower!r} was found above the bound {bound!r}. "
+            "Please report this network."
         )
     states: dict[str, Mapping[str, Array]] = {}
     for run in blocks:
@@ -277,7 +276,8 @@ def _report(
     gaps = [run.gap for run in blocks if not math.isnan(run.gap)]
     return Report(
         bound, product, lower, max(gaps, default=math.nan), certificate.proof, 0.0, certificate, plan,
-        time.monotonic() - start, _status(blocks, optimise), WarmStart(certificate, states), tuple(run.row() for run in blocks),
+        time.monotonic() - start, _status(blocks, optimise), WarmStart(certificate, states),
+        tuple(run.row() for run in blocks),
     )  # fmt: skip
 
 

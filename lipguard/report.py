@@ -60,7 +60,7 @@ class Report:
         bound: certified upper bound of the Lipschitz constant, l2 to l2, over all inputs.
         product_bound: certified product of layer norms; `bound` never exceeds it.
         lower_bound: the largest Jacobian norm found; `bound` is never below it.
-        relaxation_gap: how far the proved blocks are from the solver's own values, the worst of them; nan without a solve.
+        relaxation_gap: how far the proved forms are from the solver's own values, at worst; nan without a solve.
         proof: "dense", or "product" where the product of norms is all that is proved.
         failure_probability: of the proof; 0 for deterministic ones.
         certificate: what `lipguard.verify` checks.
@@ -94,8 +94,8 @@ class Report:
     def details(self) -> list[dict[str, Any]]:
         """One row per block; `pandas.DataFrame(report.details())` is a table.
 
-        Keys: block, layers, method, rows (of the LMIs), tiles, product, bound, sum, coverage, form (None where a merge does
-        not apply), status, iterations, seconds.
+        Keys: block, layers, method, rows (of the LMIs), tiles, product, bound, sum, coverage, form (None where a merge
+        does not apply), status, iterations, seconds.
         """
         return [dict(row) for row in self.rows]
 
@@ -121,7 +121,8 @@ class Report:
             *table(header, rows),
             f"certified bound {self.bound:.6g}  ({ratio:.3f} of the product bound {self.product_bound:.6g})",
             f"lower bound     {self.lower_bound:.6g}  (tightness {self.tightness:.3f})",
-            f"proof {self.proof}, failure probability {self.failure_probability:g}, {self.seconds:.2f} s, status {self.status}{gap}",
+            f"proof {self.proof}, failure probability {self.failure_probability:g}, {self.seconds:.2f} s{gap}",
+            f"status {self.status}",
         ])  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
     for _ in range(max(steps, 1)):
         slopes, smooth = _slopes(network, x)
         v = _top_direction(network, slopes, v)
-        norms = propagate(network, v, lambda i, a, s=slopes: s[i] * a).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
+        norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
         best = max(best, float(norms.nan_to_num(0.0).max()))
         direction = _ascent_direction(network, x, v, smooth)
         length = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
@@ -68,12 +68,16 @@ def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, f
     return slopes, widths
 
 
+def _jacobian_times(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Tensor:
+    return propagate(network, v, lambda i, a: slopes[i] * a)
+
+
 def _top_direction(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Tensor:
     """Power iteration on J'J, for all points at once."""
     for _ in range(_POWER_STEPS):
         with torch.enable_grad():
             probe = v.detach().requires_grad_()
-            y = propagate(network, probe, lambda i, a: slopes[i] * a)
+            y = _jacobian_times(network, slopes, probe)
             w = torch.autograd.grad((y * y.detach()).sum(), probe)[0]
         norm = w.flatten(1).norm(dim=1).reshape(-1, *(1 for _ in network.input_shape))
         v = torch.where(norm > 1e-300, w / norm.clamp_min(1e-300), v)

@@ -260,7 +260,7 @@ class LipschitzMonitorMixin:
                 "the input shape is not known, because no tensor of floats was found in the training batch. "
                 f"Pass {type(self).__name__}(input_shape=...) or set example_input_array."
             )
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), eval_mode(model):
+        with torch.random.fork_rng(devices=[]), eval_mode(model):
             return certify(
                 model,
                 self._shape,

@@ -133,8 +133,8 @@ class Certificate:
             if not (bound >= 0 and math.isfinite(probability)):
                 raise CertificateError(f"Expected a non-negative bound, but got {bound}.")
             return cls(
-                str(state["digest"]), tuple(int(n) for n in state["input_shape"]), plan, str(state["merge"]), multipliers,
-                slacks, bound, str(state["proof"]), probability, str(state["version"]),
+                str(state["digest"]), tuple(int(n) for n in state["input_shape"]), plan, str(state["merge"]),
+                multipliers, slacks, bound, str(state["proof"]), probability, str(state["version"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CertificateError(f"The certificate's metadata cannot be read: {error!r}.") from error

@@ -160,8 +160,8 @@ def _torus(layer: Conv2d, axis: int, size: int, output: int) -> int:
 def _frequency_norm(layer: Conv2d, torus: Sequence[int]) -> float:
     """The norm of the periodic convolution on the torus, the largest over its frequencies.
 
-    A stride s splits the input into s interleaved phases per axis (tap d k reads phase d k mod s, shifted by d k div s),
-    so that frequency theta has the matrix [W_phase(theta)] of shape (out, in * phases).
+    A stride s splits the input into s interleaved phases per axis (tap d k reads phase d k mod s, shifted by
+    d k div s), so that frequency theta has the matrix [W_phase(theta)] of shape (out, in * phases).
     """
     weight = layer.weight
     taps = [np.arange(k) * d for k, d in zip(weight.shape[2:], layer.dilation, strict=True)]

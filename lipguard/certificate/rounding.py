@@ -12,6 +12,7 @@ import numpy as np
 
 UNIT_ROUNDOFF = 2.0**-53
 SMALLEST_SUBNORMAL = 2.0**-1074
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def up(value: float) -> float:
@@ -56,11 +57,13 @@ def gamma_up(n: int) -> float:
 
 def to_float32_up(value: float) -> float:
     """The smallest float32 value that is not below `value`."""
+    if not abs(value) <= _LARGEST_FLOAT32:
+        return -_LARGEST_FLOAT32 if -math.inf < value < 0 else math.inf if value > 0 else value
     narrowed = np.float32(value)
-    return float(narrowed if narrowed >= value else np.nextafter(narrowed, np.float32(np.inf)))
+    # Compared as a float: numpy would narrow `value` first.
+    return float(narrowed) if float(narrowed) >= value else float(np.nextafter(narrowed, np.float32(np.inf)))
 
 
 def to_float32_down(value: float) -> float:
     """The largest float32 value that is not above `value`."""
-    narrowed = np.float32(value)
-    return float(narrowed if narrowed <= value else np.nextafter(narrowed, np.float32(-np.inf)))
+    return -to_float32_up(-value)

@@ -1,7 +1,7 @@
 """The layer values that a traced network is made of.
 
-A layer is affine (its linear part acts on differences of inputs, its bias only moves the function) or a slope-restricted
-activation. Every other module lowers every torch operation to these; `lipguard.network.lowering` is the table.
+A layer is affine (its linear part acts on differences of inputs, its bias only moves the function) or a
+slope-restricted activation; `lipguard.network.lowering` is the table that lowers torch operations to these.
 Weights are float64 on the CPU: the conversion from a narrower float is exact.
 """
 
@@ -35,7 +35,7 @@ class Layer:
         return self
 
     def roundings(self) -> int:
-        """How many relative roundings one output of `linear` collects in floating point, errors of the weights included."""
+        """How many relative roundings one output of `linear` collects, errors of the weights included."""
         return 0
 
 

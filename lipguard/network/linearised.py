@@ -25,7 +25,7 @@ _COLUMNS_AT_ONCE = 512
 
 
 def propagate(network: Network, x: Tensor, activate: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Run the linearised network on `x` of shape (batch, *input_shape); `activate(i, a)` stands in for activation `i`."""
+    """Run the linearised network on `x` of shape (batch, *input_shape); `activate(i, a)` replaces activation `i`."""
 
     def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
         layer = network.nodes[i].layer
@@ -81,7 +81,7 @@ class FreedNetwork:
         return self._form(self.K, self.Y, t, -1.0)
 
     def quadratic_abs(self, t: Array) -> Array:
-        """The same sum with every term's magnitude: times gamma(`form_roundings`) it bounds the error of `quadratic`."""
+        """The sum of the terms' magnitudes: times gamma(`form_roundings`) it bounds the error of `quadratic`."""
         return self._form(self.K_abs, self.Y_abs, np.abs(t), 1.0)
 
     @cached_property

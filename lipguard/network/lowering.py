@@ -188,7 +188,7 @@ def _avg_pool2d(
 ) -> Ref:  # fmt: skip
     _spatial(builder, x, "a 2-d pooling")
     kernel = _pair(kernel_size)
-    step = kernel if stride is None or stride == () else _pair(stride)
+    step = kernel if not stride else _pair(stride)
     rows, columns = _pair(padding)
     if ceil_mode and any(
         (n + 2 * p - k) % s for n, p, k, s in zip(x.shape[1:], (rows, columns), kernel, step, strict=True)
@@ -237,8 +237,8 @@ def _reshaped(builder: Builder, x: Ref, reshape: Callable[[Tensor], Tensor]) -> 
     result = reshape(index)
     if result.shape[:1] != (BATCH,) or not torch.equal(result.reshape(BATCH, -1), index.reshape(BATCH, -1)):
         raise InvalidNetworkError(
-            f"{builder.path}: reshaping a batch of {x.shape} to {tuple(result.shape)} mixes the batch axis with others. "
-            "Keep the first axis as it is."
+            f"{builder.path}: reshaping a batch of {x.shape} to {tuple(result.shape)} mixes the batch axis with "
+            "others. Keep the first axis as it is."
         )
     shape = tuple(result.shape[1:])
     return x if shape == x.shape else builder.emit(layers.Reshape(shape), x)
@@ -324,7 +324,7 @@ def module_kind(module: nn.Module) -> Kind | None:
     """The row of a module: its class, or the base class whose `forward` it inherits unchanged."""
     for cls in type(module).__mro__:
         if cls in _MODULES:
-            kept = type(module).forward is cls.forward  # type: ignore[attr-defined]
+            kept = type(module).forward is cls.forward
             if issubclass(cls, nn.Conv2d):
                 kept = kept and type(module)._conv_forward is cls._conv_forward  # type: ignore[attr-defined]
             return _MODULES[cls] if kept else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -71,7 +71,8 @@ def _checked_shape(input_shape: Sequence[int]) -> Shape:
         ) from error
     if not shape or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
         raise InvalidNetworkError(
-            f"Expected input_shape to hold positive integers, the shape of one sample without the batch axis, but got {shape}."
+            "Expected input_shape to hold positive integers, the shape of one sample without the batch axis, "
+            f"but got {shape}."
         )
     return shape
 
@@ -226,20 +227,22 @@ def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape) -> Network:
             expected = getattr(node.meta["value"], "shape", None)
             if expected != (BATCH, *refs[node].shape):
                 raise InvalidNetworkError(
-                    f"{builder.path}: its output has the shape {expected}, where {(BATCH, *refs[node].shape)} was expected."
+                    f"{builder.path}: its output has the shape {expected}, where {(BATCH, *refs[node].shape)} "
+                    "was expected."
                 )
     raise InvalidNetworkError("The network has no output.")
 
 
 def _lower_node(builder: Builder, node: fx.Node, refs: dict[fx.Node, Ref], tracer: _Tracer) -> Ref:
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: refs[n] if n in refs else n.meta["value"])
+    known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else n.meta["value"]  # noqa: E731
+    args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
     if node.op == "call_module":
         module = tracer.root.get_submodule(str(node.target))
         kind, name = module_kind(module), f"{type(module).__module__}.{type(module).__qualname__}"
         if kind is not None:
             kwargs = {**kwargs, **kind.arguments(module)}
     else:
-        kind, name = function_kind(node.target), node.meta["path"].partition("(")[2].rstrip(")")  # type: ignore[arg-type]
+        kind, name = function_kind(node.target), node.meta["path"].partition("(")[2].rstrip(")")
     if kind is None:
         raise UnsupportedLayerError(
             builder.path,
@@ -289,6 +292,6 @@ def _check_against_model(network: Network, model: nn.Module, example: Tensor, tr
     error = float((found - expected).abs().max())
     if not error <= allowed:
         raise InvalidNetworkError(
-            f"The traced network does not reproduce the model: outputs differ by {error:.3g}, of {scale:.3g}. Hooks, patched "
-            "methods and operations in place whose result is not used cannot be read from the graph; remove them."
+            f"The traced network does not reproduce the model: outputs differ by {error:.3g}, of {scale:.3g}. Hooks, "
+            "patched methods and in-place operations whose result is unused cannot be read from the graph; remove them."
         )

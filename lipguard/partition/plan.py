@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,7 +170,7 @@ def _method(block: Block) -> str:
     return {"norm": "product of norms", "whole": "one LMI"}[block.kind]
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Lines of a plain-text table, columns aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return [

@@ -1,7 +1,7 @@
 """The dynamic search: cuts and tiles with the smallest predicted bound whose LMIs stay within N_max.
 
-A dynamic programme over the separators of the network. It knows the architecture and the cost model, not the weights, so
-a plan is found once and reused while the network trains.
+A dynamic programme over the separators of the network. It knows the architecture and the cost model, not the weights,
+so a plan is found once and reused while the network trains.
 """
 
 from __future__ import annotations
@@ -70,18 +70,15 @@ class _Search:
         self.fits = False
 
     def plan(self) -> PartitionPlan:
-        if self.config.partition == "none":
-            blocks = [self._whole_network()]
-        else:
-            blocks = self._shortest_path()
+        blocks = [self._whole_network()] if self.config.partition == "none" else self._shortest_path()
         return PartitionPlan(self.network.architecture, tuple(blocks), PartitionPlan.settings_of(self.config))
 
     def _whole_network(self) -> Block:
         block = self._whole(0, len(self.network.nodes) - 1)
         if block is None and self.network.activations and self.config.max_block_size is not None:
             raise ConfigError(
-                f"partition='none' puts the whole network into one LMI of {self.smallest:.0f} rows, which max_block_size="
-                f"{self.limit} does not allow. Raise it, or let partition='auto' cut the network."
+                f"partition='none' puts the whole network into one LMI of {self.smallest:.0f} rows, which "
+                f"max_block_size={self.limit} does not allow. Raise it, or let partition='auto' cut the network."
             )
         return block or self._norm(0, len(self.network.nodes) - 1)
 
@@ -101,7 +98,7 @@ class _Search:
         return _joined(best[separators[-1]][1])
 
     def _blocks_to(self, stop: int, starts: tuple[int, ...]) -> Iterator[Block]:
-        """Blocks with an LMI that end at `stop`: activations with weights on both sides, or there is nothing to gain."""
+        """Blocks with an LMI that end at `stop`: activations between weights, or there is nothing to gain."""
         if isinstance(self.network.nodes[stop].layer, Activation):
             return
         for start in reversed(starts):

@@ -63,7 +63,9 @@ def solve(problem: Problem, options: SolverOptions, state: Mapping[str, Array] |
 def _solve(problem: Problem, options: SolverOptions, state: dict[str, Array]) -> Proposal:
     C, c = problem.coefficients()
     variable = cp.Variable(C.shape[1], nonneg=True)  # (rho, t)
-    form = cp.reshape(C @ variable + c, (problem.size, problem.size), order="C")
+    form = cp.reshape(  # type: ignore[attr-defined]
+        C @ variable + c, (problem.size, problem.size), order="C"
+    )
     model = cp.Problem(cp.Minimize(variable[0]), [form >> 0])
     if options.solver == "clarabel":
         return _clarabel(problem, model, variable, options)
@@ -89,7 +91,9 @@ def _clarabel(problem: Problem, model: cp.Problem, variable: cp.Variable, option
     limits = {} if options.max_seconds is None else {"time_limit": options.max_seconds}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Solution may be inaccurate")  # the status says it
-        model.solve(solver=cp.CLARABEL, max_iter=min(options.max_iterations, 200), **limits)
+        model.solve(  # type: ignore[no-untyped-call]
+            solver=cp.CLARABEL, max_iter=min(options.max_iterations, 200), **limits
+        )
     statuses = {cp.OPTIMAL: "solved", cp.OPTIMAL_INACCURATE: "inaccurate (tolerance not reached)"}
     status = statuses.get(model.status, f"failed ({model.status})")
     x = np.full(variable.size, np.nan) if variable.value is None else np.asarray(variable.value)

@@ -54,7 +54,7 @@ class Problem:
     @property
     def size(self) -> int:
         """Rows of the LMI."""
-        return self.K.shape[1]
+        return int(self.K.shape[1])
 
     def coefficients(self) -> tuple[scipy.sparse.csc_array, Array]:
         """(C, c) with vec A(rho, t) = C (rho, t) + c, row by row."""
@@ -71,7 +71,8 @@ class Problem:
         N, own, k = self.size, self.n_x + i, self.K[i]
         read = np.flatnonzero(k)
         cross = -(self.alpha[i] + self.beta[i]) * k[read]
-        rows, values = [[own * N + own], read * N + own, own * N + read], [[2.0], cross, cross]
+        rows = [np.array([own * N + own]), read * N + own, own * N + read]
+        values = [np.array([2.0]), cross, cross]
         if self.alpha[i] * self.beta[i] != 0:
             rows.append((read[:, None] * N + read).ravel())
             values.append(2 * self.alpha[i] * self.beta[i] * np.outer(k[read], k[read]).ravel())

@@ -1,4 +1,4 @@
-"""Multipliers that are nearly feasible, made feasible: an early or inaccurate solver, or the weights of another epoch."""
+"""Multipliers that are nearly feasible, made feasible: of an inaccurate solver, or of another epoch's weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def repaired(t: Array, layers: Sequence[int], norm: Callable[[Array], float]) ->
         norm: what a form for given multipliers is worth; infinite where there is none.
     """
     depth = np.repeat(np.arange(len(layers), 0, -1), layers)
-    floor = np.concatenate(
-        [np.zeros(0), *(np.full(len(part), _largest(part) * _SMALLEST) for part in _split(t, layers))]
-    )
+    floor = np.concatenate([np.zeros(0), *(np.full(len(part), _floor(part)) for part in _split(t, layers))])
     best, best_norm = None, np.inf
     for step in _STEPS:
         candidate = np.maximum(t, floor) * (1 + step) ** depth
@@ -42,5 +40,5 @@ def _split(t: Array, layers: Sequence[int]) -> list[Array]:
     return np.split(t, np.cumsum(layers)[:-1]) if len(layers) else []
 
 
-def _largest(part: Array) -> float:
-    return float(part.max(initial=0.0)) or 1.0
+def _floor(part: Array) -> float:
+    return _SMALLEST * (float(part.max(initial=0.0)) or 1.0)
