@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipguard.certificate.blocks import prove_block, sensitivity_form
+from lipguard.certificate.blocks import form_norm, prove_block
 from lipguard.certificate.certificate import Certificate
+from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.rounding import up
 from lipguard.certificate.verify import ProvedBlock, block_product, checked_multipliers, total_bound, verify_certificate
@@ -35,7 +35,6 @@ from lipguard.solvers.repair import repaired
 
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
-_SLACKS = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 # The claim is this much above what was proved here, so that another machine's rounding proves it too.
 _HEADROOM = 1e-9
 
@@ -171,7 +170,7 @@ class _BlockRun:
         failed = [proposal.status for proposal in self.proposals if proposal.multipliers is None]
         self.status = "; ".join(dict.fromkeys(failed or [p.status for p in self.proposals])) or "not solved"
         if len(multipliers) == len(self.parts):
-            for slack in _SLACKS:
+            for slack in slacks(max(freed.n_x + freed.neurons for freed in self.freed)):
                 proof = prove_block(self.network, self.block, self.freed, multipliers, slack, merge)
                 if proof is not None:
                     self.multipliers, self.slack = tuple(multipliers), slack
@@ -187,8 +186,8 @@ class _BlockRun:
         if self.warm is not None and self._has_warm_multipliers(self.warm):
             candidates.append(self.warm.certificate.multipliers[self.index][j])
         layers = [self.parts[j].nodes[i].size for i in self.parts[j].activations]
-        feasible = [repaired(t, layers, lambda t: self._norm(j, t)) for t in candidates]
-        norms = [(self._norm(j, t), t) for t in feasible if t is not None]
+        feasible = [repaired(t, layers, lambda t: form_norm(self.freed[j], t)) for t in candidates]
+        norms = [(form_norm(self.freed[j], t), t) for t in feasible if t is not None]
         if not norms:
             return None
         norm, best = min(norms, key=lambda entry: entry[0])
@@ -206,12 +205,6 @@ class _BlockRun:
             _LOG.warning("The warm start is not used: %s", error)
             return False
         return True
-
-    def _norm(self, j: int, t: Array) -> float:
-        S = sensitivity_form(self.freed[j], t)
-        if S is None:
-            return math.inf
-        return float(scipy.linalg.eigvalsh(S, subset_by_index=(len(S) - 1, len(S) - 1))[0])
 
     def _key(self, j: int) -> str:
         return f"{self.index}.{j}"

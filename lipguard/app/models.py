@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812  # torch's own name for it
+from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from lipguard.app.networks import build_network, output_shape

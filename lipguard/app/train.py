@@ -35,7 +35,7 @@ def train(cfg: DictConfig) -> float | None:
     if cfg.plot:
         require_matplotlib()
     dcp_config(cfg.lipschitz)  # refused here with a list of the options that exist
-    pl.seed_everything(cfg.seed, workers=True)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, model = _data_and_model(cfg)
     history = AccuracyHistory()
     callbacks = [*build_all(cfg.get("callbacks")), history]

@@ -22,6 +22,7 @@ from lipguard.partition.plan import LARGEST_MATRIX, Block
 from lipguard.partition.tiling import Tiling
 
 Array = NDArray[np.float64]
+_SMALLEST_FORM = 1e-290  # keeps the form of a part that is constant positive definite
 
 
 @dataclass(frozen=True)
@@ -50,54 +51,72 @@ def prove_block(
         slack: relative widening of the forms.
         merge: "form", "coverage" or "sum".
     """
+    if block.kind == "whole":
+        bound = _proved_scalar(freed[0], multipliers[0], slack)
+        return None if bound is None else BlockBound(bound, {})
     forms = [proved_form(part, t, slack) for part, t in zip(freed, multipliers, strict=True)]
     proved = [form for form in forms if form is not None]
     if len(proved) < len(forms):
         return None
-    if block.kind == "whole":
-        bound = sqrt_up(_form_norm(proved[0]))
-        return BlockBound(bound, {})
     merges = _merged(block.tiling(block.network(network)), proved, merge)
     return BlockBound(min(merges.values()), merges)
 
 
-def sensitivity_form(freed: FreedNetwork, t: Array) -> Array | None:
-    """The smallest form S that the multipliers allow, numerically: a Schur complement, shape (n_x, n_x).
-
-    None where the neurons' own block is not positive definite, so that no form exists.
-    """
-    A = freed.quadratic(t)
-    n = freed.n_x
-    if n == len(A):
-        return -A
+def _schur_factor(A: Array, n_x: int) -> Array | None:
+    """H of shape (neurons, n_x) with the form H'H - A_xx, numerically; None where the neurons leave none."""
     if not np.isfinite(A).all():
         return None
     try:
-        factor = scipy.linalg.cholesky(A[n:, n:], lower=True, check_finite=False)
+        factor = scipy.linalg.cholesky(A[n_x:, n_x:], lower=True, check_finite=False)
     except np.linalg.LinAlgError:
         return None
-    half = scipy.linalg.solve_triangular(factor, A[n:, :n], lower=True, check_finite=False)
-    S = half.T @ half - A[:n, :n]
-    return (S + S.T) / 2 if np.isfinite(S).all() else None
+    H = scipy.linalg.solve_triangular(factor, A[n_x:, :n_x], lower=True, check_finite=False)
+    return H if np.isfinite(H).all() else None
+
+
+def form_norm(freed: FreedNetwork, t: Array) -> float:
+    """The largest eigenvalue of the form that the multipliers give, numerically; infinite where there is none."""
+    A = freed.quadratic(t)
+    H = _schur_factor(A, freed.n_x)
+    if H is None:
+        return np.inf
+    corner = A[: freed.n_x, : freed.n_x]
+    S = H @ H.T if len(H) < freed.n_x and not corner.any() else H.T @ H - corner
+    n = len(S)
+    return max(0.0, float(scipy.linalg.eigvalsh(S, subset_by_index=(n - 1, n - 1))[0])) if n else 0.0
 
 
 def proved_form(freed: FreedNetwork, t: Array, slack: float) -> Array | None:
     """A proved sensitivity form at the input of a part, shape (n_x, n_x): the numerical one plus slack |S| I."""
-    S = sensitivity_form(freed, t)
-    if S is None:
-        return None
-    n = freed.n_x
-    size = float(np.abs(S).sum(axis=1).max(initial=0.0))
-    S[np.diag_indices(n)] += slack * (size if size > 0 else 1e-300)
     A = freed.quadratic(t)
+    H = _schur_factor(A, freed.n_x)
+    if H is None:
+        return None
+    S = H.T @ H - A[: freed.n_x, : freed.n_x]
+    S = (S + S.T) / 2
+    S[np.diag_indices(freed.n_x)] += slack * float(np.abs(S).sum(axis=1).max(initial=0.0)) + _SMALLEST_FORM
+    return S if _is_form(freed, t, A, S) else None
+
+
+def _proved_scalar(freed: FreedNetwork, t: Array, slack: float) -> float | None:
+    """A proved Lipschitz bound of a part: the form rho I."""
+    norm = form_norm(freed, t)
+    if not np.isfinite(norm):
+        return None
+    rho = norm * (1 + slack) + _SMALLEST_FORM
+    return sqrt_up(rho) if _is_form(freed, t, freed.quadratic(t), rho * np.eye(freed.n_x)) else None
+
+
+def _is_form(freed: FreedNetwork, t: Array, A: Array, S: Array) -> bool:
+    """Prove that A(0, t) with S added to its input block is positive semidefinite; `A` is overwritten."""
+    n = freed.n_x
     magnitude = freed.quadratic_abs(t)
     A[:n, :n] += S
     magnitude[:n, :n] += np.abs(S)
-    error = gamma_up(freed.form_roundings + 2) * 1.001 * magnitude
-    return S if is_positive_semidefinite(A, error) else None
+    return is_positive_semidefinite(A, gamma_up(freed.form_roundings + 2) * 1.001 * magnitude)
 
 
-def _form_norm(S: Array) -> float:
+def _proved_norm(S: Array) -> float:
     """Upper bound of the largest eigenvalue of a form given as the floats that it consists of."""
     return max(0.0, largest_eigenvalue_bound(S, np.zeros_like(S)))
 
@@ -109,7 +128,7 @@ def _merged(tiling: Tiling, forms: Sequence[Array], merge: str) -> dict[str, flo
 
     Outputs of different tiles are different entries of the block's output, so |f(u) - f(v)|^2 is the sum over tiles.
     """
-    squares = [_form_norm(S) for S in forms]
+    squares = [_proved_norm(S) for S in forms]
     counts = [len(shape.origins) for shape in tiling.shapes]
     merges = {
         "sum": sqrt_up(add_up(*(mul_up(float(count), square) for count, square in zip(counts, squares, strict=True))))

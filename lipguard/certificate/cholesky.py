@@ -8,13 +8,14 @@ semidefinite, where `c` covers the rounding of any factorisation in any order of
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-from lipguard.certificate.rounding import SMALLEST_SUBNORMAL, add_up, div_up, gamma_up, mul_up, up
+from lipguard.certificate.rounding import SMALLEST_SUBNORMAL, UNIT_ROUNDOFF, add_up, div_up, gamma_up, mul_up, up
 
 Array = NDArray[np.float64]
 # Scaling beyond this would bring entries near the ends of the exponent range, where the error terms do not hold.
@@ -63,6 +64,14 @@ def _factorisation_error(n: int, trace: float) -> float:
     return add_up(relative, mul_up(8.0 * n * (n + 4), SMALLEST_SUBNORMAL * 2.0**53))
 
 
+def slacks(n: int) -> Iterator[float]:
+    """Relative margins to try on a matrix of order n: from about what `_factorisation_error` takes, up to a tenth."""
+    slack = 16.0 * n * n * UNIT_ROUNDOFF
+    while slack < 0.1:
+        yield slack
+        slack *= 8
+
+
 def largest_eigenvalue_bound(G: Array, error: Array) -> float:
     """A proved upper bound of the largest eigenvalue of every symmetric matrix within `error` of the PSD matrix `G`.
 
@@ -73,7 +82,7 @@ def largest_eigenvalue_bound(G: Array, error: Array) -> float:
     if rows == 0 or not math.isfinite(rows):
         return rows
     estimate = _largest_eigenvalue(G)
-    for slack in (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2):
+    for slack in slacks(len(G)):
         bound = estimate * (1 + slack)
         if bound >= rows:
             break
