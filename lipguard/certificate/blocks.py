@@ -33,6 +33,7 @@ class BlockBound:
     merges: dict[str, float]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
 def prove_block(
     network: Network,
     block: Block,
@@ -74,6 +75,7 @@ def _schur_factor(A: Array, n_x: int) -> Array | None:
     return H if np.isfinite(H).all() else None
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def form_norm(freed: FreedNetwork, t: Array) -> float:
     """The largest eigenvalue of the form that the multipliers give, numerically; infinite where there is none."""
     A = freed.quadratic(t)

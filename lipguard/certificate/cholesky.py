@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 _LARGEST_SCALE = 2.0**400
 
 
+@np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
 def is_positive_semidefinite(A: Array, error: Array) -> bool:
     """Prove that every symmetric matrix within `error` of `A`, entry by entry, is positive semidefinite.
 
@@ -72,6 +73,7 @@ def slacks(n: int) -> Iterator[float]:
         slack *= 8
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def largest_eigenvalue_bound(G: Array, error: Array) -> float:
     """A proved upper bound of the largest eigenvalue of every symmetric matrix within `error` of the PSD matrix `G`.
 

@@ -84,6 +84,7 @@ def _(layer: Conv2d, input_shape: Shape) -> float:
     return norm
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def matrix_norm(W: Array, weight_ulps: int) -> float:
     """Upper bound of the spectral norm of every matrix within gamma(weight_ulps) |W| of `W`, shape (m, n)."""
     if W.shape[0] > W.shape[1]:
@@ -157,6 +158,7 @@ def _torus(layer: Conv2d, axis: int, size: int, output: int) -> int:
     return max(-(-max(size + before, furthest + 1, size) // stride), output)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _frequency_norm(layer: Conv2d, torus: Sequence[int]) -> float:
     """The norm of the periodic convolution on the torus, the largest over its frequencies.
 

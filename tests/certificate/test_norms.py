@@ -1,0 +1,113 @@
+"""Layer norms against the exact norm of the layer's own matrix, by every route."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lipguard.certificate import norms
+from lipguard.network.layers import Conv2d, Linear, Scale
+from lipguard.network.trace import trace
+
+
+def exact_norm(layer: Conv2d, shape: tuple[int, ...]) -> float:
+    columns = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    return float(torch.linalg.matrix_norm(layer.linear(columns).flatten(1), 2))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[Conv2d, tuple[int, int, int]]:
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    inputs, outputs = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 3))
+    pairs = {name: tuple(draw(st.integers(1, 3)) for _ in range(2)) for name in ("kernel", "stride", "dilation")}
+    padding = tuple(draw(st.integers(-1, 3)) for _ in range(4))
+    reach = [d * (k - 1) + 1 for d, k in zip(pairs["dilation"], pairs["kernel"], strict=True)]
+    rows = max(1, reach[0] - padding[2] - padding[3]) + draw(st.integers(0, 4))
+    columns = max(1, reach[1] - padding[0] - padding[1]) + draw(st.integers(0, 4))
+    rows, columns = max(rows, 3), max(columns, 3)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    weight = torch.randn(outputs, inputs // groups, *pairs["kernel"], generator=generator, dtype=torch.float64)
+    return Conv2d(weight, None, pairs["stride"], padding, pairs["dilation"], groups), (inputs, rows, columns)
+
+
+@given(convolutions())
+def test_every_route_bounds_the_exact_norm_of_a_convolution(case: tuple[Conv2d, tuple[int, int, int]]) -> None:
+    layer, shape = case
+    exact = exact_norm(layer, shape)
+    assert exact * (1 - 1e-12) <= norms.layer_norm(layer, shape) <= exact * (1 + 1e-9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(norms, "_DENSE_ENTRIES", 0)
+        by_frequency = norms.layer_norm(layer, shape)
+        patch.setattr(norms, "_FREQUENCY_WORK", 0)
+        by_patch = norms.layer_norm(layer, shape)
+    assert exact * (1 - 1e-12) <= by_frequency <= by_patch * (1 + 1e-12)
+
+
+def test_the_frequency_route_is_exact_where_nothing_is_padded() -> None:
+    weight = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer, shape = Conv2d(weight, None, (2, 2)), (2, 8, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(norms, "_DENSE_ENTRIES", 0)
+        assert norms.layer_norm(layer, shape) == pytest.approx(exact_norm(layer, shape), rel=1e-8)
+
+
+def test_the_circular_norm_at_the_same_size_would_be_too_small() -> None:
+    """A trap that peers fell into: zero padding is not periodic."""
+    layer, shape, exceeded = None, (1, 6, 6), 0
+    for seed in range(60):
+        weight = torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        layer = Conv2d(weight, None, (1, 1), (1, 1, 1, 1))
+        circular = float(torch.fft.fft2(weight[0, 0], s=(6, 6)).abs().max())
+        exact = exact_norm(layer, shape)
+        exceeded += exact > circular * (1 + 1e-9)
+        assert norms.layer_norm(layer, shape) >= exact
+    assert exceeded > 0
+
+
+def test_groups_take_the_largest_norm_not_the_product() -> None:
+    weight = torch.stack([torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 4.0)]).double()
+    assert norms.layer_norm(Conv2d(weight, groups=2), (2, 5, 5)) == pytest.approx(4, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 7), (7, 1)])
+def test_a_matrix_norm_is_closely_bounded_whatever_its_scale(shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = float(torch.linalg.matrix_norm(weight, 2))
+    for scale in (1.0, 2.0**-500, 2.0**300):
+        bound = norms.layer_norm(Linear(weight * scale), shape[1:])
+        assert exact * scale * (1 - 1e-14) <= bound <= exact * scale * (1 + 1e-11)
+
+
+def test_zero_weights_have_norm_zero() -> None:
+    assert norms.layer_norm(Linear(torch.zeros(3, 2, dtype=torch.float64)), (2,)) == 0
+    assert norms.layer_norm(Conv2d(torch.zeros(3, 2, 2, 2, dtype=torch.float64)), (2, 4, 4)) == 0
+
+
+def test_a_rounded_scale_is_widened_by_its_roundings() -> None:
+    layer = Scale(torch.tensor([[[0.5]], [[-2.0]]], dtype=torch.float64), weight_ulps=4)
+    assert 2 * (1 + 4 * 2.0**-53) <= norms.layer_norm(layer, (2, 3, 3)) <= 2 * (1 + 1e-14)
+    assert norms.layer_norm(dataclasses.replace(layer, weight_ulps=0), (2, 3, 3)) <= 2 * (1 + 1e-15)
+
+
+class TwoBranches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.one(x)
+        return torch.sigmoid(x + self.other(x))
+
+
+def test_the_product_bound_adds_branches_and_multiplies_layers() -> None:
+    torch.manual_seed(0)
+    model = TwoBranches().double()
+    one, other = (float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) for layer in (model.one, model.other))
+    network = trace(model, (4,))
+    bound = norms.product_bounds(network, norms.node_norms(network))[-1]
+    assert bound == pytest.approx(0.25 * one * (1 + other), rel=1e-10)
+    assert bound >= 0.25 * one * (1 + other) * (1 - 1e-15)
