@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lipguard.callbacks.lipschitz_monitor import LipschitzMonitor as LipschitzMonitor
     from lipguard.certificate.certificate import Certificate as Certificate
+    from lipguard.certificate.verify import verify as verify
     from lipguard.certification import certify as certify
     from lipguard.certification import plan as plan
-    from lipguard.certification import verify as verify
     from lipguard.config import DCPConfig as DCPConfig
     from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
     from lipguard.report import Report as Report
@@ -29,7 +29,7 @@ _HOMES = {
     "Report": "lipguard.report",
     "certify": "lipguard.certification",
     "plan": "lipguard.certification",
-    "verify": "lipguard.certification",
+    "verify": "lipguard.certificate.verify",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -18,7 +18,7 @@ from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.rounding import up
-from lipguard.certificate.verify import ProvedBlock, block_product, checked_multipliers, total_bound, verify_certificate
+from lipguard.certificate.verify import ProvedBlock, block_product, checked_multipliers, total_bound
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
@@ -93,19 +93,6 @@ def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None 
         UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
     """
     return find_plan(trace(model, input_shape), config or DCPConfig())
-
-
-def verify(certificate: Certificate, model: nn.Module) -> float:
-    """Prove a certificate's bound anew for `model`, without any solver.
-
-    Returns:
-        The bound.
-
-    Raises:
-        CertificateError: the certificate does not prove its bound for these weights; the message says why.
-        UnsupportedLayerError, InvalidNetworkError: the model cannot be read.
-    """
-    return verify_certificate(certificate, trace(model, certificate.input_shape))
 
 
 def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:

@@ -79,7 +79,7 @@ class Certificate:
             CertificateError: the file is missing, damaged or not a certificate.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             text = bytes(arrays.pop("metadata").astype(np.uint8)).decode()
         except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:

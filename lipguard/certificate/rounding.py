@@ -24,7 +24,7 @@ def add_up(*terms: float) -> float:
     """Upper bound of a sum of non-negative terms."""
     total = 0.0
     for term in terms:
-        total = up(total + term)
+        total = up(total + term) if total and term else total + term  # adding zero is exact
     return total
 
 

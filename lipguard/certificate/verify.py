@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from lipguard.certificate.blocks import prove_block
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.rounding import mul_up
 from lipguard.config import MERGES
-from lipguard.errors import CertificateError
+from lipguard.errors import CertificateError, LipguardError
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
+from lipguard.network.trace import trace
 from lipguard.partition.plan import Block
 
 Array = NDArray[np.float64]
@@ -38,6 +40,24 @@ class ProvedBlock:
 def total_bound(blocks: Sequence[ProvedBlock], product: float) -> float:
     """Bounds of blocks in a row multiply; the product of all norms is never exceeded."""
     return min(mul_up(*(block.bound for block in blocks)), product)
+
+
+def verify(certificate: Certificate, model: nn.Module) -> float:
+    """Prove a certificate's bound anew for `model`, without any solver.
+
+    Returns:
+        The bound.
+
+    Raises:
+        CertificateError: the certificate does not prove its bound for these weights; the message says why.
+    """
+    try:
+        network = trace(model, certificate.input_shape)
+    except LipguardError as error:
+        raise CertificateError(
+            f"The model cannot be read for inputs of {certificate.input_shape}, as the certificate has it: {error}"
+        ) from error
+    return verify_certificate(certificate, network)
 
 
 def verify_certificate(certificate: Certificate, network: Network) -> float:

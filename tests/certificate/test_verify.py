@@ -1,0 +1,194 @@
+"""Certificates as values and files, and the lies that the verifier must refuse."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lipguard
+from lipguard import Certificate, DCPConfig
+from lipguard.certificate.blocks import form_norm
+from lipguard.errors import CertificateError
+from lipguard.network.linearised import FreedNetwork
+from lipguard.network.trace import trace
+
+TILES = DCPConfig(partition="tiles", partition_factors=(3, 3), merge="coverage")
+
+
+def dense_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double().eval()
+
+
+def convolutional_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 1, 3)).double().eval()
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Certificate:
+    return lipguard.certify(dense_model(), (5,)).certificate
+
+
+@pytest.fixture(scope="module")
+def tiled() -> Certificate:
+    certificate = lipguard.certify(convolutional_model(), (1, 10, 10), TILES).certificate
+    assert certificate.multipliers[0]
+    return certificate
+
+
+def with_multipliers(certificate: Certificate, t: np.ndarray) -> Certificate:
+    return dataclasses.replace(certificate, multipliers=((t,),))
+
+
+def test_files_and_checkpoints_keep_a_certificate(certificate: Certificate, tiled: Certificate, tmp_path: Path) -> None:
+    for original, model in ((certificate, dense_model()), (tiled, convolutional_model())):
+        loaded = Certificate.load(original.save(tmp_path / "certificate.npz"))
+        assert lipguard.verify(loaded, model) == original.bound
+        torch.save(original.to_state(), tmp_path / "state.pt")
+        restored = Certificate.from_state(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert lipguard.verify(restored, model) == original.bound
+        assert restored.plan == original.plan
+
+
+def test_a_bound_below_the_optimum_by_a_millionth_is_refused(certificate: Certificate) -> None:
+    model = dense_model()
+    freed = FreedNetwork.assemble(trace(model, (5,)))
+    best = form_norm(freed, certificate.multipliers[0][0]) ** 0.5
+    claim = dataclasses.replace(certificate, bound=best * (1 - 1e-6), slacks=(0.0,))
+    with pytest.raises(CertificateError, match=r"claims|positive semidefinite"):
+        lipguard.verify(claim, model)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t * np.nan, "finite and non-negative"),
+        (lambda t: np.where(np.arange(len(t)) == 3, np.inf, t), "finite and non-negative"),
+        (lambda t: -t, "finite and non-negative"),
+        (lambda t: t[:-1], "Expected 10 multipliers"),
+        (lambda t: t[None], "Expected 10 multipliers"),
+        (lambda t: t * 0, "positive semidefinite"),
+        (lambda t: t[::-1].copy() * 1e-3, "positive semidefinite"),
+    ],
+)
+def test_bad_multipliers_are_refused(certificate: Certificate, spoil: object, message: str) -> None:
+    bad = with_multipliers(certificate, spoil(certificate.multipliers[0][0]))  # type: ignore[operator]
+    with pytest.raises(CertificateError, match=message):
+        lipguard.verify(bad, dense_model())
+
+
+def test_other_weights_are_refused_down_to_one_bit(certificate: Certificate) -> None:
+    model = dense_model()
+    with torch.no_grad():
+        weight = model[2].weight.view(torch.int64)
+        weight[1, 1] ^= 1
+    with pytest.raises(CertificateError, match="digests differ"):
+        lipguard.verify(certificate, model)
+
+
+def test_a_forged_digest_does_not_carry_a_bound_over_to_larger_weights(certificate: Certificate) -> None:
+    model = dense_model()
+    with torch.no_grad():
+        model[0].weight *= 1.001
+    forged = dataclasses.replace(certificate, digest=trace(model, (5,)).digest)
+    with pytest.raises(CertificateError, match=r"claims|positive semidefinite"):
+        lipguard.verify(forged, model)
+
+
+@pytest.mark.parametrize("field", ["bound", "slacks", "merge", "proof", "failure_probability", "input_shape"])
+def test_tampered_fields_are_refused(tiled: Certificate, field: str) -> None:
+    lies = {
+        "bound": tiled.bound * 0.999, "slacks": (-1.0,), "merge": "average", "proof": "belief",
+        "failure_probability": 0.5, "input_shape": (1, 9, 4),
+    }  # fmt: skip
+    with pytest.raises(CertificateError):
+        lipguard.verify(dataclasses.replace(tiled, **{field: lies[field]}), convolutional_model())
+
+
+@pytest.mark.parametrize("change", [{"tile": (9, 9)}, {"tile": None}, {"start": 1}, {"stop": 2}, {"kind": "magic"}])
+def test_tampered_plans_are_refused(tiled: Certificate, change: dict[str, object]) -> None:
+    block = dataclasses.replace(tiled.plan.blocks[0], **change)  # type: ignore[arg-type]
+    plan = dataclasses.replace(tiled.plan, blocks=(block,))
+    with pytest.raises(CertificateError):
+        lipguard.verify(dataclasses.replace(tiled, plan=plan), convolutional_model())
+
+
+def test_the_multipliers_of_one_tile_shape_do_not_serve_another_merge_bound(tiled: Certificate) -> None:
+    """A looser merge may not pass under a tighter one's bound."""
+    with pytest.raises(CertificateError, match="claims"):
+        lipguard.verify(dataclasses.replace(tiled, merge="sum"), convolutional_model())
+
+
+def test_damaged_files_are_refused_with_one_error(certificate: Certificate, tmp_path: Path) -> None:
+    path = certificate.save(tmp_path / "certificate.npz")
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], whole[:-30], b"PK\x03\x04 not a zip", bytes(reversed(whole))):
+        path.write_bytes(content)
+        with pytest.raises(CertificateError):
+            Certificate.load(path)
+    with pytest.raises(CertificateError):
+        Certificate.load(tmp_path / "missing.npz")
+    np.savez(path, metadata=np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(CertificateError):
+        Certificate.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"format": 99}, {"bound": "nan"}, {"bound": "-0x1p0"}, {"plan": {}}, {"slacks": "x"}, {"plan": None}],
+)
+def test_metadata_that_makes_no_sense_is_refused(certificate: Certificate, change: dict[str, object]) -> None:
+    state = certificate.to_state()
+    state["metadata"] = json.dumps(json.loads(state["metadata"]) | change)
+    with pytest.raises(CertificateError):
+        Certificate.from_state(state)
+
+
+def test_arrays_that_the_plan_does_not_name_are_refused(certificate: Certificate) -> None:
+    state = certificate.to_state()
+    state["arrays"]["t_7_0"] = torch.zeros(3)
+    with pytest.raises(CertificateError, match="does not name"):
+        Certificate.from_state(state)
+
+
+def test_saving_is_all_or_nothing(certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = certificate.save(tmp_path / "certificate.npz")
+    before = path.read_bytes()
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        certificate.save(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["certificate.npz"]
+
+
+def test_verification_needs_no_solver(certificate: Certificate, tmp_path: Path) -> None:
+    path = certificate.save(tmp_path / "certificate.npz")
+    program = (
+        "import sys\n"
+        "for name in ('cvxpy', 'scs', 'clarabel', 'pytorch_lightning'): sys.modules[name] = None\n"
+        "import torch, lipguard\n"
+        f"{_MODEL_SOURCE}\n"
+        f"print(lipguard.verify(lipguard.Certificate.load({str(path)!r}), model()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == certificate.bound
+
+
+_MODEL_SOURCE = (
+    "from torch import nn\n"
+    "def model():\n"
+    "    torch.manual_seed(0)\n"
+    "    return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double().eval()"
+)

@@ -1,0 +1,180 @@
+"""sampled lower bound <= exact value where known <= certified bound <= product of norms."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import lipguard
+from lipguard import DCPConfig
+from tests.helpers.networks import Sample, convolutional, networks
+
+CONFIGS = [
+    DCPConfig(),
+    DCPConfig(partition="cuts"),
+    DCPConfig(partition="tiles", merge="sum"),
+    DCPConfig(partition="tiles", merge="coverage", partition_factors=(2, 2)),
+    DCPConfig(partition="tiles", merge="form", partition_factors=(2, 3)),
+]
+
+
+def sampled(model: nn.Module, x: Tensor) -> float:
+    """The largest difference quotient over pairs far apart and close together."""
+    with torch.no_grad():
+        best = 0.0
+        for spread in (1.0, 1e-3):
+            y = x + spread * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+            ratio = (model(x.clone()) - model(y.clone())).flatten(1).norm(dim=1) / (x - y).flatten(1).norm(dim=1)
+            best = max(best, float(ratio.max()))
+    return best
+
+
+def assert_sandwich(model: nn.Module, sample: Sample, config: DCPConfig) -> lipguard.Report:
+    report = lipguard.certify(model, sample.input_shape, config)
+    lower = max(sampled(model, sample.inputs(64)), report.lower_bound)
+    assert lower <= report.bound * (1 + 1e-6)  # quotients of close pairs are rounded
+    assert report.lower_bound <= report.bound <= report.product_bound
+    assert lipguard.verify(report.certificate, model) == report.bound
+    return report
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.partition}-{c.merge}")
+@given(sample=networks())
+@settings(max_examples=20)
+def test_random_networks_of_every_kind(sample: Sample, config: DCPConfig) -> None:
+    assert_sandwich(sample.model, sample, config)
+
+
+@pytest.mark.parametrize("config", CONFIGS[2:], ids=lambda c: f"{c.partition}-{c.merge}")
+@given(sample=convolutional(largest=6, depth=5))
+@settings(max_examples=20)
+def test_random_convolutional_networks_in_tiles(sample: Sample, config: DCPConfig) -> None:
+    assert_sandwich(sample.model, sample, config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.partition}-{c.merge}")
+@given(sample=networks(largest=7) | convolutional(largest=8, depth=6))
+@settings(max_examples=400)
+def test_many_random_networks(sample: Sample, config: DCPConfig) -> None:
+    assert_sandwich(sample.model, sample, config)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=20)
+def test_linear_networks_are_bounded_by_their_exact_constant(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)).double().eval()
+    exact = float(torch.linalg.matrix_norm((model[2].weight @ model[1].weight @ model[0].weight).detach(), 2))
+    report = lipguard.certify(model, (4,))
+    assert exact * (1 - 1e-12) <= report.bound
+    assert report.lower_bound == pytest.approx(exact, rel=1e-3)
+    single = lipguard.certify(model[0], (4,))
+    assert single.bound == pytest.approx(float(torch.linalg.matrix_norm(model[0].weight.detach(), 2)), rel=1e-9)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(0.3)]))
+@settings(max_examples=20)
+def test_one_hidden_neuron_is_bounded_by_its_exact_constant(seed: int, activation: nn.Module) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 1), activation, nn.Linear(1, 2)).double().eval()
+    steepest = 0.25 if isinstance(activation, nn.Sigmoid) else 1.0
+    exact = steepest * float(model[0].weight.detach().norm() * model[2].weight.detach().norm())
+    report = lipguard.certify(model, (3,))
+    assert exact * (1 - 1e-12) <= report.bound <= exact * (1 + 1e-9)
+
+
+def test_orthogonal_layers_have_constant_one() -> None:
+    torch.manual_seed(0)
+    layers = [nn.utils.parametrizations.orthogonal(nn.Linear(6, 6, bias=False, dtype=torch.float64)) for _ in range(3)]
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).eval()
+    report = lipguard.certify(model, (6,))
+    assert 1 - 1e-12 <= report.bound <= 1 + 1e-7
+
+
+def test_a_small_relu_network_is_above_its_exact_constant_over_all_activation_patterns() -> None:
+    """On every pattern that occurs the network is linear; over all patterns the largest norm is an upper bound of the
+    exact constant, and for a hidden layer of independent rows every pattern does occur."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).double().eval()
+    A, B = model[0].weight.detach(), model[2].weight.detach()
+    patterns = (torch.tensor(p, dtype=torch.float64) for p in itertools.product([0.0, 1.0], repeat=5))
+    exact = max(float(torch.linalg.matrix_norm(B @ torch.diag(p) @ A, 2)) for p in patterns)
+    report = lipguard.certify(model, (6,))
+    assert exact * (1 - 1e-12) <= report.bound < report.product_bound
+    assert report.bound <= 1.05 * exact
+    assert report.lower_bound == pytest.approx(exact, rel=0.2)
+
+
+def test_dead_and_constant_networks() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    nn.init.zeros_(model[2].weight)
+    assert lipguard.certify(model, (3,)).bound == 0
+    nn.init.ones_(model[2].weight)
+    nn.init.zeros_(model[0].weight)
+    assert lipguard.certify(model, (3,)).bound == 0
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e6, 1e12])
+def test_the_bound_scales_with_the_weights(scale: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double().eval()
+    reference = lipguard.certify(model, (4,)).bound
+    with torch.no_grad():
+        model[0].weight *= scale
+        model[0].bias *= scale
+    report = lipguard.certify(model, (4,))
+    assert report.bound == pytest.approx(scale * reference, rel=2e-2)
+    assert report.proof == "dense"
+
+
+def test_duplicated_and_rank_deficient_layers() -> None:
+    torch.manual_seed(0)
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(4, 4)).double().eval()
+    with torch.no_grad():
+        shared.weight[1] = shared.weight[0]
+        shared.weight[3] = 0
+    sample = Sample(model, (4,))
+    report = assert_sandwich(model, sample, DCPConfig())
+    assert math.isfinite(report.bound)
+    assert report.bound < report.product_bound
+
+
+def test_the_one_pixel_image() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.Flatten()).double().eval()
+    report = assert_sandwich(model, Sample(model, (1, 1, 1)), DCPConfig(partition="tiles"))
+    first, second = model[0].weight.detach()[:, 0, 1, 1], model[2].weight.detach()[:, :, 0, 0]
+    weight = (second * (first > 0)) @ first  # all that a positive change of the one pixel can switch on
+    assert report.bound >= float(weight.norm()) * (1 - 1e-12)
+
+
+def test_certified_bounds_are_above_lipsdp_and_close_to_it_where_the_block_is_the_network() -> None:
+    """An independent cvxpy model of LipSDP-Neuron, in the form of Fazlyab et al. (2019), Theorem 2."""
+    import cvxpy as cp
+
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)).double().eval()
+    weights = [model[i].weight.detach().numpy() for i in (0, 2, 4)]
+    A = np.zeros((9, 12))
+    A[:5, :3], A[5:, 3:8] = weights[0], weights[1]
+    B = np.hstack([np.zeros((9, 3)), np.eye(9)])
+    rho, t = cp.Variable(), cp.Variable(9, nonneg=True)
+    AB, T = np.vstack([A, B]), cp.diag(t)
+    middle = cp.bmat([[np.zeros((9, 9)), T], [T, -2 * T]])
+    ends = np.zeros((12, 12))
+    ends[8:, 8:] = weights[2].T @ weights[2]
+    E = np.zeros((12, 12))
+    E[:3, :3] = np.eye(3)
+    problem = cp.Problem(cp.Minimize(rho), [AB.T @ middle @ AB - rho * E + ends << 0])
+    problem.solve(solver=cp.CLARABEL)
+    optimum = math.sqrt(problem.value)
+    report = lipguard.certify(model, (3,), DCPConfig(tolerance=1e-5, max_iterations=20000))
+    assert optimum * (1 - 1e-6) <= report.bound <= optimum * (1 + 1e-3)
