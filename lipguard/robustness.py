@@ -40,7 +40,7 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
         slopes, smooth = _slopes(network, x)
         v = _top_direction(network, slopes, v)
         norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
-        best = max(best, float(norms.nan_to_num(0.0).max()))
+        best = max(best, float(norms.nan_to_num(0.0, posinf=0.0).max()))
         direction = _ascent_direction(network, x, v, smooth)
         length = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
         stride = 0.1 * x.flatten(1).norm(dim=1).clamp_min(1e-12)
@@ -104,4 +104,4 @@ def _ascent_direction(network: Network, x: Tensor, v: Tensor, widths: dict[int, 
         value = tangents[len(network.nodes) - 1].square().sum()
         if not value.requires_grad:  # nothing depends on the point: an affine network
             return torch.zeros_like(x)
-        return torch.autograd.grad(value, point, allow_unused=True)[0].nan_to_num(0.0)
+        return torch.autograd.grad(value, point, allow_unused=True)[0].nan_to_num(0.0, posinf=0.0, neginf=0.0)

@@ -82,7 +82,7 @@ class PartitionPlan:
     @staticmethod
     def settings_of(config: DCPConfig) -> dict[str, Any]:
         """The settings that decide a plan."""
-        names = ("partition", "merge", "max_block_size", "partition_factors", "max_seconds", "max_iterations")
+        names = ("partition", "solver", "merge", "max_block_size", "partition_factors", "max_seconds", "max_iterations")
         factors = config.partition_factors
         return {name: getattr(config, name) for name in names} | {"partition_factors": factors and list(factors)}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Conv2d, Linear, Scale
+from lipguard.network.layers import Add, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
 from lipguard.partition.plan import LARGEST_MATRIX, Block, PartitionPlan
 from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes
@@ -23,7 +23,10 @@ from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes
 _GAIN = 0.66
 _HALO_LOSS = 0.65
 _LONGEST_AXIS_SEARCH = 24
-_USUAL_BLOCK, _LARGEST_BLOCK = 300, 1000
+# N_max where none is given: the usual one, and the most that a network's smallest block may ask for. Clarabel's
+# interior point method factors a matrix with a row for every entry of the LMI.
+_BLOCK_SIZES = {"scs": (300, 1000), "clarabel": (100, 150)}
+_WEIGHTS = (Conv2d, Linear, Scale)
 
 
 def find_plan(network: Network, config: DCPConfig, cost: CostModel | None = None) -> PartitionPlan:
@@ -58,9 +61,10 @@ def _largest_block(network: Network, config: DCPConfig, cost: CostModel) -> int:
     """N_max: as given, or the usual one, or as much as the smallest block needs."""
     if config.max_block_size is not None:
         return config.max_block_size
-    search = _Search(network, config, cost, _USUAL_BLOCK)
+    usual, largest = _BLOCK_SIZES[config.solver]
+    search = _Search(network, config, cost, usual)
     search.plan()
-    return _USUAL_BLOCK if search.fits or search.smallest > _LARGEST_BLOCK else int(search.smallest)
+    return usual if search.fits or search.smallest > largest else int(search.smallest)
 
 
 class _Search:
@@ -98,20 +102,17 @@ class _Search:
         return _joined(best[separators[-1]][1])
 
     def _blocks_to(self, stop: int, starts: tuple[int, ...]) -> Iterator[Block]:
-        """Blocks with an LMI that end at `stop`: activations between weights, or there is nothing to gain."""
-        if isinstance(self.network.nodes[stop].layer, Activation):
+        """Blocks with an LMI that end at `stop`: they begin and end with weights, and hold an activation."""
+        if not isinstance(self.network.nodes[stop].layer, (*_WEIGHTS, Add)):
             return
         for start in reversed(starts):
-            inside = [i for i in self.network.activations if start < i < stop]
-            if not (inside and self._bears_weights(start, inside[0]) and self._bears_weights(inside[-1], stop)):
+            inside = any(start < i < stop for i in self.network.activations)
+            if not (inside and isinstance(self.network.nodes[start + 1].layer, _WEIGHTS)):
                 continue
             found = [block for block in (self._whole(start, stop), self._tiled(start, stop)) if block is not None]
             yield from found
             if not found and not self._may_grow(start, stop):
                 return  # a longer block is a larger one
-
-    def _bears_weights(self, start: int, stop: int) -> bool:
-        return any(isinstance(node.layer, (Conv2d, Linear, Scale)) for node in self.network.nodes[start + 1 : stop + 1])
 
     def _may_grow(self, start: int, stop: int) -> bool:
         """Whether a block that begins earlier could still fit: only where this one was refused for another reason."""

@@ -1,0 +1,75 @@
+"""Solves side by side give what solves in a row give; what a deadline or a dead worker cuts off is an outcome."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lipguard.certificate.norms import node_norms, product_bounds
+from lipguard.errors import ConfigError
+from lipguard.network.linearised import FreedNetwork
+from lipguard.network.trace import trace
+from lipguard.solvers import parallel
+from lipguard.solvers.conic import Proposal, SolverOptions
+from lipguard.solvers.parallel import Job, solve_all
+from lipguard.solvers.problem import Problem
+
+OPTIONS = SolverOptions("scs", 1e-3, 3000)
+
+
+def jobs(count: int) -> list[Job]:
+    found = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        network = trace(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double(), (4,))
+        scales = product_bounds(network, node_norms(network))
+        found.append(Job(Problem.build(network, FreedNetwork.assemble(network), scales), {}, float(seed)))
+    return found
+
+
+def test_processes_give_the_same_multipliers_in_the_same_order() -> None:
+    calls: list[int] = []
+    serial = solve_all(jobs(4), OPTIONS, 1, None, lambda: calls.append(1))
+    both = solve_all(jobs(4), OPTIONS, 2, None, lambda: calls.append(2))
+    for one, other in zip(serial, both, strict=True):
+        assert np.allclose(one.multipliers, other.multipliers, rtol=1e-6)
+    assert calls == [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_deadline_that_has_passed_leaves_every_job_unsolved(workers: int) -> None:
+    found = solve_all(jobs(2), OPTIONS, workers, time.monotonic() - 1, lambda: None)
+    assert [p.status for p in found] == ["failed (no time left)"] * 2
+
+
+def _killed(*_: object) -> Proposal:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_worker_that_dies_costs_its_jobs_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(parallel, "_solve_before", _killed)
+    found = solve_all(jobs(2), OPTIONS, 2, None, lambda: None)
+    assert all(p.multipliers is None and p.status.startswith("failed") for p in found)
+    assert "worker process failed" in caplog.text
+    monkeypatch.undo()
+    again = solve_all(jobs(2), OPTIONS, 2, None, lambda: None)
+    assert all(p.status == "solved" for p in again)
+
+
+def test_processes_without_loky_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"lipguard\[parallel\]"):
+        solve_all(jobs(2), OPTIONS, 2, None, lambda: None)
+    assert len(solve_all(jobs(2), OPTIONS, None, None, lambda: None)) == 2
+
+
+def test_processes_are_used_where_they_are_worth_their_start() -> None:
+    short, long = jobs(3)[:2], [Job(job.problem, job.state, 60.0) for job in jobs(3)]
+    assert parallel._workers(None, short) == 1
+    assert parallel._workers(None, long) == min(os.cpu_count() or 1, 3)
+    assert parallel._workers(8, long) == 3

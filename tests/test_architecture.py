@@ -1,0 +1,84 @@
+"""Data flows one way: a stage imports only stages to its left. Read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lipguard
+
+ROOT = Path(lipguard.__file__).parent
+ORDER = ["errors", "config", "network", "partition", "solvers", "certificate", "robustness", "report", "certification"]
+OUTER = {"metrics", "callbacks", "app", "plotting"}
+SOURCES = sorted(path for path in ROOT.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Every module named in an import statement, wherever it stands, but for the type checker's."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def stage(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_stage_imports_only_stages_to_its_left(path: Path) -> None:
+    own = stage(path)
+    if own in OUTER or own == "__init__":
+        return
+    assert own in ORDER, f"{own} has no place in the order of stages"
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "lipguard" and len(parts) > 1:
+            assert parts[1] in ORDER[: ORDER.index(own) + 1], f"{own} imports {name}"
+
+
+def test_the_verifier_knows_nothing_of_the_solvers() -> None:
+    for path in SOURCES:
+        if stage(path) in ("network", "certificate"):
+            assert not any(name.startswith("lipguard.solvers") for name in imported(path)), path
+
+
+def test_only_the_conic_module_imports_a_solver() -> None:
+    users = {path.name for path in SOURCES if {n.split(".")[0] for n in imported(path)} & {"cvxpy", "scs", "clarabel"}}
+    assert users == {"conic.py"}
+
+
+def test_only_the_outer_packages_import_lightning_torchmetrics_or_hydra() -> None:
+    for path in SOURCES:
+        heads = {name.split(".")[0] for name in imported(path)}
+        if heads & {"pytorch_lightning", "lightning", "torchmetrics", "hydra", "omegaconf"}:
+            assert stage(path) in OUTER, path
+
+
+def test_every_public_name_exists_and_nothing_else_is_public() -> None:
+    assert set(lipguard.__all__) == {"__version__", *lipguard._HOMES}
+    for name in lipguard.__all__:
+        assert getattr(lipguard, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = lipguard.nonsense  # type: ignore[attr-defined]
+
+
+def test_importing_the_package_is_cheap() -> None:
+    import subprocess
+    import sys
+
+    program = "import sys, lipguard; print([m for m in ('torch', 'cvxpy', 'pytorch_lightning') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
