@@ -27,7 +27,8 @@ class DCPConfig:
             sum over the tiles that read one input entry) or ``"sum"`` (the sum over all tiles, as published).
         proof: how the bound is proved, ``"dense"`` (shifted Cholesky) or ``"auto"``.
         max_block_size: ``N_max``, the largest LMI, in rows, that one solve may have. None takes 300 (100 for
-            Clarabel), or as many more (up to 1,000; 150) as the smallest block of the network needs; where that is not enough, norms are multiplied.
+            Clarabel), or as many more (up to 1,000; 150) as the smallest block of the network needs; where that is not
+            enough, norms are multiplied.
         partition_factors: tiles per axis (rows, columns) of every tiled subnetwork, or None to search for them.
         max_seconds: time budget; what is not solved at the deadline falls back to a looser, verified bound.
         tolerance: relative accuracy asked of the solver.

@@ -63,27 +63,38 @@ def prove_block(
     return BlockBound(min(merges.values()), merges)
 
 
-def _schur_factor(A: Array, n_x: int) -> Array | None:
-    """H of shape (neurons, n_x) with the form H'H - A_xx, numerically; None where the neurons leave none."""
-    if not np.isfinite(A).all():
+def _schur_factor(Q: Array, R: Array) -> Array | None:
+    """H with H'H = Q' R^-1 Q, numerically, in the shape of Q, (neurons, n_x); None where R is not positive definite."""
+    if not (np.isfinite(Q).all() and np.isfinite(R).all()):
         return None
     try:
-        factor = scipy.linalg.cholesky(A[n_x:, n_x:], lower=True, check_finite=False)
+        factor = scipy.linalg.cholesky(R, lower=True, check_finite=False)
     except np.linalg.LinAlgError:
         return None
-    H = scipy.linalg.solve_triangular(factor, A[n_x:, :n_x], lower=True, check_finite=False)
+    H = scipy.linalg.solve_triangular(factor, Q, lower=True, check_finite=False)
     return H if np.isfinite(H).all() else None
+
+
+def _form(freed: FreedNetwork, A: Array) -> Array | None:
+    """The smallest form S at the input, numerically: the Schur complement in A(0, t), shape (n_x, n_x)."""
+    n = freed.n_x
+    H = _schur_factor(A[n:, :n], A[n:, n:])
+    if H is None:
+        return None
+    S = H.T @ H - A[:n, :n]
+    return (S + S.T) / 2
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def form_norm(freed: FreedNetwork, t: Array) -> float:
     """The largest eigenvalue of the form that the multipliers give, numerically; infinite where there is none."""
-    A = freed.quadratic(t)
-    H = _schur_factor(A, freed.n_x)
-    if H is None:
+    if freed.input_is_apart:
+        H = _schur_factor(*freed.hidden(t))
+        S = None if H is None else H @ H.T if len(H) < freed.n_x else H.T @ H
+    else:
+        S = _form(freed, freed.quadratic(t))
+    if S is None or not np.isfinite(S).all():
         return np.inf
-    corner = A[: freed.n_x, : freed.n_x]
-    S = H @ H.T if len(H) < freed.n_x and not corner.any() else H.T @ H - corner
     n = len(S)
     return max(0.0, float(scipy.linalg.eigvalsh(S, subset_by_index=(n - 1, n - 1))[0])) if n else 0.0
 
@@ -91,11 +102,9 @@ def form_norm(freed: FreedNetwork, t: Array) -> float:
 def proved_form(freed: FreedNetwork, t: Array, slack: float) -> Array | None:
     """A proved sensitivity form at the input of a part, shape (n_x, n_x): the numerical one plus slack |S| I."""
     A = freed.quadratic(t)
-    H = _schur_factor(A, freed.n_x)
-    if H is None:
+    S = _form(freed, A)
+    if S is None:
         return None
-    S = H.T @ H - A[: freed.n_x, : freed.n_x]
-    S = (S + S.T) / 2
     S[np.diag_indices(freed.n_x)] += slack * float(np.abs(S).sum(axis=1).max(initial=0.0)) + _SMALLEST_FORM
     return S if _is_form(freed, t, A, S) else None
 
@@ -106,7 +115,20 @@ def _proved_scalar(freed: FreedNetwork, t: Array, slack: float) -> float | None:
     if not np.isfinite(norm):
         return None
     rho = norm * (1 + slack) + _SMALLEST_FORM
-    return sqrt_up(rho) if _is_form(freed, t, freed.quadratic(t), rho * np.eye(freed.n_x)) else None
+    proved = _is_scalar_form(freed, t, rho) if freed.input_is_apart else _is_form(
+        freed, t, freed.quadratic(t), rho * np.eye(freed.n_x)
+    )  # fmt: skip
+    return sqrt_up(rho) if proved else None
+
+
+def _is_scalar_form(freed: FreedNetwork, t: Array, rho: float) -> bool:
+    """Prove [[rho I, Q'], [Q, R]] positive semidefinite by its Schur complement R - Q Q' / rho."""
+    (Q, R), (Q_abs, R_abs) = freed.hidden(t), freed.hidden_abs(t)
+    M = R - (Q @ Q.T) / rho
+    magnitude = R_abs + (Q_abs @ Q_abs.T) / rho
+    # Twice the roundings of an entry of Q, an inner product over the input, the quotient and the difference.
+    roundings = 2 * freed.form_roundings + freed.n_x + 4
+    return is_positive_semidefinite((M + M.T) / 2, gamma_up(roundings) * 1.001 * magnitude)
 
 
 def _is_form(freed: FreedNetwork, t: Array, A: Array, S: Array) -> bool:

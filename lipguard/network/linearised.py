@@ -78,23 +78,46 @@ class FreedNetwork:
 
     def quadratic(self, t: Array) -> Array:
         """A(0, t): the LMI's matrix without its input term, shape (N, N)."""
-        return self._form(self.K, self.Y, t, -1.0)
+        return self._form(self.K, self.Y, t, -1.0, self.n_x)
 
     def quadratic_abs(self, t: Array) -> Array:
         """The sum of the terms' magnitudes: times gamma(`form_roundings`) it bounds the error of `quadratic`."""
-        return self._form(self.K_abs, self.Y_abs, np.abs(t), 1.0)
+        return self._form(self.K_abs, self.Y_abs, np.abs(t), 1.0, self.n_x)
+
+    @cached_property
+    def input_is_apart(self) -> bool:
+        """Whether the input block of A(0, t) is zero for every t, as where the input reaches ReLUs only."""
+        bent = self.alpha * self.beta != 0
+        return not (self.Y_abs[:, : self.n_x].any() or self.K_abs[bent, : self.n_x].any())
+
+    def hidden(self, t: Array) -> tuple[Array, Array]:
+        """(Q, R): the blocks of A(0, t) between neurons and input, (neurons, n_x), and between neurons.
+
+        Only where `input_is_apart`: then A(rho, t) = [[rho I, Q'], [Q, R]].
+        """
+        return self._hidden(self.K, self.Y, t, -1.0)
+
+    def hidden_abs(self, t: Array) -> tuple[Array, Array]:
+        """The magnitudes of `hidden`, as `quadratic_abs` has those of `quadratic`."""
+        return self._hidden(self.K_abs, self.Y_abs, np.abs(t), 1.0)
 
     @cached_property
     def form_roundings(self) -> int:
         """Roundings that an entry of `quadratic` collects: twice those of K or Y, an inner product, and the sums."""
         return 2 * self.roundings + max(self.neurons, len(self.Y)) + 16
 
-    def _form(self, K: Array, Y: Array, t: Array, sign: float) -> Array:
-        """2 B'TB + s (alpha + beta) (B'TK + K'TB) + 2 alpha beta K'TK + s Y'Y, magnitudes of the slopes where s > 0."""
+    def _slopes(self, sign: float) -> tuple[Array, Array]:
+        """alpha + beta and 2 alpha beta, of the magnitudes where `sign` > 0."""
+        alpha, beta = (np.abs(self.alpha), np.abs(self.beta)) if sign > 0 else (self.alpha, self.beta)
+        return alpha + beta, 2 * alpha * beta
+
+    def _hidden(self, K: Array, Y: Array, t: Array, sign: float) -> tuple[Array, Array]:
         n = self.n_x
-        both, product = self.alpha + self.beta, 2 * self.alpha * self.beta
-        if sign > 0:
-            both, product = np.abs(self.alpha) + np.abs(self.beta), np.abs(product)
+        return sign * ((self._slopes(sign)[0] * t)[:, None] * K[:, :n]), self._form(K[:, n:], Y[:, n:], t, sign, 0)
+
+    def _form(self, K: Array, Y: Array, t: Array, sign: float, n: int) -> Array:
+        """2 B'TB + s (alpha + beta) (B'TK + K'TB) + 2 alpha beta K'TK + s Y'Y; the neurons begin at column n."""
+        both, product = self._slopes(sign)
         A = sign * (Y.T @ Y)
         cross = sign * ((both * t)[:, None] * K)  # (neurons, N): row i belongs to b_i
         A[n:, :] += cross

@@ -16,7 +16,7 @@ from lipguard.network.graph import Network
 from lipguard.network.layers import Add, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
 from lipguard.partition.plan import LARGEST_MATRIX, Block, PartitionPlan
-from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes
+from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes, proof_size
 
 # What a joint LMI gains over the product of norms, per activation layer inside it, and what tiles give back of it
 # (design, section 2.4: CNN1's convolutions, whole and in tiles of 2 to 10).
@@ -72,6 +72,7 @@ class _Search:
         self.network, self.config, self.cost, self.limit = network, config, cost, limit
         self.smallest = math.inf  # rows of the smallest LMI seen, for the message when nothing fits
         self.fits = False
+        self.to_be_tiled = self._convolutional_subnetworks() if config.partition == "tiles" else []
 
     def plan(self) -> PartitionPlan:
         blocks = [self._whole_network()] if self.config.partition == "none" else self._shortest_path()
@@ -102,17 +103,31 @@ class _Search:
         return _joined(best[separators[-1]][1])
 
     def _blocks_to(self, stop: int, starts: tuple[int, ...]) -> Iterator[Block]:
-        """Blocks with an LMI that end at `stop`: they begin and end with weights, and hold an activation."""
-        if not isinstance(self.network.nodes[stop].layer, (*_WEIGHTS, Add)):
-            return
         for start in reversed(starts):
-            inside = any(start < i < stop for i in self.network.activations)
-            if not (inside and isinstance(self.network.nodes[start + 1].layer, _WEIGHTS)):
+            if not self._may_gain(start, stop):
                 continue
             found = [block for block in (self._whole(start, stop), self._tiled(start, stop)) if block is not None]
             yield from found
             if not found and not self._may_grow(start, stop):
                 return  # a longer block is a larger one
+
+    def _may_gain(self, start: int, stop: int) -> bool:
+        """A joint LMI gains where activations stand between weights; what is outside of them only enlarges it."""
+        first, last = self.network.nodes[start + 1].layer, self.network.nodes[stop].layer
+        inside = any(start < i < stop for i in self.network.activations)
+        return inside and isinstance(first, _WEIGHTS) and isinstance(last, (*_WEIGHTS, Add))
+
+    def _convolutional_subnetworks(self) -> list[tuple[int, int]]:
+        """For every separator the shortest subnetwork that ends there and can be tiled."""
+        found = []
+        separators = self.network.separators
+        for position, stop in enumerate(separators):
+            for start in reversed(separators[:position]):
+                if self._may_gain(start, stop):
+                    if is_tileable(self.network.subnetwork(start, stop)):
+                        found.append((start, stop))
+                    break
+        return found
 
     def _may_grow(self, start: int, stop: int) -> bool:
         """Whether a block that begins earlier could still fit: only where this one was refused for another reason."""
@@ -130,22 +145,13 @@ class _Search:
         own = self.network.subnetwork(start, stop)
         if not own.activations:
             return None
-        if self.config.partition == "tiles" and is_tileable(own):
+        if any(start <= first and last <= stop for first, last in self.to_be_tiled):
             return None
-        variables, rows = lmi_sizes(own, [node.size for node in own.nodes])
-        if not self._within(rows) or variables > LARGEST_MATRIX:
+        _, rows = lmi_sizes(own, [node.size for node in own.nodes])
+        if not self._within(rows) or proof_size(own) > LARGEST_MATRIX:
             return None
-        return Block(
-            start,
-            stop,
-            "whole",
-            self._names(start, stop),
-            None,
-            (rows,),
-            1,
-            _GAIN ** len(own.activations),
-            self._seconds(rows),
-        )
+        gain = _GAIN ** len(own.activations)
+        return Block(start, stop, "whole", self._names(start, stop), None, (rows,), 1, gain, self._seconds(rows))
 
     def _tiled(self, start: int, stop: int) -> Block | None:
         if self.config.partition in ("cuts", "none"):
@@ -160,17 +166,9 @@ class _Search:
             if not self._within(max(rows)):
                 continue
             ratio = self._tiled_ratio(tiling)
-            block = Block(
-                start,
-                stop,
-                "tiles",
-                self._names(start, stop),
-                tile,
-                tuple(rows),
-                tiling.count,
-                ratio,
-                sum(map(self._seconds, rows)),
-            )
+            seconds = sum(map(self._seconds, rows))
+            names = self._names(start, stop)
+            block = Block(start, stop, "tiles", names, tile, tuple(rows), tiling.count, ratio, seconds)
             if best is None or (block.ratio, block.seconds) < (best.ratio, best.seconds):
                 best = block
         return best

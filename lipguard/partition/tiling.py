@@ -239,3 +239,13 @@ def lmi_sizes(network: Network, sizes: Sequence[int]) -> tuple[int, int]:
     direct = reaches_without_activation(network, [0])
     seen = sum(sizes[i] for i in direct if isinstance(network.nodes[i].layer, Activation) or i == len(sizes) - 1)
     return sizes[0] + neurons, min(sizes[0], seen) + neurons
+
+
+def proof_size(network: Network) -> int:
+    """Rows of the matrix that proves an LMI: the input drops out where it reaches ReLU-like activations only."""
+    neurons = sum(network.nodes[i].size for i in network.activations)
+    readers = [network.nodes[i].layer for i in reaches_without_activation(network, [0])]
+    apart = len(network.nodes) - 1 not in reaches_without_activation(network, [0]) and all(
+        layer.alpha * layer.beta == 0 for layer in readers if isinstance(layer, Activation)
+    )
+    return neurons if apart else neurons + network.nodes[0].size
