@@ -145,7 +145,7 @@ class _Search:
         own = self.network.subnetwork(start, stop)
         if not own.activations:
             return None
-        if any(start <= first and last <= stop for first, last in self.to_be_tiled):
+        if any(start < last and first < stop for first, last in self.to_be_tiled):
             return None
         _, rows = lmi_sizes(own, [node.size for node in own.nodes])
         if not self._within(rows) or proof_size(own) > LARGEST_MATRIX:

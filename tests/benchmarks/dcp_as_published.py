@@ -1,0 +1,114 @@
+"""DCP as published on networks trained by others, merge by merge, and on the paper's CNN1 trained on MNIST.
+
+    python tests/benchmarks/dcp_as_published.py --peers PATH --mnist PATH [--family cnn2 cnn3] [--seeds 0 1 2 3 4]
+
+`--peers` is a folder with `load.py` (digits networks, trained by others) and `--mnist` one with IDX files; a part whose
+folder is not given is left out. Every row is one certification with `DCPConfig.paper()` but for the merge: sum is the published
+one, coverage and form are other merges of the same solves, each as it is, even above the product of norms; certified is
+what the report says, never above the product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytorch_lightning as pl
+from torch import nn
+
+import lipguard
+from lipguard import DCPConfig
+from lipguard.app.data import IdxData
+from lipguard.app.models import Classifier
+from lipguard.partition.plan import table
+
+CNN1 = [
+    {"kind": "conv", "channels": 5, "kernel": 5}, {"kind": "relu"}, {"kind": "conv", "channels": 5, "kernel": 5},
+    {"kind": "relu"}, {"kind": "flatten"}, {"kind": "linear", "features": 50}, {"kind": "relu"},
+    {"kind": "linear", "features": 10},
+]  # fmt: skip
+HEADER = ("network", "N_max", "tiles", "product", "sum", "coverage", "form", "certified", "lower", "LipSDP", "seconds")
+
+
+def main() -> None:
+    """Print the tables."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--peers", type=Path)
+    options.add_argument("--mnist", type=Path)
+    options.add_argument("--family", nargs="+", default=["cnn2", "cnn3"])
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    options.add_argument("--sizes", nargs="+", type=int, default=[300, 600], help="N_max for CNN1")
+    chosen = options.parse_args()
+    rows: list[tuple[str, ...]] = []
+    if chosen.peers is not None:
+        peers = _peers(chosen.peers)
+        for family in chosen.family:
+            for seed in chosen.seeds:
+                model, shape = peers.digits(family, seed)
+                optimum = _optimum(chosen.peers, family, seed)
+                rows += _report(f"{family} {seed}", model, shape, [DCPConfig.paper().max_block_size], optimum)
+    if chosen.mnist is not None:
+        model, accuracy = _trained_cnn1(chosen.mnist)
+        rows += _report(f"CNN1, accuracy {accuracy:.3f}", model, (1, 28, 28), chosen.sizes, "-")
+    sys.stdout.write("\n".join(table(HEADER, rows)) + "\n")
+
+
+def _report(
+    name: str, model: nn.Module, shape: tuple[int, ...], sizes: list[int | None], optimum: str
+) -> Iterator[tuple[str, ...]]:
+    """One row per N_max: bounds of the whole network with the tiles merged in each way."""
+    for size in sizes:
+        # The tighter merges are by-products of the same solves.
+        report = lipguard.certify(model, shape, DCPConfig.paper(merge="form", max_block_size=size))
+        merged = {
+            merge: _product(row[merge] or row["bound"] for row in report.rows)  # as it is, even above the product
+            for merge in ("sum", "coverage", "form")
+        }
+        tiles = ", ".join(f"{row['tiles']} of {row['method'][6:]}" for row in report.rows if row["form"]) or "-"
+        yield (
+            name, str(size or "auto"), tiles, f"{report.product_bound:.4f}", *(f"{value:.4f}" for value in merged.values()),
+            f"{report.bound:.4f}", f"{report.lower_bound:.4f}", optimum, f"{report.seconds:.1f}",
+        )  # fmt: skip
+
+
+def _product(factors: Iterator[float]) -> float:
+    product = 1.0
+    for factor in factors:
+        product *= factor
+    return product
+
+
+def _peers(folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("peers", folder / "load.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _optimum(folder: Path, family: str, seed: int) -> str:
+    """LipSDP's optimum for output row 7, from the table in the peers' README."""
+    for line in (folder / "README.md").read_text().splitlines():
+        cells = [cell.strip(" *") for cell in line.split("|")]
+        if cells[1:3] == [family, str(seed)]:
+            return cells[7]
+    return "-"
+
+
+def _trained_cnn1(root: Path) -> tuple[nn.Module, float]:
+    pl.seed_everything(0)
+    model = Classifier(input_shape=[1, 28, 28], layers=CNN1, learning_rate=1e-3)
+    trainer = pl.Trainer(
+        max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(model, IdxData(root=str(root)))
+    return model.eval(), float(trainer.callback_metrics["val/accuracy"])
+
+
+if __name__ == "__main__":
+    main()
