@@ -197,7 +197,11 @@ class _BlockRun:
         return f"{self.index}.{j}"
 
     def solver_state(self) -> dict[str, Mapping[str, Array]]:
-        return {self._key(j): proposal.state for j, proposal in enumerate(self.proposals) if proposal.state}
+        """What the next solve of each part starts from: this one's end, or where there was none, the one before's."""
+        earlier = self.warm.solver_state if self.warm is not None else {}
+        keys = [self._key(j) for j in range(len(self.parts))]
+        kept = {key: earlier[key] for key in keys if key in earlier}
+        return kept | {key: p.state for key, p in zip(keys, self.proposals, strict=False) if p.state}
 
     def row(self) -> dict[str, Any]:
         method = {"norm": "product of norms", "whole": "one LMI"}.get(self.block.kind) or "tiles {}x{}".format(

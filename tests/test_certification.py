@@ -88,6 +88,7 @@ def test_re_evaluation_runs_no_solver_and_bounds_the_weights_of_now(
             parameter += 0.02 * torch.randn_like(parameter)
     again = lipguard.certify(moved, SHAPE, TILES, warm_start=report, optimise=False)
     assert again.status == "reused"
+    assert again.warm_start.solver_state.keys() == report.warm_start.solver_state.keys()
     assert again.bound < again.product_bound
     assert lipguard.verify(again.certificate, moved) == again.bound
     with pytest.raises(CertificateError):

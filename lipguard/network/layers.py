@@ -197,4 +197,4 @@ def sigmoid() -> Activation:
 def elu(alpha: float) -> Activation:
     """x where positive, alpha (e^x - 1) elsewhere: derivative 1, or alpha e^x between 0 and alpha."""
     alpha = float(alpha)
-    return Activation("elu", min(0.0, alpha), max(1.0, alpha), lambda x: F.elu(x, alpha))
+    return Activation(f"elu({alpha})", min(0.0, alpha), max(1.0, alpha), lambda x: F.elu(x, alpha))

@@ -45,8 +45,9 @@ def cost_model(path: Path | None = None) -> CostModel:
     try:
         stored = json.loads(path.read_text())
         model = CostModel(float(stored["coefficient"]), float(stored["exponent"]))
-        if model.coefficient > 0 and 0 < model.exponent < 10:
+        if 0 < model.coefficient < math.inf and 0 < model.exponent < 10:
             return model
+        raise ValueError(f"it holds {model}")
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -86,4 +87,8 @@ def _write(path: Path, model: CostModel) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
         json.dump({"coefficient": model.coefficient, "exponent": model.exponent}, file)
-    os.replace(file.name, path)
+    try:
+        os.replace(file.name, path)
+    except OSError:
+        os.unlink(file.name)
+        raise

@@ -110,7 +110,7 @@ class PartitionPlan:
         try:
             blocks = tuple(_block(block) for block in state["blocks"])
             return cls(str(state["architecture"]), blocks, dict(state["settings"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise CertificateError(f"The partition plan cannot be read: {error!r}.") from error
 
     def check(self, network: Network) -> None:

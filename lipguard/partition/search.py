@@ -80,7 +80,7 @@ class _Search:
 
     def _whole_network(self) -> Block:
         block = self._whole(0, len(self.network.nodes) - 1)
-        if block is None and self.network.activations and self.config.max_block_size is not None:
+        if block is None and self.network.activations and self.limit == self.config.max_block_size:
             raise ConfigError(
                 f"partition='none' puts the whole network into one LMI of {self.smallest:.0f} rows, which "
                 f"max_block_size={self.limit} does not allow. Raise it, or let partition='auto' cut the network."
@@ -130,10 +130,10 @@ class _Search:
         return found
 
     def _may_grow(self, start: int, stop: int) -> bool:
-        """Whether a block that begins earlier could still fit: only where this one was refused for another reason."""
+        """Whether a block that begins earlier could still fit, or be the smallest: it has these neurons at least."""
         own = self.network.subnetwork(start, stop)
         neurons = sum(own.nodes[i].size for i in own.activations)
-        return neurons <= self.limit or is_tileable(own)
+        return neurons <= max(self.limit, self.smallest) or is_tileable(own)
 
     def _norm(self, start: int, stop: int) -> Block:
         return Block(start, stop, "norm", self._names(start, stop))
@@ -205,7 +205,8 @@ class _Search:
         area = math.prod(shape.size) * (tiling.network.input_shape[1] * tiling.network.input_shape[2])
         share = min(area / (math.prod(tiling.network.output_shape[1:]) * max(rows * columns, 1)), 1.0)
         form = joint + (1 - joint) * _HALO_LOSS * (1 - share) ** 2
-        if self.config.partition == "tiles" or self.config.merge == "form":
+        merged = self.config.merge == "form" and tiling.network.nodes[0].size <= LARGEST_MATRIX
+        if self.config.partition == "tiles" or merged:
             return min(form, 0.999)
         if self.config.merge == "sum":
             return math.sqrt(tiling.count * share)

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/dcp_as_published.py --peers PATH --mnist PATH [--family cnn2 cnn3] [--seeds 0 1 2 3 4]
 
-`--peers` is a folder with `load.py` (digits networks, trained by others) and `--mnist` one with IDX files; a part whose
-folder is not given is left out. Every row is one certification with `DCPConfig.paper()` but for the merge: sum is the published
-one, coverage and form are other merges of the same solves, each as it is, even above the product of norms; certified is
-what the report says, never above the product.
+`--peers` is a folder with `load.py` (digits networks, trained by others) and `--mnist` one with IDX files; a part
+whose folder is not given is left out. Every row is one certification with `DCPConfig.paper()` but for the
+merge: sum is the published one, coverage and form are other merges of the same solves, each as it is, even above the
+product of norms; certified is what the report says, never above the product.
 """
 
 from __future__ import annotations

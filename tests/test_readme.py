@@ -1,0 +1,59 @@
+"""The README's Python snippets run as they stand, in order, in one namespace; its commands are those that CI uses."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lipguard.app.main import VERBS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning 2.6 with torch 2.13
+@pytest.mark.filterwarnings("ignore::pytorch_lightning.utilities.warnings.PossibleUserWarning")
+def test_the_python_snippets_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    assert len(snippets("python")) == 3
+    for snippet in snippets("python"):
+        exec(compile(snippet, "README.md", "exec"), namespace)
+    assert "certified bound" in capsys.readouterr().out
+    assert (tmp_path / "certificate.npz").exists()
+
+
+def test_the_test_command_is_what_ci_runs() -> None:
+    command = next(line for line in "".join(snippets("bash")).splitlines() if "pytest" in line)
+    assert command.endswith("python -m pytest")
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "step python -m pytest\n" in script
+    for part in ("torch==2.13.0", '".[test]"'):
+        assert part in command
+        assert part in script
+
+
+def test_every_file_that_the_documents_point_to_exists() -> None:
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name} points to {target}"
+
+
+def test_every_key_in_the_table_is_logged_by_the_monitor() -> None:
+    keys = set(re.findall(r"\| `lipschitz/(\w+)` \|", README))
+    source = (ROOT / "lipguard" / "callbacks" / "monitoring.py").read_text()
+    assert keys == {"bound", "product_bound", "lower_bound", "tightness", "seconds"}
+    assert all(f'"{key}"' in source for key in keys)
+
+
+def test_the_verbs_of_the_command_line_exist() -> None:
+    used = {shlex.split(line)[1] for line in "".join(snippets("bash")).splitlines() if line.startswith("lipguard ")}
+    assert used == set(VERBS)
