@@ -3,8 +3,14 @@
 A tile is a box of output positions. What it depends on is a box at every node (its receptive field there), clipped to
 the node's grid. Tiles of one size read the same weights at the same relative positions, so one *shape* stands for all:
 at every node the smallest box, in positions relative to the tile, that covers the clipped boxes of all its members.
-A member is the shape's network with some entries removed (positions outside the grid, whose values are zero), so its
-LMI is a principal submatrix of the shape's, and a certificate of the shape holds for every member.
+A member is the shape's network with some variables of the LMI removed: inputs and activations at positions outside the
+grid, whose values are zero. Its LMI is a principal submatrix of the shape's, and a certificate of the shape holds for
+every member, under two conditions that are easy to miss:
+
+- What is not a variable cannot be removed. An affine layer's output outside the grid is zero in the network but computed
+  in the shape's, so nothing on the grid may read it: zero padding may follow the input or an activation only.
+- The constraint of a removed activation leaves `2 t alpha beta a^2` behind. That must not help, so slopes that do not
+  reach zero are widened to where they do.
 """
 
 from __future__ import annotations
@@ -31,7 +37,24 @@ def is_tileable(network: Network) -> bool:
         return False
     if not all(_keeps_translations(node.layer) for node in network.nodes):
         return False
-    return all(_strides(network, axis) is not None for axis in (_ROWS, _COLUMNS))
+    axes = (_ROWS, _COLUMNS)
+    return all(_strides(network, axis) is not None and _pads_variables_only(network, axis) for axis in axes)
+
+
+def _pads_variables_only(network: Network, axis: int) -> bool:
+    """Whether positions outside the grid are read of the input and of activations only."""
+    for node in network.nodes:
+        low, high = _reads(node.layer, (0, node.shape[1 + axis]), axis)
+        for j in node.inputs:
+            variable = isinstance(network.nodes[j].layer, (Input, Activation))
+            if not variable and (low < 0 or high > network.nodes[j].shape[1 + axis]):
+                return False
+    return True
+
+
+def _reaching_zero(layer: Activation) -> Activation:
+    """The activation, known to have slopes in an interval that contains zero only."""
+    return dataclasses.replace(layer, alpha=min(layer.alpha, 0.0), beta=max(layer.beta, 0.0))
 
 
 def _keeps_translations(layer: Layer) -> bool:
@@ -186,6 +209,8 @@ class Tiling:
                 layer: Layer = dataclasses.replace(node.layer, padding=(0, 0, 0, 0))
             elif isinstance(node.layer, Pad):
                 layer = Pad((0, 0))
+            elif isinstance(node.layer, Activation):
+                layer = _reaching_zero(node.layer)
             else:
                 layer = node.layer
             nodes.append(Node(node.path, layer, tuple(inputs), (node.shape[0], *extent)))
