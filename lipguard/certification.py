@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -70,8 +71,23 @@ def certify(
     """
     start = time.monotonic()
     config = config or DCPConfig()
-    network = trace(model, input_shape)
-    warm = _warm(warm_start)
+    with torch.inference_mode(False):  # the search for the lower bound differentiates
+        return _certify(trace(model, input_shape), config, _warm(warm_start), progress, data, optimise, start)
+
+
+def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None) -> PartitionPlan:
+    """The partition that `certify` would use, without solving; `print` it.
+
+    Raises:
+        UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
+    """
+    return find_plan(trace(model, input_shape), config or DCPConfig())
+
+
+def _certify(
+    network: Network, config: DCPConfig, warm: WarmStart | None, progress: bool, data: Tensor | None, optimise: bool,
+    start: float,
+) -> Report:  # fmt: skip
     plan = _plan(network, config, warm, optimise)
     if warm is not None and not _same_blocks(plan, warm.certificate.plan):
         _LOG.info("The warm start belongs to another architecture or plan; starting cold.")
@@ -84,15 +100,6 @@ def certify(
     for run in blocks:
         run.prove(block_product(network, norms, run.block), config.merge)
     return _report(network, config, plan, norms, blocks, data, start, optimise)
-
-
-def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None) -> PartitionPlan:
-    """The partition that `certify` would use, without solving; `print` it.
-
-    Raises:
-        UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
-    """
-    return find_plan(trace(model, input_shape), config or DCPConfig())
 
 
 def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:

@@ -66,10 +66,16 @@ def test_the_merges_are_what_each_setting_reports(report: lipguard.Report) -> No
 
 def test_the_same_seed_plan_and_weights_give_the_same_bound(report: lipguard.Report) -> None:
     again = lipguard.certify(cnn(), SHAPE, TILES)
-    assert (again.bound, again.lower_bound, again.product_bound) == (report.bound, report.lower_bound, report.product_bound)
+    assert (again.bound, again.lower_bound, again.product_bound) == (
+        report.bound,
+        report.lower_bound,
+        report.product_bound,
+    )
 
 
-def test_a_warm_start_saves_iterations_and_keeps_the_plan(report: lipguard.Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_start_saves_iterations_and_keeps_the_plan(
+    report: lipguard.Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(certification, "find_plan", lambda *_: pytest.fail("the plan was searched again"))
     warm = lipguard.certify(cnn(), SHAPE, TILES, warm_start=report)
     cold, again = (sum(row["iterations"] or 0 for row in r.details()) for r in (report, warm))
@@ -170,6 +176,13 @@ def test_a_block_size_that_nothing_fits_in_names_the_smallest_that_would() -> No
     assert lipguard.certify(cnn(), SHAPE, DCPConfig(max_block_size=16)).proof == "dense"
 
 
+def test_inference_mode_changes_nothing(report: lipguard.Report) -> None:
+    with torch.inference_mode():
+        again = lipguard.certify(cnn(), SHAPE, TILES)
+        assert lipguard.verify(again.certificate, cnn()) == report.bound
+    assert (again.bound, again.lower_bound) == (report.bound, report.lower_bound)
+
+
 def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     lipguard.certify(cnn(), SHAPE, TILES, progress=True)
     assert "LMIs" in capsys.readouterr().err
@@ -178,13 +191,13 @@ def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_bad_networks_never_yield_a_number() -> None:
-    with pytest.raises(UnsupportedLayerError, match="1: .*GELU"):
+    with pytest.raises(UnsupportedLayerError, match=r"1: .*GELU"):
         lipguard.certify(nn.Sequential(nn.Linear(3, 3), nn.GELU()), (3,))
     with pytest.raises(InvalidNetworkError, match="batch axis"):
         lipguard.certify(cnn(), (1, *SHAPE))
+    broken = cnn()
+    nn.init.constant_(broken[0].weight, float("nan"))
     with pytest.raises(InvalidNetworkError, match="NaN"):
-        broken = cnn()
-        nn.init.constant_(broken[0].weight, float("nan"))
         lipguard.certify(broken, SHAPE)
 
 
@@ -195,9 +208,9 @@ def test_weights_of_extreme_size_give_a_bound_or_a_clear_error(scale: float) -> 
     with torch.no_grad():
         for layer in (model[0], model[2]):
             layer.weight *= scale
-    try:
-        report = lipguard.certify(model, (3,))
-    except InvalidNetworkError as error:
-        assert "not finite" in str(error)
-    else:
-        assert 0 <= report.lower_bound <= report.bound <= report.product_bound
+    if scale == 1e200:
+        with pytest.raises(InvalidNetworkError, match="not finite"):
+            lipguard.certify(model, (3,))
+        return
+    report = lipguard.certify(model, (3,))
+    assert 0 <= report.lower_bound <= report.bound <= report.product_bound

@@ -13,10 +13,10 @@ def test_an_unknown_choice_lists_the_choices(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("max_block_size", 1), ("max_block_size", 10.5), ("max_block_size", True), ("max_seconds", 0), ("max_seconds", "60"),
-        ("max_seconds", float("inf")), ("tolerance", -1e-3), ("tolerance", 1), ("tolerance", float("nan")), ("seed", -1),
-        ("workers", 0), ("max_iterations", 0), ("partition_factors", (1,)), ("partition_factors", (0, 2)),
-        ("partition_factors", (2, 2, 2)),
+        ("max_block_size", 1), ("max_block_size", 10.5), ("max_block_size", True), ("max_seconds", 0),
+        ("max_seconds", "60"), ("max_seconds", float("inf")), ("tolerance", -1e-3), ("tolerance", 1),
+        ("tolerance", float("nan")), ("seed", -1), ("workers", 0), ("max_iterations", 0), ("partition_factors", (1,)),
+        ("partition_factors", (0, 2)), ("partition_factors", (2, 2, 2)),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_by_name(name: str, value: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.network.graph import Network, Node
@@ -42,24 +43,56 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> Network:
     shape = _checked_shape(input_shape)
     if not isinstance(model, nn.Module):
         raise InvalidNetworkError(f"Expected a torch.nn.Module, but got {type(model).__name__}.")
-    tensors = [*model.parameters(), *model.buffers()]
-    first = next((t for t in tensors if t.is_floating_point()), torch.zeros(0))
+    tensors = _checked_tensors(model)
+    first = next((t for t in tensors.values() if t.is_floating_point()), torch.zeros(0))
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64).to(first.device, first.dtype)
-    with torch.no_grad():
-        wrapped = _OneInput(model)
-        # Left as it is: eval mode of the wrapper says nothing of the model's modules, which keep their own flags.
-        tracer = _Tracer(example)
-        try:
-            graph = tracer.trace(wrapped)
-        except fx.proxy.TraceError as error:
-            raise InvalidNetworkError(
-                f"{tracer.path or 'forward'}: its control flow depends on data ({error}). "
-                "A network with branches on values is not one composition of layers."
-            ) from error
-        network = _lower(graph, tracer, shape)
-        _check_against_model(network, model, example, tracer)
+    example = torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64)
+    with torch.inference_mode(False), torch.no_grad(), _untouched(model, first.device):
+        tracer = _Tracer(example.to(first.device, first.dtype))
+        network = _lower(_graph(model, tracer), tracer, shape)
+        _check_against_model(network, model, tensors, example)
     return network
+
+
+def _checked_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; each holds numbers."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in tensors.items():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise InvalidNetworkError(
+                f"{name}: it holds no numbers yet. Run a batch through the model, or load its weights."
+            )
+    return tensors
+
+
+@contextmanager
+def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Give buffers and random states back: a model in training mode changes both when it runs."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def _graph(model: nn.Module, tracer: _Tracer) -> fx.Graph:
+    try:
+        return tracer.trace(_OneInput(model))
+    except LipguardError:
+        raise
+    except fx.proxy.TraceError as error:
+        raise InvalidNetworkError(
+            f"{tracer.path or 'forward'}: its control flow depends on data ({error}). "
+            "A network with branches on values is not one composition of layers."
+        ) from error
+    except Exception as error:  # whatever the user's forward raises
+        raise InvalidNetworkError(
+            f"{tracer.path or 'forward'}: it cannot be traced for input_shape {tuple(tracer.example.shape[1:])} "
+            f"(the shape of one sample, without the batch axis): {type(error).__name__}: {_first_line(error)}"
+        ) from error
 
 
 def _checked_shape(input_shape: Sequence[int]) -> Shape:
@@ -123,6 +156,11 @@ class _Value(fx.Proxy):
     def __len__(self) -> int:
         return len(self._example)
 
+    def __int__(self) -> int:
+        raise fx.proxy.TraceError("a value is used as a number of Python")
+
+    __float__ = __index__ = __int__
+
 
 class _Tracer(fx.Tracer):
     """Symbolic tracing that also runs every operation on an example."""
@@ -172,17 +210,33 @@ class _Tracer(fx.Tracer):
             self._running = False
         return proxy
 
+    def value(self, node: fx.Node) -> Any:
+        """What a node gave on the example; a constant has not been run."""
+        if "value" not in node.meta:
+            node.meta["value"] = self._attribute(str(node.target))
+        return node.meta["value"]
+
+    def _attribute(self, path: str) -> Any:
+        value: Any = self.root
+        for name in path.split("."):
+            value = getattr(value, name)
+        return value
+
     def _run(self, node: fx.Node) -> Any:
-        # Tensors are copied, for an operation in place must not reach the value that others read.
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: _copied(n.meta["value"]))
+        # Tensors are copied, for an operation in place must not reach the value that others read. It is noted instead.
+        copies = {source: _copied(self.value(source)) for source in node.all_input_nodes}
+        result = self._call(node, *fx.map_arg((node.args, node.kwargs), copies.__getitem__))
+        tensors = {source: copy for source, copy in copies.items() if isinstance(copy, Tensor)}
+        node.meta["changed"] = [source for source, copy in tensors.items() if copy._version > 0]
+        node.meta["views"] = [source for source, copy in tensors.items() if _share_memory(result, copy)]
+        return result
+
+    def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         match node.op:
             case "placeholder":
                 return self.example
             case "get_attr":
-                value: Any = self.root
-                for name in str(node.target).split("."):
-                    value = getattr(value, name)
-                return value
+                return self._attribute(str(node.target))
             case "call_module":
                 return self.root.get_submodule(str(node.target))(*args, **kwargs)
             case "call_method":
@@ -194,6 +248,10 @@ class _Tracer(fx.Tracer):
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def _share_memory(one: Any, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _first_line(error: Exception) -> str:
@@ -213,7 +271,26 @@ def _node_path(node: fx.Node, inside: str) -> str:
     return f"{inside} ({'method' if node.op == 'call_method' else 'function'} {name})"
 
 
+def _check_in_place(graph: fx.Graph) -> None:
+    """Refuse a value that is read again after an operation has changed it in place: the graph reads the old one."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    origins: dict[fx.Node, set[fx.Node]] = {}  # of every node those whose memory it shares, itself included
+    for node in graph.nodes:
+        origins[node] = {node}.union(*(origins[source] for source in node.meta.get("views", ())))
+    for node in graph.nodes:
+        for changed in node.meta.get("changed", ()):
+            family = [
+                other for other in graph.nodes if origins[other] & origins[changed] and node not in origins[other]
+            ]
+            if any(order[user] > order[node] for other in family for user in other.users):
+                raise InvalidNetworkError(
+                    f"{node.meta['path']}: it works in place on a value that is read again. "
+                    "Use its result instead, or the operation that is not in place."
+                )
+
+
 def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape) -> Network:
+    _check_in_place(graph)
     builder = Builder()
     refs: dict[fx.Node, Ref] = {}
     for node in graph.nodes:
@@ -234,7 +311,7 @@ def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape) -> Network:
 
 
 def _lower_node(builder: Builder, node: fx.Node, refs: dict[fx.Node, Ref], tracer: _Tracer) -> Ref:
-    known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else n.meta["value"]  # noqa: E731
+    known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.value(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
     if node.op == "call_module":
         module = tracer.root.get_submodule(str(node.target))
@@ -279,19 +356,23 @@ def _reachable(nodes: list[Node], output: int) -> tuple[Node, ...]:
     )
 
 
-def _check_against_model(network: Network, model: nn.Module, example: Tensor, tracer: _Tracer) -> None:
-    """Compare the network with the model: hooks, patched methods and unused in-place results would show here."""
-    expected = model(example.clone())
+def _check_against_model(network: Network, model: nn.Module, tensors: dict[str, Tensor], example: Tensor) -> None:
+    """Compare the network with the model, in float64 where it runs there: hooks and patched methods show here."""
+    try:
+        state = {name: t.to("cpu", torch.float64) if t.is_floating_point() else t.cpu() for name, t in tensors.items()}
+        expected = torch.func.functional_call(model, state, (example.clone(),))
+        allowed = 1e-7
+    except (RuntimeError, TypeError):  # a constant of its own precision or device
+        own = next((t for t in tensors.values() if t.is_floating_point()), example)
+        expected = model(example.to(own.device, own.dtype))
+        allowed = math.sqrt(torch.finfo(own.dtype).eps) * (1 + len(network.nodes))
     if not torch.isfinite(expected).all():
         raise InvalidNetworkError("The network's output on a standard normal input is not finite.")
-    expected = expected.to("cpu", torch.float64)
-    found = network.forward(example.to("cpu", torch.float64))
+    found = network.forward(example)
     scale = float(expected.abs().max()) or 1.0
-    # Rounding in the model's own precision grows with depth; a layer read wrongly is off by far more than its root.
-    allowed = math.sqrt(torch.finfo(example.dtype).eps) * (1 + len(network.nodes)) * scale
-    error = float((found - expected).abs().max())
-    if not error <= allowed:
+    error = float((found - expected.to("cpu", torch.float64)).abs().max())
+    if not error <= allowed * scale:
         raise InvalidNetworkError(
-            f"The traced network does not reproduce the model: outputs differ by {error:.3g}, of {scale:.3g}. Hooks, "
-            "patched methods and in-place operations whose result is unused cannot be read from the graph; remove them."
+            f"The traced network does not reproduce the model: outputs differ by {error:.3g}, of {scale:.3g}. "
+            "Hooks, patched methods, random numbers and custom classes may compute what the graph does not show."
         )

@@ -7,8 +7,8 @@ A member is the shape's network with some variables of the LMI removed: inputs a
 grid, whose values are zero. Its LMI is a principal submatrix of the shape's, and a certificate of the shape holds for
 every member, under two conditions that are easy to miss:
 
-- What is not a variable cannot be removed. An affine layer's output outside the grid is zero in the network but computed
-  in the shape's, so nothing on the grid may read it: zero padding may follow the input or an activation only.
+- What is not a variable cannot be removed. An affine layer's output outside the grid is zero in the network but
+  computed in the shape's, so nothing on the grid may read it: zero padding may follow the input or an activation only.
 - The constraint of a removed activation leaves `2 t alpha beta a^2` behind. That must not help, so slopes that do not
   reach zero are widened to where they do.
 """

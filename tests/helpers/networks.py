@@ -178,7 +178,7 @@ def networks(draw: DrawFn, largest: int = 5) -> Sample:
     else:
         shape, layers = (draw(st.integers(1, 5)),), []
     width = output_shape(nn.Sequential(*layers), shape)[0]
-    for kind in draw(st.lists(st.sampled_from(["dense", "norm", "twice", "tied", "residual"]), max_size=3)):
+    for kind in draw(st.lists(st.sampled_from(["dense", "norm", "twice", "tied", "residual"]), min_size=1, max_size=3)):
         activation, wide = draw(st.sampled_from(ACTIVATIONS)), draw(st.integers(1, 5))
         if kind == "dense":
             layers += [nn.Linear(width, wide, bias=draw(st.booleans())), activation()]
@@ -188,7 +188,9 @@ def networks(draw: DrawFn, largest: int = 5) -> Sample:
         elif kind == "twice":
             layers += [Twice(nn.Sequential(nn.Linear(width, width), activation()))]
         elif kind == "residual":
-            layers += [Residual(nn.Sequential(nn.Linear(width, wide), activation(), nn.Linear(wide, width)), nn.Identity())]
+            layers += [
+                Residual(nn.Sequential(nn.Linear(width, wide), activation(), nn.Linear(wide, width)), nn.Identity())
+            ]
         else:
             one, other = nn.Linear(width, width), nn.Linear(width, width)
             other.weight = one.weight

@@ -104,7 +104,9 @@ def test_a_solver_that_raises_is_an_outcome(monkeypatch: pytest.MonkeyPatch, err
     assert proposal.status == f"failed ({type(error).__name__}: bad)"
 
 
-@pytest.mark.parametrize(("status", "word"), [(1, "solved"), (2, "inaccurate"), (-1, "failed"), (-2, "failed"), (-7, "failed")])
+@pytest.mark.parametrize(
+    ("status", "word"), [(1, "solved"), (2, "inaccurate"), (-1, "failed"), (-2, "failed"), (-7, "failed")]
+)
 def test_every_status_of_scs_is_translated(status: int, word: str) -> None:
     assert conic._scs_status({"status_val": status, "status": "text"}).startswith(word)
 

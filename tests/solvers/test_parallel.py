@@ -51,7 +51,9 @@ def _killed(*_: object) -> Proposal:
     raise AssertionError
 
 
-def test_a_worker_that_dies_costs_its_jobs_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_that_dies_costs_its_jobs_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(parallel, "_solve_before", _killed)
     found = solve_all(jobs(2), OPTIONS, 2, None, lambda: None)
     assert all(p.multipliers is None and p.status.startswith("failed") for p in found)

@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.networks import Sample, convolutional, networks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lipguard
 from lipguard import DCPConfig
-from tests.helpers.networks import Sample, convolutional, networks
 
 CONFIGS = [
     DCPConfig(),
