@@ -102,11 +102,13 @@ def _print_summary(folder: Path, trainer: pl.Trainer, rows: Sequence[Row], *, pl
     """Print the table, the best checkpoint, and where the logs and the plot are."""
     lines = ["", epoch_table(rows), ""]
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.best_model_path and callback.best_model_score is not None:
+        if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
+            continue
+        if callback.best_model_score is not None:
             score = float(callback.best_model_score)
             lines.append(f"Best checkpoint ({callback.monitor} = {score:.6g}): {callback.best_model_path}")
-        if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
-            lines.append(f"Last checkpoint: {callback.last_model_path}")
+        elif callback.monitor is None:
+            lines.append(f"Last checkpoint: {callback.best_model_path}")
     lines += [f"{type(logger).__name__.removesuffix('Logger')} log: {logger.log_dir}" for logger in trainer.loggers]
     if plot and rows:
         path = folder / "accuracy_and_bounds.png"

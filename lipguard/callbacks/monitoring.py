@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
 from lipguard.certificate.rounding import to_float32_down, to_float32_up
-from lipguard.certification import certify
+from lipguard.certification import certify, plan
 from lipguard.config import DCPConfig
-from lipguard.errors import CertificateError
+from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.network.trace import eval_mode
 from lipguard.report import Report, WarmStart
 
@@ -122,6 +122,8 @@ class LipschitzMonitorMixin:
         self._shape_from_batch = self.input_shape is None and example is None
         if self.input_shape is None and example is not None:
             self._shape = tuple(example.shape[1:])
+        if self._shape is not None:
+            self._check_configuration(stored_module(trainer, pl_module))
         if trainer.barebones:
             rank_zero_info(f"{type(self).__name__} rests: Trainer(barebones=True) disables logging.")
 
@@ -220,9 +222,10 @@ class LipschitzMonitorMixin:
         """The bound as plain values. Nothing that goes wrong here may end the training."""
         started = time.monotonic()
         reasons = []
-        for optimise in (True, False) if full else (False,):  # the re-evaluation alone may still give a product bound
+        # What fails as configured may still give a product bound, or what the last multipliers prove.
+        for config, optimise in ((self.config, full), (DCPConfig(), False)):
             try:
-                report = self._certify(model, optimise, progress)
+                report = self._certify(model, config, optimise, progress)
             except Exception as error:
                 _log.debug("certify failed", exc_info=True)
                 reasons.append(f"{type(error).__name__}: {error}")
@@ -254,7 +257,7 @@ class LipschitzMonitorMixin:
             "digest": None,
         }
 
-    def _certify(self, model: nn.Module, optimise: bool, progress: bool) -> Report:
+    def _certify(self, model: nn.Module, config: DCPConfig, optimise: bool, progress: bool) -> Report:
         if self._shape is None:
             raise ValueError(
                 "the input shape is not known, because no tensor of floats was found in the training batch. "
@@ -264,12 +267,22 @@ class LipschitzMonitorMixin:
             return certify(
                 model,
                 self._shape,
-                self.config,
+                config,
                 warm_start=self._warm_start,
                 progress=progress,
                 data=self._data,
                 optimise=optimise,
             )
+
+    def _check_configuration(self, model: nn.Module) -> None:
+        """Refuse settings that do not fit the network before training, where they would cost every bound."""
+        try:
+            with torch.random.fork_rng(devices=[]), eval_mode(model):
+                plan(model, self._shape or (), self.config)
+        except ConfigError as error:
+            raise self._configuration_error(str(error)) from error
+        except LipguardError as error:  # the first measurement tells
+            _log.debug("The network cannot be planned: %s", error)
 
     def _log(self, pl_module: Any, row: Row) -> None:
         device = pl_module.device

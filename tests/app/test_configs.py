@@ -58,7 +58,7 @@ def test_models_can_be_built(compose, name: str) -> None:
 
 def test_monitor_gets_the_settings(compose) -> None:
     cfg = compose("train", "lipschitz.max_block_size=123", "callbacks.lipschitz.every_n_epochs=2")
-    monitor, checkpoint, _ = build_all(cfg.callbacks)
+    monitor, checkpoint, *_ = build_all(cfg.callbacks)
     assert monitor.config == DCPConfig(max_block_size=123)
     assert monitor.every_n_epochs == 2
     assert (checkpoint.monitor, checkpoint.mode) == ("lipschitz/bound", "min")

@@ -69,10 +69,8 @@ def _report(
             for merge in ("sum", "coverage", "form")
         }
         tiles = ", ".join(f"{row['tiles']} of {row['method'][6:]}" for row in report.rows if row["form"]) or "-"
-        yield (
-            name, str(size or "auto"), tiles, f"{report.product_bound:.4f}",
-            *(f"{value:.4f}" for value in merged.values()), f"{report.bound:.4f}", f"{report.lower_bound:.4f}", optimum, f"{report.seconds:.1f}",
-        )  # fmt: skip
+        bounds = [report.product_bound, *merged.values(), report.bound, report.lower_bound]
+        yield name, str(size or "auto"), tiles, *(f"{value:.4f}" for value in bounds), optimum, f"{report.seconds:.1f}"
 
 
 def _product(factors: Iterator[float]) -> float:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from tiny_training import LIGHTNING_WARNINGS, Batches, Tiny, fit, trainer
 from torch import Tensor, nn
 
-from lipguard import LipschitzMonitor
+from lipguard import DCPConfig, LipschitzMonitor
 from lipguard.callbacks import monitoring
 
 pytestmark = LIGHTNING_WARNINGS
@@ -112,3 +113,16 @@ def test_a_stored_certificate_that_cannot_be_read_costs_only_the_warm_start() ->
         warnings.simplefilter("error")
         monitor.load_state_dict(state)  # told once
     assert monitor.history == []
+
+
+def test_settings_that_do_not_fit_the_network_are_refused_before_training(tmp_path: Path) -> None:
+    monitor = LipschitzMonitor(config=DCPConfig(max_block_size=2), input_shape=(4,))
+    with pytest.raises(MisconfigurationException, match="the smallest LMI has"):
+        fit(Tiny(), trainer(tmp_path, monitor))
+
+
+def test_settings_that_do_not_fit_are_a_product_bound_where_the_shape_is_known_too_late(tmp_path: Path) -> None:
+    monitor = LipschitzMonitor(config=DCPConfig(max_block_size=2))
+    with pytest.warns(UserWarning, match="the smallest LMI has"):
+        fit(Tiny(), trainer(tmp_path, monitor, max_epochs=1))
+    assert monitor.history[0]["bound"] == monitor.history[0]["product_bound"] < math.inf
