@@ -69,6 +69,7 @@ def _checked_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Give buffers and random states back: a model in training mode changes both when it runs."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    weights = [(vars(m), {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
@@ -76,6 +77,8 @@ def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
+            for attributes, plain in weights:  # hooks such as spectral norm's store what they compute
+                attributes.update(plain)
 
 
 def _graph(model: nn.Module, tracer: _Tracer) -> fx.Graph:
@@ -238,12 +241,40 @@ class _Tracer(fx.Tracer):
             case "get_attr":
                 return self._attribute(str(node.target))
             case "call_module":
-                return self.root.get_submodule(str(node.target))(*args, **kwargs)
+                module = self.root.get_submodule(str(node.target))
+                with _hooks_that_only_look(module, node.meta["path"]):
+                    return module(*args, **kwargs)
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             case _:
                 assert callable(node.target)
                 return node.target(*args, **kwargs)
+
+
+@contextmanager
+def _hooks_that_only_look(module: nn.Module, path: str) -> Iterator[None]:
+    """Refuse forward hooks of a layer that return something: it would replace the layer's input or output."""
+
+    def watched(hook: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = hook(*args, **kwargs)
+            if result is not None:
+                raise InvalidNetworkError(
+                    f"{path}: a forward hook changes its input or output. Remove the hook, or make it a layer."
+                )
+            return result
+
+        return call
+
+    registers = (module._forward_hooks, module._forward_pre_hooks)
+    originals = [dict(register) for register in registers]
+    try:
+        for register in registers:
+            register.update({key: watched(hook) for key, hook in register.items()})
+        yield
+    finally:
+        for register, original in zip(registers, originals, strict=True):
+            register.update(original)
 
 
 def _copied(value: Any) -> Any:
@@ -315,6 +346,10 @@ def _lower_node(builder: Builder, node: fx.Node, refs: dict[fx.Node, Ref], trace
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
     if node.op == "call_module":
         module = tracer.root.get_submodule(str(node.target))
+        if "forward" in vars(module):
+            raise InvalidNetworkError(
+                f"{builder.path}: its forward was replaced on the instance. Make it a layer of its own."
+            )
         kind, name = module_kind(module), f"{type(module).__module__}.{type(module).__qualname__}"
         if kind is not None:
             kwargs = {**kwargs, **kind.arguments(module)}

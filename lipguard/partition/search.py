@@ -80,7 +80,7 @@ class _Search:
 
     def _whole_network(self) -> Block:
         block = self._whole(0, len(self.network.nodes) - 1)
-        if block is None and self.network.activations and self.limit == self.config.max_block_size:
+        if block is None and self.network.activations and not self.fits and self.limit == self.config.max_block_size:
             raise ConfigError(
                 f"partition='none' puts the whole network into one LMI of {self.smallest:.0f} rows, which "
                 f"max_block_size={self.limit} does not allow. Raise it, or let partition='auto' cut the network."

@@ -8,7 +8,7 @@ grid, whose values are zero. Its LMI is a principal submatrix of the shape's, an
 every member, under two conditions that are easy to miss:
 
 - What is not a variable cannot be removed. An affine layer's output outside the grid is zero in the network but
-  computed in the shape's, so nothing on the grid may read it: zero padding may follow the input or an activation only.
+  computed in the shape's, so nothing on the grid may read it where it reads anything on the grid itself.
 - The constraint of a removed activation leaves `2 t alpha beta a^2` behind. That must not help, so slopes that do not
   reach zero are widened to where they do.
 """
@@ -38,17 +38,25 @@ def is_tileable(network: Network) -> bool:
     if not all(_keeps_translations(node.layer) for node in network.nodes):
         return False
     axes = (_ROWS, _COLUMNS)
-    return all(_strides(network, axis) is not None and _pads_variables_only(network, axis) for axis in axes)
+    return all(_strides(network, axis) is not None and _pads_zeros(network, axis) for axis in axes)
 
 
-def _pads_variables_only(network: Network, axis: int) -> bool:
-    """Whether positions outside the grid are read of the input and of activations only."""
+def _pads_zeros(network: Network, axis: int) -> bool:
+    """Whether all that is read beyond the edge of a grid is zero in the network of a tile that reaches beyond it, too.
+
+    There, the input and the activations beyond the edge are variables that are removed. What an affine layer makes
+    beyond the edge of its own grid is zero only if it reads nothing else; a convolution of a convolution does.
+    """
+    vanishes: list[bool] = []  # beyond the edge
     for node in network.nodes:
-        low, high = _reads(node.layer, (0, node.shape[1 + axis]), axis)
-        for j in node.inputs:
-            variable = isinstance(network.nodes[j].layer, (Input, Activation))
-            if not variable and (low < 0 or high > network.nodes[j].shape[1 + axis]):
-                return False
+        sizes = [(j, network.nodes[j].shape[1 + axis]) for j in node.inputs]
+        length = node.shape[1 + axis]
+        low, high = _reads(node.layer, (0, length), axis)
+        if any((low < 0 or high > size) and not vanishes[j] for j, size in sizes):
+            return False
+        before, behind = _reads(node.layer, (-1, 0), axis)[1], _reads(node.layer, (length, length + 1), axis)[0]
+        outside = all(before <= 0 and behind >= size and vanishes[j] for j, size in sizes)
+        vanishes.append(isinstance(node.layer, Activation) or outside)
     return True
 
 

@@ -1,0 +1,175 @@
+"""Behaviour that is not in the graph (data-dependent control flow, hooks, patches, operations in place) is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.forward import Forward
+from helpers.networks import with_weights
+from torch import Tensor, nn
+
+from lipguard.errors import InvalidNetworkError
+from lipguard.network.trace import trace
+
+
+def small(call: Callable[[Any, Any], Any], **modules: nn.Module) -> nn.Module:
+    return with_weights(Forward(call, layer=nn.Linear(4, 4), **modules), 0)
+
+
+def sequence() -> nn.Sequential:
+    model = with_weights(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), 0)
+    assert isinstance(model, nn.Sequential)
+    return model
+
+
+def _asserting(m: Any, x: Any) -> Any:
+    assert (x == x).all()
+    return m.layer(x)
+
+
+DATA_DEPENDENT: dict[str, Callable[[Any, Any], Any]] = {
+    "if on a sum": lambda m, x: m.layer(x) if x.sum() > 0 else x,
+    "if on an item": lambda m, x: m.layer(x) if x.max().item() > 0 else x,
+    "if on an int": lambda m, x: m.layer(x) if int(x.sum()) > 0 else x,
+    "if on a float": lambda m, x: m.layer(x) if float(x.sum()) > 0 else x,
+    "if on a later layer": lambda m, x: m.layer(x) if m.layer(x).norm() > 1 else x,
+    "loop over samples": lambda m, x: torch.stack([m.layer(sample) for sample in x]),
+    "loop of a length found in the data": lambda m, x: [m.layer(x) for _ in range(int(x.abs().sum()) + 1)][-1],
+    "assertion on values": _asserting,
+    "and": lambda m, x: m.layer(x) if (x > 0).all() and (x < 9).all() else x,
+}
+
+
+@pytest.mark.parametrize("case", DATA_DEPENDENT)
+def test_control_flow_on_values_is_refused(case: str) -> None:
+    with pytest.raises(InvalidNetworkError, match="control flow"):
+        trace(small(DATA_DEPENDENT[case]), (4,))
+
+
+class Stubborn(nn.Module):
+    """Its forward raises for what it does not want, as user code does."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = list(layers)  # not registered
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 4:
+            raise ValueError("I want 4 features")
+        return self.layers[0](x)
+
+
+@pytest.mark.parametrize("shape", [(4,), (5,)])
+def test_errors_of_the_users_forward_are_invalid_networks(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidNetworkError):
+        trace(Stubborn(nn.Linear(4, 4)), shape)
+
+
+def test_networks_of_two_inputs_are_refused() -> None:
+    with pytest.raises(InvalidNetworkError):
+        trace(nn.Bilinear(4, 4, 2), (4,))
+
+
+def test_lazy_layers_are_refused_and_stay_lazy() -> None:
+    model = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(InvalidNetworkError):
+        trace(model, (4,))
+    assert isinstance(model[0], nn.LazyLinear)
+
+
+def test_weights_on_the_meta_device_are_refused() -> None:
+    with pytest.raises(InvalidNetworkError):
+        trace(nn.Linear(4, 3, device="meta"), (4,))
+
+
+HOOKS: dict[str, Callable[[nn.Sequential], Any]] = {
+    "forward hook": lambda m: m[0].register_forward_hook(lambda module, args, output: 1.01 * output),
+    "forward pre-hook": lambda m: m[2].register_forward_pre_hook(lambda module, args: (1.01 * args[0],)),
+    "forward of one layer": lambda m: setattr(m[0], "forward", lambda x: 1.01 * F.linear(x, m[0].weight, m[0].bias)),
+    "forward of an activation": lambda m: setattr(m[1], "forward", lambda x: x.abs()),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", HOOKS)
+def test_hooks_and_patches_of_layers_are_detected(case: str, dtype: torch.dtype) -> None:
+    model = sequence().to(dtype)
+    trace(model, (4,))
+    HOOKS[case](model)
+    with pytest.raises(InvalidNetworkError):
+        trace(model, (4,))
+
+
+def test_a_hook_that_the_probe_does_not_show_is_detected() -> None:
+    model = sequence()
+    model[0].register_forward_hook(lambda module, args, output: output + 9 * torch.relu(output - 1e3))
+    with pytest.raises(InvalidNetworkError):
+        trace(model, (4,))
+
+
+def test_a_hook_of_the_whole_model_is_detected_or_read() -> None:
+    model = sequence()
+    model.register_forward_hook(lambda module, args, output: torch.relu(output))
+    network = trace(model, (4,))
+    x = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4)
+    torch.testing.assert_close(network.forward(x), model(x), rtol=0, atol=1e-12)
+
+
+UNUSED: dict[str, Callable[[Any, Tensor], Any]] = {
+    "relu_": lambda m, y: y.relu_(),
+    "F.relu": lambda m, y: F.relu(y, inplace=True),
+    "F.elu": lambda m, y: F.elu(y, 1.0, True),
+    "module": lambda m, y: m.relu(y),
+    "add_": lambda m, y: y.add_(y),
+    "tanh_": lambda m, y: y.tanh_(),
+    "of a view": lambda m, y: y.view(-1, 2, 2).relu_(),
+}
+
+
+def _unused(change: Callable[[Any, Tensor], Any]) -> Callable[[Any, Any], Any]:
+    def forward(m: Any, x: Any) -> Any:
+        y = m.layer(x)
+        change(m, y)
+        return m.head(y)
+
+    return forward
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("case", UNUSED)
+def test_operations_in_place_whose_result_is_not_used_are_detected(case: str, dtype: torch.dtype) -> None:
+    model = small(_unused(UNUSED[case]), relu=nn.ReLU(inplace=True), head=nn.Linear(4, 2)).to(dtype)
+    with pytest.raises(InvalidNetworkError, match=r"in.place"):
+        trace(model, (4,))
+
+
+@pytest.mark.parametrize("case", ["relu_", "F.relu", "F.elu", "module", "of a view"])
+def test_they_are_detected_where_no_probe_shows_them(case: str) -> None:
+    model = small(_unused(UNUSED[case]), relu=nn.ReLU(inplace=True), head=nn.Linear(4, 2))
+    with torch.no_grad():
+        model.layer.bias.fill_(1e3)  # type: ignore[union-attr]  # ReLU and ELU change nothing near the origin
+    with pytest.raises(InvalidNetworkError, match=r"in.place"):
+        trace(model, (4,))
+
+
+def test_a_value_that_is_read_again_after_an_operation_in_place_is_detected() -> None:
+    model = small(lambda m, x: m.layer(x.relu_()) + x)
+    with pytest.raises(InvalidNetworkError, match=r"in.place"):
+        trace(model, (4,))
+
+
+def test_constants_that_are_no_parameters_are_read() -> None:
+    model = small(lambda m, x: F.linear(m.layer(x), m.matrix, m.plain))
+    model.register_buffer("matrix", torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4))
+    model.plain = torch.ones(3, dtype=torch.float64)
+    x = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4)
+    torch.testing.assert_close(trace(model, (4,)).forward(x), model(x), rtol=0, atol=1e-12)
+
+
+def test_noise_is_detected() -> None:
+    with pytest.raises(InvalidNetworkError):
+        trace(small(lambda m, x: F.linear(x, m.layer.weight, torch.randn(4, dtype=torch.float64))), (4,))

@@ -1,0 +1,195 @@
+"""What cannot be read is refused with an error that names the place, never skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.forward import Forward
+from helpers.networks import with_weights
+from torch import nn
+
+from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
+from lipguard.network.trace import trace
+
+
+def small(call: Callable[[Any, Any], Any], **modules: nn.Module) -> nn.Module:
+    return with_weights(Forward(call, layer=nn.Linear(4, 4), **modules), 0)
+
+
+def test_unsupported_layers_are_named_with_path_type_and_advice() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Softmax(-1)))
+    with pytest.raises(UnsupportedLayerError) as caught:
+        trace(model.eval(), (4,))
+    error = caught.value
+    assert (error.path, error.kind) == ("1.1", "torch.nn.modules.activation.Softmax")
+    assert "Conv2d" in error.advice
+    assert str(error) == f"1.1: torch.nn.modules.activation.Softmax is not supported. {error.advice}"
+
+
+UNSUPPORTED: dict[str, Callable[[Any, Any], Any]] = {
+    "function gelu": lambda m, x: F.gelu(m.layer(x)),
+    "method mean": lambda m, x: x.mean(1),
+    "function mul": lambda m, x: 0.5 * m.layer(x),
+    "function sub": lambda m, x: m.layer(x) - x,
+    "function getitem": lambda m, x: x[:, :2],
+    "function cat": lambda m, x: torch.cat([x, m.layer(x)], 1),
+    "function getattr": lambda m, x: m.layer(x).T,
+    "function max": lambda m, x: torch.max(x, 1)[0],
+    "method detach": lambda m, x: m.layer(x.detach()),
+    "method requires_grad_": lambda m, x: x.requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_unsupported_functions_are_named(kind: str) -> None:
+    with pytest.raises(UnsupportedLayerError) as caught:
+        trace(small(UNSUPPORTED[kind]), (4,))
+    assert (caught.value.path, caught.value.kind) == (f"forward ({kind})", kind)
+
+
+ODD_USES: dict[str, Callable[[Any, Any], Any]] = {
+    "a constant added": lambda m, x: m.layer(x) + 1.0,
+    "a constant added from the left": lambda m, x: 1.0 + m.layer(x),
+    "a parameter added": lambda m, x: m.layer(x) + m.layer.bias,
+    "a scaled sum": lambda m, x: torch.add(x, m.layer(x), alpha=2),
+    "a broadcast sum": lambda m, x: m.layer(x).view(-1, 4, 1) + x.view(-1, 1, 4),
+    "weights from the input": lambda m, x: F.linear(m.layer.weight, x),
+    "padding with ones": lambda m, x: F.pad(x, (1, 1), value=1.0),
+    "an unknown keyword": lambda m, x: torch.relu(input=x),
+    "a view of another type": lambda m, x: x.view(torch.int64),
+}
+
+
+@pytest.mark.parametrize("use", ODD_USES)
+def test_supported_operations_in_unsupported_ways_are_refused(use: str) -> None:
+    with pytest.raises(UnsupportedLayerError, match="forward"):
+        trace(small(ODD_USES[use]), (4,))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"),
+            "0: .*padding_mode='reflect'.*Use padding_mode='zeros'",
+        ),
+        (nn.AvgPool2d(2, ceil_mode=True), "0: .*ceil_mode"),
+        (nn.AdaptiveAvgPool2d(3), "0: .*divides the input size"),
+        (nn.ReflectionPad2d(1), "0: .*ReflectionPad2d"),
+        (nn.MaxPool2d(2), "0: .*MaxPool2d"),
+        (nn.ConvTranspose2d(2, 2, 2), "0: .*ConvTranspose2d"),
+        (nn.PReLU(), "0: .*PReLU"),
+        (nn.GroupNorm(1, 2), "0: .*GroupNorm"),
+        (nn.BatchNorm3d(2), "0: "),
+    ],
+)
+def test_variants_outside_the_table_are_refused(layer: nn.Module, message: str) -> None:
+    error = InvalidNetworkError if isinstance(layer, nn.BatchNorm3d) else UnsupportedLayerError
+    with pytest.raises(error, match=message):
+        trace(nn.Sequential(layer).eval(), (2, 5, 5))
+
+
+TRAIN_MODE: dict[str, Callable[[], nn.Module]] = {
+    "0: batch norm": lambda: nn.Sequential(nn.BatchNorm1d(4)).train(),
+    "0: batch norm that": lambda: nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)).eval(),
+    "0: dropout": lambda: nn.Sequential(nn.Dropout(0.5)).train(),
+    "function dropout": lambda: Forward(lambda m, x: F.dropout(x)).eval(),  # training=True by default
+    "function dropout2d": lambda: Forward(lambda m, x: F.dropout2d(x.view(-1, 4, 1, 1), 0.5, m.training)).train(),
+    "function batch_norm": lambda: Forward(lambda m, x: F.batch_norm(x, None, None, training=True)).eval(),
+}
+
+
+@pytest.mark.parametrize("message", TRAIN_MODE)
+def test_behaviour_of_train_mode_is_refused(message: str) -> None:
+    with pytest.raises(InvalidNetworkError, match=message):
+        trace(TRAIN_MODE[message](), (4,))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+def test_weights_that_are_not_finite_are_refused_by_path(name: str, value: float) -> None:
+    model = with_weights(nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.ReLU()), 0)
+    with torch.no_grad():
+        getattr(model[0][1], name)[1] = value
+    with pytest.raises(InvalidNetworkError, match=r"^0\.1: 1 of 3 entries of its .*NaN or infinite"):
+        trace(model, (3,))
+
+
+def test_negative_variances_are_refused() -> None:
+    model = with_weights(nn.Sequential(nn.BatchNorm1d(3)), 0)
+    model[0].running_var[0] = -1.0
+    with pytest.raises(InvalidNetworkError):
+        trace(model, (3,))
+
+
+@pytest.mark.parametrize("shape", [(0,), (4, 0), (), (-4,), (4.0,), ("4",), (True,), 4, None, (None,)])
+def test_input_shapes_hold_positive_integers(shape: Any) -> None:
+    with pytest.raises(InvalidNetworkError, match="input_shape"):
+        trace(nn.Linear(4, 2), shape)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 1), (1, 2, 5, 5), (5, 5), (3, 5, 5)])
+def test_input_shapes_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(48, 2))
+    with pytest.raises(InvalidNetworkError, match="without the batch axis"):
+        trace(model, shape)
+
+
+def test_a_probe_batch_is_not_taken_for_channels() -> None:
+    with pytest.raises(InvalidNetworkError, match="without the batch axis"):
+        trace(nn.Conv2d(3, 2, 2), (5, 5))  # torch takes three images of 5x5 for one of three channels
+
+
+def test_layers_without_entries_are_refused() -> None:
+    with pytest.raises(InvalidNetworkError, match="no entries"):
+        trace(nn.Sequential(nn.Conv2d(1, 1, 2), nn.ZeroPad2d((-1, 0, 0, 0))), (1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: (m.layer(x), x),
+        lambda m, x: {"logits": m.layer(x)},
+        lambda m, x: None,
+        lambda m, x: 1.0,
+        lambda m, x: m.layer.bias,
+        lambda m, x: torch.ones(3, 4),
+    ],
+)
+def test_outputs_must_be_one_tensor_that_depends_on_the_input(call: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(InvalidNetworkError):
+        trace(small(call), (4,))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: x.view(-1, 2),
+        lambda m, x: x.flatten(0),
+        lambda m, x: x.flatten(),
+        lambda m, x: x.reshape(1, -1),
+        lambda m, x: torch.reshape(x, (2, 6)),
+        lambda m, x: x.reshape(4, 3).reshape(3, 4),
+    ],
+)
+def test_reshaping_that_mixes_samples_is_refused(call: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(InvalidNetworkError, match="mixes the batch axis"):
+        trace(small(call), (4,))
+
+
+def test_only_modules_are_networks() -> None:
+    with pytest.raises(InvalidNetworkError, match="Module"):
+        trace(torch.relu, (4,))  # type: ignore[arg-type]
+
+
+def test_outputs_that_overflow_are_refused() -> None:
+    model = with_weights(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1e300)
+    with pytest.raises(InvalidNetworkError, match="not finite"):
+        trace(model, (4,))

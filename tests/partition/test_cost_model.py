@@ -1,0 +1,136 @@
+"""The cost model is measured once, stored whole or not at all, and never stands in the way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from lipguard.partition import cost
+from lipguard.partition.cost import CACHE_VARIABLE, CostModel, cost_model
+
+
+@pytest.fixture
+def measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """Every size that is measured; a cube root of three parts in a thousand million seconds."""
+    found: list[int] = []
+
+    def measure(n: int) -> float:
+        found.append(n)
+        return 3e-9 * n**2.5
+
+    monkeypatch.setattr(cost, "_eigendecomposition_seconds", measure)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return found
+
+
+def stored(tmp_path: Path) -> Path:
+    (path,) = (tmp_path / "cache").iterdir()  # nothing else is left there
+    return path
+
+
+def test_the_model_is_fitted_to_what_is_measured(measurements: list[int]) -> None:
+    model = cost_model()
+    assert len(measurements) == 2
+    assert model.exponent == pytest.approx(2.5)
+    assert model.coefficient == pytest.approx(3e-9)
+
+
+def test_it_is_stored_in_the_folder_of_the_environment_and_read_back(measurements: list[int], tmp_path: Path) -> None:
+    first = cost_model()
+    assert json.loads(stored(tmp_path).read_text()) == {"coefficient": first.coefficient, "exponent": first.exponent}
+    measurements.clear()
+    assert cost_model() == first
+    assert not measurements
+
+
+def test_a_path_of_ones_own_is_used_instead(measurements: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere" / "cost.json"
+    first = cost_model(path)
+    measurements.clear()
+    assert cost_model(path) == first
+    assert not measurements
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_user_cache_is_the_default(
+    measurements: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    cost_model()
+    assert len(list((tmp_path / "xdg" / "lipguard").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"coefficient": "x", "exponent": 2}', b"null",
+        b'{"coefficient": -1, "exponent": 2}', b'{"coefficient": 1, "exponent": 99}',
+        b'{"coefficient": NaN, "exponent": 2}', b'{"coefficient": Infinity, "exponent": 2}',
+    ],
+)  # fmt: skip
+def test_a_corrupt_file_is_measured_again_with_a_warning(
+    content: bytes, measurements: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = cost_model()
+    stored(tmp_path).write_bytes(content)
+    measurements.clear()
+    with caplog.at_level(logging.WARNING):
+        assert cost_model() == good
+    assert measurements
+    assert "measuring again" in caplog.text
+    assert str(stored(tmp_path)) in caplog.text
+    measurements.clear()
+    assert cost_model() == good  # it was replaced
+    assert not measurements
+
+
+def test_a_folder_that_cannot_be_written_does_not_fail(
+    measurements: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        model = cost_model()
+    assert model.exponent == pytest.approx(2.5)
+    assert "cannot be stored" in caplog.text
+
+
+def test_a_failed_write_leaves_the_old_file_whole(
+    measurements: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "cost.json"
+    path.write_text("{}")
+
+    def fail(source: str, target: str) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert cost_model(path).exponent == pytest.approx(2.5)
+    assert path.read_text() == "{}"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_seconds_grow_with_the_size_and_stop_at_the_iterations() -> None:
+    model = CostModel(1e-6, 2.0)
+    assert model.seconds(100, 50) == pytest.approx(1e-6 * 100**2 * 50)
+    assert model.seconds(200, 50) == pytest.approx(4 * model.seconds(100, 50))
+    assert model.seconds(100, 10**9) == model.seconds(100, 10**6)
+
+
+@pytest.mark.parametrize(("seconds", "exponent"), [((1e-3, 1e-3), 1.5), ((1e-6, 1.0), 3.5)])
+def test_odd_measurements_are_kept_in_bounds(
+    seconds: tuple[float, float], exponent: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    times = iter(seconds)
+    monkeypatch.setattr(cost, "_eigendecomposition_seconds", lambda n: next(times))
+    assert cost_model(tmp_path / "cost.json").exponent == exponent
+
+
+def test_a_real_measurement_is_plausible(tmp_path: Path) -> None:
+    model = cost_model(tmp_path / "cost.json")
+    assert 1e-7 < model.seconds(100, 1) < 10
