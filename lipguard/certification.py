@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,10 @@ from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import lower_bound
+from lipguard.solvers import power
 from lipguard.solvers.conic import Proposal, SolverOptions
 from lipguard.solvers.parallel import Job, solve_all
+from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.problem import Problem
 from lipguard.solvers.repair import repaired
 
@@ -153,6 +155,20 @@ class _BlockRun:
             for j, (part, freed) in enumerate(zip(self.parts, self.freed, strict=True))
         ]
 
+    def iterate(self, config: DCPConfig, deadline: float | None, done: Callable[[], object]) -> Iterator[Proposal]:
+        """Proposals of the power iteration, which needs the parts themselves, and no matrix."""
+        states = self.warm.solver_state if self.warm is not None else {}
+        for j, part in enumerate(self.parts):
+            left = None if deadline is None else deadline - time.monotonic()
+            options = PowerOptions(
+                tolerance=config.tolerance * 1e-3,
+                max_iterations=config.max_iterations,
+                seed=config.seed,
+                max_seconds=left,
+            )
+            yield power.propose(part, options, states.get(self._key(j)))
+            done()
+
     def prove(self, product: float, merge: str) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
         self.proved = ProvedBlock(product, product)
@@ -233,11 +249,14 @@ def _propose(blocks: Sequence[_BlockRun], config: DCPConfig, deadline: float | N
     from tqdm import tqdm  # comes with Lightning; not needed to verify
 
     owners = [run for run in blocks for _ in run.parts]
-    options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
     with tqdm(total=len(owners), desc="LMIs", unit="solve", disable=not progress or not owners, leave=False) as bar:
         began = time.monotonic()
-        jobs = [job for run in blocks for job in run.jobs()]
-        proposals = solve_all(jobs, options, config.workers, deadline, bar.update)
+        if config.solver == "power":
+            proposals = [proposal for run in blocks for proposal in run.iterate(config, deadline, bar.update)]
+        else:
+            options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
+            jobs = [job for run in blocks for job in run.jobs()]
+            proposals = solve_all(jobs, options, config.workers, deadline, bar.update)
     for run, proposal in zip(owners, proposals, strict=True):
         run.proposals.append(proposal)
         run.seconds += (time.monotonic() - began) / len(owners)

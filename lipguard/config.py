@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lipguard.errors import ConfigError
 
 PARTITIONS = ("auto", "none", "cuts", "tiles")
-SOLVERS = ("scs", "clarabel")
+SOLVERS = ("scs", "clarabel", "power")
 MERGES = ("form", "coverage", "sum")
 PROOFS = ("auto", "dense")
 
@@ -22,13 +22,15 @@ class DCPConfig:
     Args:
         partition: ``"auto"`` lets the dynamic search choose cuts and tiles; ``"none"`` puts the whole network into
             one LMI; ``"cuts"`` allows layer-wise cuts only; ``"tiles"`` tiles every convolutional subnetwork.
-        solver: who proposes the multipliers, ``"scs"`` or ``"clarabel"``. A solver can only make a bound loose.
+        solver: who proposes the multipliers: ``"scs"``, ``"clarabel"``, or ``"power"``, a power iteration on the
+            network itself that needs no matrix (blocks are then as large as a proof can be). A solver can only make a
+            bound loose.
         merge: how tiles are put together: ``"form"`` (the sum of the sensitivity forms), ``"coverage"`` (the largest
             sum over the tiles that read one input entry) or ``"sum"`` (the sum over all tiles, as published).
         proof: how the bound is proved, ``"dense"`` (shifted Cholesky) or ``"auto"``.
         max_block_size: ``N_max``, the largest LMI, in rows, that one solve may have. None takes 300 (100 for
-            Clarabel), or as many more (up to 1,000; 150) as the smallest block of the network needs; where that is not
-            enough, norms are multiplied.
+            Clarabel; 2,048 for the power iteration), or as many more (up to 1,000; 150; 4,096) as the smallest block of
+            the network needs; where that is not enough, norms are multiplied.
         partition_factors: tiles per axis (rows, columns) of every tiled subnetwork, or None to search for them.
         max_seconds: time budget; what is not solved at the deadline falls back to a looser, verified bound.
         tolerance: relative accuracy asked of the solver.

@@ -25,7 +25,7 @@ _HALO_LOSS = 0.65
 _LONGEST_AXIS_SEARCH = 24
 # N_max where none is given: the usual one, and the most that a network's smallest block may ask for. Clarabel's
 # interior point method factors a matrix with a row for every entry of the LMI.
-_BLOCK_SIZES = {"scs": (300, 1000), "clarabel": (100, 150)}
+_BLOCK_SIZES = {"scs": (300, 1000), "clarabel": (100, 150), "power": (2048, 4096)}
 _WEIGHTS = (Conv2d, Linear, Scale)
 
 
@@ -179,7 +179,8 @@ class _Search:
         return rows <= self.limit
 
     def _seconds(self, rows: int) -> float:
-        return self.cost.seconds(rows, self.config.max_iterations)
+        # The power iteration decomposes nothing; its multipliers are tried by a few factorisations.
+        return self.cost.seconds(rows, 1 if self.config.solver == "power" else self.config.max_iterations)
 
     def _tile_sizes(self, own: Network) -> list[tuple[int, int]]:
         """Sizes for every pair of partition factors, the larger ones first, as long as one of their size may fit."""

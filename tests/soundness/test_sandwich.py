@@ -20,6 +20,8 @@ CONFIGS = [
     DCPConfig(partition="tiles", merge="sum"),
     DCPConfig(partition="tiles", merge="coverage", partition_factors=(2, 2)),
     DCPConfig(partition="tiles", merge="form", partition_factors=(2, 3)),
+    DCPConfig(solver="power"),
+    DCPConfig(solver="power", partition="tiles", partition_factors=(3, 2)),
 ]
 
 
@@ -43,14 +45,14 @@ def assert_sandwich(model: nn.Module, sample: Sample, config: DCPConfig) -> lipg
     return report
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.partition}-{c.merge}")
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.solver}-{c.partition}-{c.merge}")
 @given(sample=networks())
 @settings(max_examples=20)
 def test_random_networks_of_every_kind(sample: Sample, config: DCPConfig) -> None:
     assert_sandwich(sample.model, sample, config)
 
 
-@pytest.mark.parametrize("config", CONFIGS[2:], ids=lambda c: f"{c.partition}-{c.merge}")
+@pytest.mark.parametrize("config", CONFIGS[2:], ids=lambda c: f"{c.solver}-{c.partition}-{c.merge}")
 @given(sample=convolutional(largest=6, depth=5))
 @settings(max_examples=20)
 def test_random_convolutional_networks_in_tiles(sample: Sample, config: DCPConfig) -> None:
@@ -58,7 +60,7 @@ def test_random_convolutional_networks_in_tiles(sample: Sample, config: DCPConfi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.partition}-{c.merge}")
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.solver}-{c.partition}-{c.merge}")
 @given(sample=networks(largest=7) | convolutional(largest=8, depth=6))
 @settings(max_examples=400)
 def test_many_random_networks(sample: Sample, config: DCPConfig) -> None:

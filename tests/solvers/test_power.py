@@ -1,0 +1,137 @@
+"""The power iteration meets the optimum of the semidefinite program that a conic solver finds."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.networks import Residual, with_weights
+from torch import nn
+
+import lipguard
+from lipguard import DCPConfig
+from lipguard.certificate.blocks import form_norm
+from lipguard.certificate.norms import node_norms, product_bounds
+from lipguard.network.graph import Network
+from lipguard.network.linearised import FreedNetwork
+from lipguard.network.trace import trace
+from lipguard.solvers.conic import SolverOptions, solve
+from lipguard.solvers.power import PowerOptions, propose
+from lipguard.solvers.problem import Problem
+from lipguard.solvers.repair import repaired
+
+PEERS = Path(os.environ.get("LIPGUARD_PEERS", Path(__file__).parents[3] / "shared" / "peers"))
+
+
+def dense(activation: nn.Module, seed: int = 0) -> Network:
+    model = nn.Sequential(nn.Linear(4, 7), activation, nn.Linear(7, 5), activation, nn.Linear(5, 3))
+    return trace(with_weights(model, seed), (4,))
+
+
+def residual(activation: nn.Module) -> Network:
+    body = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 4))
+    return trace(with_weights(nn.Sequential(Residual(body, nn.Identity()), activation, nn.Linear(4, 2)), 0), (4,))
+
+
+def convolutional(activation: nn.Module) -> Network:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), activation, nn.AvgPool2d(2), nn.Conv2d(2, 2, 2, stride=2),
+        activation, nn.Flatten(), nn.Linear(2, 3),
+    )  # fmt: skip
+    return trace(with_weights(model, 0), (1, 5, 4))
+
+
+def optimum(network: Network) -> float:
+    freed = FreedNetwork.assemble(network)
+    problem = Problem.build(network, freed, product_bounds(network, node_norms(network)))
+    return solve(problem, SolverOptions("clarabel", 1e-6, 200)).value
+
+
+ACTIVATIONS = [nn.ReLU(), nn.LeakyReLU(0.2), nn.LeakyReLU(-0.5), nn.Sigmoid(), nn.ELU(2.0)]
+
+
+@pytest.mark.parametrize("build", [dense, residual, convolutional])
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_value_and_multipliers_meet_the_optimum(build: object, activation: nn.Module) -> None:
+    network = build(activation)  # type: ignore[operator]
+    best = optimum(network)
+    proposal = propose(network, PowerOptions(widening=1e-5, tolerance=1e-9, max_iterations=5000))
+    assert proposal.value == pytest.approx(best, rel=1e-3)
+    freed = FreedNetwork.assemble(network)
+    assert proposal.multipliers is not None
+    layers = [network.nodes[i].size for i in network.activations]
+    multipliers = repaired(proposal.multipliers, layers, lambda t: form_norm(freed, t))  # neurons that nothing reads
+    assert multipliers is not None
+    bound = form_norm(freed, multipliers) ** 0.5
+    assert best * (1 - 1e-6) <= bound <= best * (1 + 2e-3)
+
+
+@pytest.mark.parametrize("merge", ["form", "coverage", "sum"])
+def test_tiles_and_blocks_are_proposed_alike(merge: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(32, 4)).eval()
+    settings = {"partition": "tiles", "partition_factors": (2, 2), "merge": merge}
+    scs, power = (lipguard.certify(model, (1, 8, 8), DCPConfig(solver=name, **settings)) for name in ("scs", "power"))
+    tiles = [next(row for row in report.details() if row["tiles"] == 4) for report in (scs, power)]
+    assert tiles[1]["sum"] == pytest.approx(tiles[0]["sum"], rel=1e-2)
+    assert lipguard.verify(power.certificate, model) == power.bound
+
+
+def test_a_warm_start_saves_steps_and_comes_to_the_same_value() -> None:
+    network = dense(nn.ReLU())
+    cold = propose(network, PowerOptions())
+    warm = propose(network, PowerOptions(), cold.state)
+    assert warm.iterations < cold.iterations
+    assert warm.value == pytest.approx(cold.value, rel=1e-5)
+    odd = {name: array[:, :1] for name, array in cold.state.items()}
+    assert propose(network, PowerOptions(), odd).value == cold.value
+
+
+def test_the_same_seed_gives_the_same_multipliers_and_leaves_the_global_state_alone() -> None:
+    network = dense(nn.Tanh())
+    before = torch.get_rng_state()
+    one, other = (propose(network, PowerOptions(seed=3)) for _ in range(2))
+    assert np.array_equal(one.multipliers, other.multipliers)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_time_and_steps_are_limits() -> None:
+    network = dense(nn.ReLU())
+    assert propose(network, PowerOptions(max_seconds=-1.0)).multipliers is None
+    assert propose(network, PowerOptions(max_iterations=2)).status == "inaccurate (iterations used up)"
+    began = time.monotonic()
+    proposal = propose(network, PowerOptions(tolerance=0.0, max_iterations=10**9, max_seconds=0.2))
+    assert time.monotonic() - began < 5
+    assert proposal.status == "inaccurate (no time left)"
+    assert proposal.multipliers is not None
+
+
+@pytest.mark.parametrize("dead", [0, 2, 4])
+def test_degenerate_networks_end_with_finite_multipliers(dead: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        model[dead].weight[0] = 0
+        model[2].weight[1] = model[2].weight[2]
+    report = lipguard.certify(model, (3,), DCPConfig(solver="power"))
+    assert 0 < report.lower_bound <= report.bound <= report.product_bound
+    with torch.no_grad():
+        model[dead].weight.zero_()
+    assert lipguard.certify(model, (3,), DCPConfig(solver="power")).bound == 0
+
+
+@pytest.mark.skipif(not (PEERS / "load.py").exists(), reason=f"no networks of peers in {PEERS} (LIPGUARD_PEERS)")
+@pytest.mark.parametrize(("family", "best"), [("fnn2", 5.1097), ("fnn3", 9.7286), ("cnn2", 7.2755), ("cnn3", 17.87)])
+def test_networks_of_others_are_certified_within_a_thousandth_of_their_known_optimum(family: str, best: float) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("peers", PEERS / "load.py")
+    assert spec is not None
+    assert spec.loader is not None
+    peers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peers)
+    model, shape = peers.digits(family, 0)
+    report = lipguard.certify(model, shape, DCPConfig(solver="power"))
+    assert best - 1e-4 <= report.bound <= best * 1.001
+    assert lipguard.verify(report.certificate, model) == report.bound
