@@ -100,7 +100,7 @@ def _certify(
     if optimise:
         _propose(blocks, config, deadline, progress)
     for run in blocks:
-        run.prove(block_product(network, norms, run.block), config.merge)
+        run.prove(block_product(network, norms, run.block), config.merge, config.tolerance)
     return _report(network, config, plan, norms, blocks, data, start, optimise)
 
 
@@ -169,13 +169,13 @@ class _BlockRun:
             yield power.propose(part, options, states.get(self._key(j)))
             done()
 
-    def prove(self, product: float, merge: str) -> None:
+    def prove(self, product: float, merge: str, tolerance: float) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
         self.proved = ProvedBlock(product, product)
         if not self.parts or product == 0:
             return
         began = time.monotonic()
-        chosen = [self._chosen(j) for j in range(len(self.parts))]
+        chosen = [self._chosen(j, tolerance) for j in range(len(self.parts))]
         multipliers = [t for t in chosen if t is not None]
         failed = [proposal.status for proposal in self.proposals if proposal.multipliers is None]
         self.status = "; ".join(dict.fromkeys(failed or [p.status for p in self.proposals])) or "not solved"
@@ -190,21 +190,25 @@ class _BlockRun:
                 self.status += "; no proof"
         self.seconds += time.monotonic() - began
 
-    def _chosen(self, j: int) -> Array | None:
-        """The better of the proposed and the last multipliers of part j, made feasible."""
-        candidates = [p.multipliers for p in self.proposals[j : j + 1] if p.multipliers is not None]
-        if self.warm is not None and self._has_warm_multipliers(self.warm):
-            candidates.append(self.warm.certificate.multipliers[self.index][j])
+    def _chosen(self, j: int, tolerance: float) -> Array | None:
+        """The proposed multipliers of part j, or the last ones where those are better, made feasible."""
         layers = [self.parts[j].nodes[i].size for i in self.parts[j].activations]
-        feasible = [repaired(t, layers, lambda t: form_norm(self.freed[j], t)) for t in candidates]
-        norms = [(form_norm(self.freed[j], t), t) for t in feasible if t is not None]
-        if not norms:
+        proposal = self.proposals[j] if j < len(self.proposals) else None
+        value = proposal.value if proposal is not None and proposal.value > 0 else 0.0
+        enough = value * value * (1 + tolerance) ** 2
+        best: tuple[Array, float] | None = None
+        if proposal is not None and proposal.multipliers is not None:
+            best = repaired(proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough)
+        if self.warm is not None and (best is None or best[1] > enough) and self._has_warm_multipliers(self.warm):
+            last = self.warm.certificate.multipliers[self.index][j]
+            other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough)
+            best = min((found for found in (best, other) if found is not None), key=lambda f: f[1], default=None)
+        if best is None:
             return None
-        norm, best = min(norms, key=lambda entry: entry[0])
-        if j < len(self.proposals) and self.proposals[j].value > 0:
-            gap = math.sqrt(norm) / self.proposals[j].value - 1
+        if value > 0:
+            gap = math.sqrt(best[1]) / value - 1
             self.gap = gap if math.isnan(self.gap) else max(self.gap, gap)
-        return best
+        return best[0]
 
     def _has_warm_multipliers(self, warm: WarmStart) -> bool:
         if not warm.certificate.multipliers[self.index]:
