@@ -19,7 +19,7 @@ from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.rounding import up
-from lipguard.certificate.verify import ProvedBlock, block_product, checked_multipliers, total_bound
+from lipguard.certificate.verify import ProvedBlock, block_norms, block_product, checked_multipliers, total_bound
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
@@ -98,7 +98,7 @@ def _certify(
     deadline = None if config.max_seconds is None else start + config.max_seconds
     blocks = [_BlockRun(network, block, i, warm) for i, block in enumerate(plan.blocks)]
     if optimise:
-        _propose(blocks, config, deadline, progress)
+        _propose(blocks, config, norms, deadline, progress)
     for run in blocks:
         run.prove(block_product(network, norms, run.block), config.merge, config.tolerance)
     return _report(network, config, plan, norms, blocks, data, start, optimise)
@@ -147,17 +147,23 @@ class _BlockRun:
         self.status = ""
         self.seconds = 0.0
 
-    def jobs(self) -> list[Job]:
-        states = self.warm.solver_state if self.warm is not None else {}
+    def jobs(self, norms: Sequence[float]) -> list[Job]:
+        """What a conic solver is asked; `norms` are those of the whole network's nodes."""
         share = self.block.seconds / max(len(self.parts), 1)
-        return [
-            Job(Problem.build(part, freed, product_bounds(part, node_norms(part))), states.get(self._key(j), {}), share)
-            for j, (part, freed) in enumerate(zip(self.parts, self.freed, strict=True))
-        ]
+        found = []
+        for j, (part, freed) in enumerate(zip(self.parts, self.freed, strict=True)):
+            known = block_norms(norms, self.block) if self.block.kind == "whole" else node_norms(part)
+            problem = Problem.build(part, freed, product_bounds(part, known))
+            found.append(Job(problem, self._earlier.get(self._key(j), {}), share))
+        return found
+
+    @property
+    def _earlier(self) -> Mapping[str, Mapping[str, Array]]:
+        """What the solver left last time, by part."""
+        return self.warm.solver_state if self.warm is not None else {}
 
     def iterate(self, config: DCPConfig, deadline: float | None, done: Callable[[], object]) -> Iterator[Proposal]:
         """Proposals of the power iteration, which needs the parts themselves, and no matrix."""
-        states = self.warm.solver_state if self.warm is not None else {}
         for j, part in enumerate(self.parts):
             left = None if deadline is None else deadline - time.monotonic()
             options = PowerOptions(
@@ -166,7 +172,7 @@ class _BlockRun:
                 seed=config.seed,
                 max_seconds=left,
             )
-            yield power.propose(part, options, states.get(self._key(j)))
+            yield power.propose(part, options, self._earlier.get(self._key(j)))
             done()
 
     def prove(self, product: float, merge: str, tolerance: float) -> None:
@@ -225,19 +231,15 @@ class _BlockRun:
 
     def solver_state(self) -> dict[str, Mapping[str, Array]]:
         """What the next solve of each part starts from: this one's end, or where there was none, the one before's."""
-        earlier = self.warm.solver_state if self.warm is not None else {}
         keys = [self._key(j) for j in range(len(self.parts))]
-        kept = {key: earlier[key] for key in keys if key in earlier}
+        kept = {key: self._earlier[key] for key in keys if key in self._earlier}
         return kept | {key: p.state for key, p in zip(keys, self.proposals, strict=False) if p.state}
 
     def row(self) -> dict[str, Any]:
-        method = {"norm": "product of norms", "whole": "one LMI"}.get(self.block.kind) or "tiles {}x{}".format(
-            *self.block.tile or ()
-        )
         return {
             "block": self.index,
             "layers": " .. ".join(dict.fromkeys(self.block.layers)),
-            "method": method,
+            "method": self.block.method,
             "rows": ", ".join(map(str, self.block.variables)) or None,
             "tiles": self.block.tiles or None,
             "product": self.proved.product,
@@ -249,7 +251,9 @@ class _BlockRun:
         }
 
 
-def _propose(blocks: Sequence[_BlockRun], config: DCPConfig, deadline: float | None, progress: bool) -> None:
+def _propose(
+    blocks: Sequence[_BlockRun], config: DCPConfig, norms: Sequence[float], deadline: float | None, progress: bool
+) -> None:
     from tqdm import tqdm  # comes with Lightning; not needed to verify
 
     owners = [run for run in blocks for _ in run.parts]
@@ -259,7 +263,7 @@ def _propose(blocks: Sequence[_BlockRun], config: DCPConfig, deadline: float | N
             proposals = [proposal for run in blocks for proposal in run.iterate(config, deadline, bar.update)]
         else:
             options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
-            jobs = [job for run in blocks for job in run.jobs()]
+            jobs = [job for run in blocks for job in run.jobs(norms)]
             proposals = solve_all(jobs, options, config.workers, deadline, bar.update)
     for run, proposal in zip(owners, proposals, strict=True):
         run.proposals.append(proposal)

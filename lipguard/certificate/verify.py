@@ -91,9 +91,14 @@ def verify_certificate(certificate: Certificate, network: Network) -> float:
     return certificate.bound
 
 
+def block_norms(norms: Sequence[float], block: Block) -> list[float]:
+    """The norms of the block's own nodes, its input included, from those of the network's."""
+    return [1.0, *norms[block.start + 1 : block.stop + 1]]
+
+
 def block_product(network: Network, norms: Sequence[float], block: Block) -> float:
     """The product bound of one block, from the norms of the network's nodes."""
-    return product_bounds(block.network(network), [1.0, *norms[block.start + 1 : block.stop + 1]])[-1]
+    return product_bounds(block.network(network), block_norms(norms, block))[-1]
 
 
 def _verified_block(certificate: Certificate, network: Network, norms: Sequence[float], i: int) -> ProvedBlock:

@@ -43,6 +43,13 @@ class Block:
     ratio: float = 1.0
     seconds: float = 0.0
 
+    @property
+    def method(self) -> str:
+        """How the block is bounded, in words."""
+        if self.kind == "tiles" and self.tile is not None:
+            return f"tiles {self.tile[0]}x{self.tile[1]}"
+        return {"norm": "product of norms", "whole": "one LMI"}[self.kind]
+
     def network(self, network: Network) -> Network:
         """The block as a network of its own."""
         return network.subnetwork(self.start, self.stop)
@@ -137,7 +144,7 @@ class PartitionPlan:
         header = ("block", "layers", "method", "LMI rows", "solves", "tiles", "predicted ratio", "predicted s")
         rows = [
             (
-                str(i), " .. ".join(dict.fromkeys(block.layers)), _method(block),
+                str(i), " .. ".join(dict.fromkeys(block.layers)), block.method,
                 ", ".join(map(str, block.variables)) or "-", str(len(block.variables)), str(block.tiles or "-"),
                 f"{block.ratio:.3f}", f"{block.seconds:.1f}",
             )
@@ -162,12 +169,6 @@ def _fits(block: Block, network: Network) -> bool:
     return block.tile is not None and min(block.tile) > 0 and is_tileable(own) and all(
         side <= size for side, size in zip(block.tile, own.output_shape[1:], strict=True)
     )  # fmt: skip
-
-
-def _method(block: Block) -> str:
-    if block.kind == "tiles" and block.tile is not None:
-        return f"tiles {block.tile[0]}x{block.tile[1]}"
-    return {"norm": "product of norms", "whole": "one LMI"}[block.kind]
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -197,6 +197,12 @@ class Tiling:
                 shapes.append(TileShape((r.size, c.size), boxes, origins, variables, compressed))
         return tuple(shapes)
 
+    @cached_property
+    def _input_strides(self) -> tuple[int, ...]:
+        """How far the input patch moves, per axis, when the tile moves by one."""
+        strides = [_strides(self.network, axis) for axis in (_ROWS, _COLUMNS)]
+        return tuple(own[0] for own in strides if own is not None)
+
     @property
     def count(self) -> int:
         """Number of tiles."""
@@ -246,10 +252,8 @@ class Tiling:
         channels, *grid = self.network.input_shape
         local, absolute = [], []
         for axis in (_ROWS, _COLUMNS):
-            strides = _strides(self.network, axis)
-            assert strides is not None
             low, high = shape.boxes[0][axis]
-            positions = np.arange(low, high) + origin[axis] * strides[0]
+            positions = np.arange(low, high) + origin[axis] * self._input_strides[axis]
             inside = (positions >= 0) & (positions < grid[axis])
             local.append(np.flatnonzero(inside))
             absolute.append(positions[inside])
@@ -277,8 +281,9 @@ def lmi_sizes(network: Network, sizes: Sequence[int]) -> tuple[int, int]:
 def proof_size(network: Network) -> int:
     """Rows of the matrix that proves an LMI: the input drops out where it reaches ReLU-like activations only."""
     neurons = sum(network.nodes[i].size for i in network.activations)
-    readers = [network.nodes[i].layer for i in reaches_without_activation(network, [0])]
-    apart = len(network.nodes) - 1 not in reaches_without_activation(network, [0]) and all(
+    direct = reaches_without_activation(network, [0])
+    readers = [network.nodes[i].layer for i in direct]
+    apart = len(network.nodes) - 1 not in direct and all(
         layer.alpha * layer.beta == 0 for layer in readers if isinstance(layer, Activation)
     )
     return neurons if apart else neurons + network.nodes[0].size

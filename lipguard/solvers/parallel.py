@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
 import os
@@ -65,21 +66,13 @@ def _workers(asked: int | None, jobs: Sequence[Job]) -> int:
     return max(1, min(asked, len(jobs)))
 
 
-def _remaining(options: SolverOptions, deadline: float | None) -> SolverOptions:
-    if deadline is None:
-        return options
-    return SolverOptions(options.solver, options.tolerance, options.max_iterations, deadline - time.monotonic())
-
-
 def _late() -> Proposal:
     return Proposal(None, float("nan"), "failed (no time left)")
 
 
 def _serial(jobs: Sequence[Job], options: SolverOptions, deadline: float | None) -> Iterator[tuple[int, Proposal]]:
     for i, job in enumerate(jobs):
-        limited = _remaining(options, deadline)
-        late = limited.max_seconds is not None and limited.max_seconds <= 0
-        yield i, _late() if late else solve(job.problem, limited, job.state)
+        yield i, _solve_before(job.problem, options, job.state, _wall(deadline))
 
 
 def _processes(
@@ -120,4 +113,4 @@ def _solve_before(
     if wall is None:
         return solve(problem, options, state)
     left = wall - time.time()
-    return _late() if left <= 0 else solve(problem, _remaining(options, time.monotonic() + left), state)
+    return _late() if left <= 0 else solve(problem, dataclasses.replace(options, max_seconds=left), state)
