@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,32 +16,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipguard.certificate.blocks import form_norm, prove_block
+from lipguard.certificate.blocks import WholeClaim, form_norm, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import up
-from lipguard.certificate.verify import ProvedBlock, block_norms, block_product, checked_multipliers, total_bound
+from lipguard.certificate.rounding import sqrt_up, up
+from lipguard.certificate.verify import (
+    ProvedBlock,
+    block_norms,
+    block_product,
+    checked_multipliers,
+    share_of_probability,
+    total_bound,
+    weakest_proof,
+)
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
+from lipguard.partition.proofs import LARGEST_MATRIX, has_cholmod
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import lower_bound
 from lipguard.solvers import power
-from lipguard.solvers.conic import Proposal, SolverOptions
-from lipguard.solvers.parallel import Job, solve_all
 from lipguard.solvers.power import PowerOptions
-from lipguard.solvers.problem import Problem
-from lipguard.solvers.repair import repaired
+from lipguard.solvers.problem import Job, Problem, Proposal
+from lipguard.solvers.repair import enlarged, repaired
 
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 # The claim is this much above what was proved here, so that another machine's rounding proves it too.
 _HEADROOM = 1e-9
+_SMALLEST_RHO = 1e-290  # of a block that is constant
+_MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
+_ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
+_REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
+_LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
+# Margins that are tried, in units of the tolerance (see `enlarged`): the price in the bound is half of them per layer.
+_FIRST_STEP = {"sparse": 0.02, "randomised": 1.0}
+_FIRST_DEAR_STEP = 1.0
 
 
 def certify(
@@ -74,7 +91,13 @@ def certify(
     start = time.monotonic()
     config = config or DCPConfig()
     with torch.inference_mode(False):  # the search for the lower bound differentiates
-        return _certify(trace(model, input_shape), config, _warm(warm_start), progress, data, optimise, start)
+        network = trace(model, input_shape)
+        return _certify(network, config, _warm(warm_start), progress, data, optimise, start, _device(model))
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model's weights are: the power iteration runs there."""
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
 def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None) -> PartitionPlan:
@@ -88,7 +111,7 @@ def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None 
 
 def _certify(
     network: Network, config: DCPConfig, warm: WarmStart | None, progress: bool, data: Tensor | None, optimise: bool,
-    start: float,
+    start: float, device: torch.device,
 ) -> Report:  # fmt: skip
     plan = _plan(network, config, warm, optimise)
     if warm is not None and not _same_blocks(plan, warm.certificate.plan):
@@ -96,12 +119,23 @@ def _certify(
         warm = None
     norms = node_norms(network)
     deadline = None if config.max_seconds is None else start + config.max_seconds
-    blocks = [_BlockRun(network, block, i, warm) for i, block in enumerate(plan.blocks)]
-    if optimise:
-        _propose(blocks, config, norms, deadline, progress)
+    blocks = [_BlockRun(network, plan, i, config, warm) for i in range(len(plan.blocks))]
+    interrupted = False
+    try:
+        _propose(blocks, config, norms, deadline, progress, optimise, device)
+        for run in blocks:
+            product = block_product(network, norms, run.block)
+            run.prove(product, deadline)
+            while optimise and run.may_improve(deadline):
+                run.iterate(deadline, True, device)
+                run.prove(product, deadline)
+    except KeyboardInterrupt:  # what is proved so far is the result
+        interrupted = True
+    interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
     for run in blocks:
-        run.prove(block_product(network, norms, run.block), config.merge, config.tolerance)
-    return _report(network, config, plan, norms, blocks, data, start, optimise)
+        product = block_product(network, norms, run.block)
+        run.proved = run.proved or ProvedBlock(product, product)
+    return _report(network, config, plan, norms, blocks, data, start, optimise, interrupted, warm)
 
 
 def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:
@@ -117,7 +151,8 @@ def _plan(network: Network, config: DCPConfig, warm: WarmStart | None, optimise:
             known.check(network)
         except CertificateError:
             return find_plan(network, config)
-        if not optimise or known.settings == PartitionPlan.settings_of(config):
+        possible = has_cholmod() or all(block.proof != "sparse" for block in known.blocks)
+        if possible and (not optimise or known.settings == PartitionPlan.settings_of(config)):
             return known
     return find_plan(network, config)
 
@@ -132,20 +167,29 @@ class _BlockRun:
     """One block on its way from proposals to a proof."""
 
     network: Network
-    block: Block
+    plan: PartitionPlan
     index: int
+    config: DCPConfig
     warm: WarmStart | None
 
     def __post_init__(self) -> None:
+        self.block: Block = self.plan.blocks[self.index]
         self.parts = self.block.parts(self.network)
-        self.freed = [FreedNetwork.assemble(part) for part in self.parts]
         self.proposals: list[Proposal] = []
         self.multipliers: tuple[Array, ...] = ()
         self.slack = 0.0
-        self.proved = ProvedBlock(math.inf, math.inf)
+        self.rho = 0.0
+        self.norms: list[float] = []
+        self.proved: ProvedBlock | None = None
         self.gap = math.nan
         self.status = ""
+        self.rounds = 0  # of the power iteration
         self.seconds = 0.0
+
+    @cached_property
+    def freed(self) -> list[FreedNetwork]:
+        """The matrices of the parts, for solvers and proofs that need them written out."""
+        return [FreedNetwork.assemble(part) for part in self.parts]
 
     def jobs(self, norms: Sequence[float]) -> list[Job]:
         """What a conic solver is asked; `norms` are those of the whole network's nodes."""
@@ -162,46 +206,157 @@ class _BlockRun:
         """What the solver left last time, by part."""
         return self.warm.solver_state if self.warm is not None else {}
 
-    def iterate(self, config: DCPConfig, deadline: float | None, done: Callable[[], object]) -> Iterator[Proposal]:
-        """Proposals of the power iteration, which needs the parts themselves, and no matrix."""
-        for j, part in enumerate(self.parts):
-            left = None if deadline is None else deadline - time.monotonic()
-            options = PowerOptions(
-                tolerance=config.tolerance * 1e-3,
-                max_iterations=config.max_iterations,
-                seed=config.seed,
-                max_seconds=left,
-            )
-            yield power.propose(part, options, self._earlier.get(self._key(j)))
-            done()
+    def may_improve(self, deadline: float | None) -> bool:
+        """Whether more iterations could gain something, and another proof costs little."""
+        if self.config.solver != "power" or not self.proposals or self.proposals[0].status == "interrupted":
+            return False
+        late = deadline is not None and time.monotonic() + self.block.seconds > deadline
+        enough = self.gap <= 0.1 * self.config.tolerance
+        return self.is_cheap and self.rounds < _ROUNDS and not late and not enough
 
-    def prove(self, product: float, merge: str, tolerance: float) -> None:
+    def iterate(self, deadline: float | None, optimise: bool, device: torch.device) -> None:
+        """Proposals of the power iteration, which needs the parts themselves, and no matrix."""
+        began = time.monotonic()
+        if not self.parts or not (optimise or self._earlier.get(self._key(0))):
+            return
+        neurons = sum(part.nodes[i].size for part in self.parts for i in part.activations)
+        left = None
+        if deadline is not None:  # the proof needs its share
+            reserved = self.block.seconds if self.block.proof != "dense" else 0.2 * self.block.seconds
+            left = max(deadline - time.monotonic() - reserved, 0.2 * (deadline - time.monotonic()))
+        known = dict(self._earlier)
+        if self.proposals:  # another round: on from where the last one ended
+            known |= self.solver_state()
+        options = PowerOptions(
+            tolerance=self.config.tolerance * (1e-2 if neurons > _LARGE else 1e-3) * 0.1**self.rounds,
+            max_iterations=min(self.config.max_iterations, _MOST_ITERATIONS) if optimise else _REFRESH,
+            seed=self.config.seed,
+            max_seconds=left,
+            tied=self.config.multipliers == "channel",
+            dtype=torch.float32 if neurons > _LARGE or device.type == "mps" else torch.float64,
+            device=device,
+        )
+        if self._jointly:
+            own = self.block.tiling(self.block.network(self.network))
+            found = power.propose_tiles(own, options, known.get(self._key(0)))
+        else:
+            found = [power.propose(part, options, known.get(self._key(j))) for j, part in enumerate(self.parts)]
+        before = [proposal.iterations for proposal in self.proposals] or [0] * len(found)
+        self.proposals = [
+            dataclasses.replace(p, iterations=p.iterations + n) for p, n in zip(found, before, strict=True)
+        ]
+        self.rounds += 1
+        self.seconds += time.monotonic() - began
+
+    @property
+    def _jointly(self) -> bool:
+        """Whether tiles are optimised for the merged form."""
+        entries = self.network.nodes[self.block.start].size
+        return self.block.kind == "tiles" and self.config.merge == "form" and entries <= LARGEST_MATRIX
+
+    def prove(self, product: float, deadline: float | None) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
-        self.proved = ProvedBlock(product, product)
+        self.proved = self.proved or ProvedBlock(product, product)
         if not self.parts or product == 0:
             return
         began = time.monotonic()
-        chosen = [self._chosen(j, tolerance) for j in range(len(self.parts))]
-        multipliers = [t for t in chosen if t is not None]
         failed = [proposal.status for proposal in self.proposals if proposal.multipliers is None]
         self.status = "; ".join(dict.fromkeys(failed or [p.status for p in self.proposals])) or "not solved"
-        if len(multipliers) == len(self.parts):
-            for slack in slacks(max(freed.n_x + freed.neurons for freed in self.freed)):
-                proof = prove_block(self.network, self.block, self.freed, multipliers, slack, merge)
-                if proof is not None:
-                    self.multipliers, self.slack = tuple(multipliers), slack
-                    self.proved = ProvedBlock(min(proof.bound, product), product, proof.merges)
-                    break
-            else:
-                self.status += "; no proof"
+        if self.block.kind == "tiles":
+            self._prove_tiles(product)
+        elif self.block.proof == "dense":
+            self._prove_dense(product)
+        else:
+            self._prove_by_steps(product, deadline)
+        if not self.multipliers:
+            self.status += "; no proof"
+        self.gap = self._gap()
         self.seconds += time.monotonic() - began
 
-    def _chosen(self, j: int, tolerance: float) -> Array | None:
-        """The proposed multipliers of part j, or the last ones where those are better, made feasible."""
+    def _gap(self) -> float:
+        """How far what is proved is above what the solver had in mind, at worst over the parts."""
+        if not self.multipliers or not self.proposals or self.proved is None:
+            return math.nan
+        values = [p.value for p in self.proposals]
+        if self.block.kind == "whole":
+            return sqrt_up(self.rho) / values[0] - 1 if values[0] > 0 else math.nan
+        if self._jointly:
+            return self.proved.bound / values[0] - 1 if values[0] > 0 else math.nan
+        norms = [math.sqrt(norm) for norm in self.norms]
+        return max((norm / v - 1 for norm, v in zip(norms, values, strict=True) if v > 0), default=math.nan)
+
+    def _prove_tiles(self, product: float) -> None:
+        found = [self._chosen(j) for j in range(len(self.parts))]
+        multipliers = [chosen[0] for chosen in found if chosen is not None]
+        if len(multipliers) < len(self.parts):
+            return
+        for slack in slacks(max(freed.n_x + freed.neurons for freed in self.freed)):
+            proof = prove_tiles(self.network, self.block, self.freed, multipliers, slack, self.config.merge)
+            if proof is not None and self.proved is not None and proof.bound >= self.proved.bound < product:
+                return  # an earlier round was better
+            if proof is not None:
+                self.multipliers, self.slack = tuple(multipliers), slack
+                self.proved = ProvedBlock(min(proof.bound, product), product, proof.merges)
+                self.norms = [chosen[1] for chosen in found if chosen is not None]
+                return
+
+    def _prove_dense(self, product: float) -> None:
+        """The smallest rho for the multipliers, numerically, and a little above it."""
+        chosen = self._chosen(0)
+        if chosen is None:
+            return
+        t, norm = chosen
+        for slack in slacks(self.freed[0].n_x + self.freed[0].neurons):
+            rho = norm * (1 + slack) + _SMALLEST_RHO
+            if self._claim(t, rho, 0.0, product):
+                return
+
+    def _prove_by_steps(self, product: float, deadline: float | None) -> None:
+        """Proposals with a larger and larger margin: each proof may take long, and few are needed."""
+        candidates = [(p.multipliers, p.value**2) for p in self.proposals if p.multipliers is not None and p.value > 0]
+        if self.warm is not None and self._has_warm_multipliers(self.warm):
+            rho = self.warm.certificate.rhos[self.index]
+            candidates.append((self.warm.certificate.multipliers[self.index][0], rho))
+        first = _FIRST_STEP[self.block.proof] if self.is_cheap else _FIRST_DEAR_STEP
+        for t, rho in candidates:
+            step = first * self.config.tolerance
+            while step < 1:
+                if deadline is not None and time.monotonic() > deadline and self.multipliers:
+                    return
+                larger, claimed = enlarged(self.parts[0], t, rho, step)
+                if not claimed < product**2:
+                    break
+                margin = 0.4 * step if self.block.proof == "randomised" else 0.0
+                if self._claim(larger, claimed, margin, product):
+                    return
+                if self.may_improve(deadline):
+                    return
+                step *= 2 if self.is_cheap else 4
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether trying a proof takes little."""
+        neurons = sum(part.nodes[i].size for part in self.parts for i in part.activations)
+        return neurons <= {"dense": 2000, "sparse": _LARGE}.get(self.block.proof, 0)
+
+    def _claim(self, t: Array, rho: float, margin: float, product: float) -> bool:
+        """Try to prove sqrt(rho) for the block, and keep it if that succeeds."""
+        probability = share_of_probability(self.plan, self.config.failure_probability)
+        claim = WholeClaim(t, rho, self.block.proof, margin, probability if self.block.proof == "randomised" else 0.0)
+        if (self.rho and rho >= self.rho) or not proves(
+            claim, self.parts[0], self.freed[0] if self.block.proof == "dense" else None
+        ):
+            return False
+        self.multipliers, self.slack, self.rho = (t,), margin, rho
+        self.proved = ProvedBlock(min(sqrt_up(rho), product), product)
+        return True
+
+    def _chosen(self, j: int) -> tuple[Array, float] | None:
+        """The proposed multipliers of part j, or the last ones where those are better, made feasible; with the norm."""
         layers = [self.parts[j].nodes[i].size for i in self.parts[j].activations]
         proposal = self.proposals[j] if j < len(self.proposals) else None
         value = proposal.value if proposal is not None and proposal.value > 0 else 0.0
-        enough = value * value * (1 + tolerance) ** 2
+        enough = value * value * (1 + 0.1 * self.config.tolerance) ** 2
         best: tuple[Array, float] | None = None
         if proposal is not None and proposal.multipliers is not None:
             best = repaired(proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough)
@@ -209,18 +364,13 @@ class _BlockRun:
             last = self.warm.certificate.multipliers[self.index][j]
             other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough)
             best = min((found for found in (best, other) if found is not None), key=lambda f: f[1], default=None)
-        if best is None:
-            return None
-        if value > 0:
-            gap = math.sqrt(best[1]) / value - 1
-            self.gap = gap if math.isnan(self.gap) else max(self.gap, gap)
-        return best[0]
+        return best
 
     def _has_warm_multipliers(self, warm: WarmStart) -> bool:
         if not warm.certificate.multipliers[self.index]:
             return False
         try:
-            checked_multipliers(warm.certificate.multipliers[self.index], self.freed, f"block {self.index}")
+            checked_multipliers(warm.certificate.multipliers[self.index], self.parts, f"block {self.index}")
         except CertificateError as error:
             _LOG.warning("The warm start is not used: %s", error)
             return False
@@ -236,6 +386,7 @@ class _BlockRun:
         return kept | {key: p.state for key, p in zip(keys, self.proposals, strict=False) if p.state}
 
     def row(self) -> dict[str, Any]:
+        assert self.proved is not None
         return {
             "block": self.index,
             "layers": " .. ".join(dict.fromkeys(self.block.layers)),
@@ -245,6 +396,9 @@ class _BlockRun:
             "product": self.proved.product,
             "bound": self.proved.bound,
             **{name: self.proved.merges.get(name) for name in ("sum", "coverage", "form")},
+            "proof": self.block.proof if self.multipliers else None,
+            "reason": self.block.reason or None,
+            "gap": None if math.isnan(self.gap) else self.gap,
             "status": self.status or None,
             "iterations": sum(p.iterations for p in self.proposals) or None,
             "seconds": self.seconds,
@@ -252,19 +406,27 @@ class _BlockRun:
 
 
 def _propose(
-    blocks: Sequence[_BlockRun], config: DCPConfig, norms: Sequence[float], deadline: float | None, progress: bool
-) -> None:
+    blocks: Sequence[_BlockRun], config: DCPConfig, norms: Sequence[float], deadline: float | None, progress: bool,
+    optimise: bool, device: torch.device,
+) -> None:  # fmt: skip
     from tqdm import tqdm  # comes with Lightning; not needed to verify
 
+    if config.solver != "power" and not optimise:
+        return
     owners = [run for run in blocks for _ in run.parts]
     with tqdm(total=len(owners), desc="LMIs", unit="solve", disable=not progress or not owners, leave=False) as bar:
-        began = time.monotonic()
         if config.solver == "power":
-            proposals = [proposal for run in blocks for proposal in run.iterate(config, deadline, bar.update)]
-        else:
-            options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
-            jobs = [job for run in blocks for job in run.jobs(norms)]
-            proposals = solve_all(jobs, options, config.workers, deadline, bar.update)
+            for run in blocks:
+                run.iterate(deadline, optimise, device)
+                bar.update(len(run.parts))
+            return
+        from lipguard.solvers.conic import SolverOptions  # cvxpy takes a second to import
+        from lipguard.solvers.parallel import solve_all
+
+        began = time.monotonic()
+        options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
+        jobs = [job for run in blocks for job in run.jobs(norms)]
+        proposals = solve_all(jobs, options, config.workers, deadline, bar.update)
     for run, proposal in zip(owners, proposals, strict=True):
         run.proposals.append(proposal)
         run.seconds += (time.monotonic() - began) / len(owners)
@@ -272,15 +434,18 @@ def _propose(
 
 def _report(
     network: Network, config: DCPConfig, plan: PartitionPlan, norms: Sequence[float], blocks: Sequence[_BlockRun],
-    data: Tensor | None, start: float, optimise: bool,
+    data: Tensor | None, start: float, optimise: bool, interrupted: bool, warm: WarmStart | None,
 ) -> Report:  # fmt: skip
-    product = product_bounds(network, norms)[-1]
-    total = total_bound([run.proved for run in blocks], product)
+    exact = product_bounds(network, norms)[-1]
+    product = min(up(exact * (1 + _HEADROOM)), math.inf)
+    total = total_bound([run.proved for run in blocks if run.proved is not None], exact)
     bound = min(up(total * (1 + _HEADROOM)), product)
-    solved = any(run.multipliers for run in blocks)
+    weakest = weakest_proof(plan, [bool(run.multipliers) for run in blocks])
+    probability = config.failure_probability if weakest == "randomised" else 0.0
+    proof = weakest if bound < product else "product"
     certificate = Certificate(
         network.digest, network.input_shape, plan, config.merge, tuple(run.multipliers for run in blocks),
-        tuple(run.slack for run in blocks), bound, "dense" if solved and bound < product else "product",
+        tuple(run.slack for run in blocks), tuple(run.rho for run in blocks), bound, proof, probability,
     )  # fmt: skip
     lower = lower_bound(network, data, config.seed)
     if lower > bound:
@@ -293,17 +458,20 @@ def _report(
         states |= run.solver_state()
     gaps = [run.gap for run in blocks if not math.isnan(run.gap)]
     return Report(
-        bound, product, lower, max(gaps, default=math.nan), certificate.proof, 0.0, certificate, plan,
-        time.monotonic() - start, _status(blocks, optimise), WarmStart(certificate, states),
+        bound, product, lower, max(gaps, default=math.nan), proof, probability if proof != "product" else 0.0,
+        certificate, plan, time.monotonic() - start, _status(blocks, optimise, interrupted),
+        WarmStart(certificate, states),
         tuple(run.row() for run in blocks),
     )  # fmt: skip
 
 
-def _status(blocks: Sequence[_BlockRun], optimise: bool) -> str:
+def _status(blocks: Sequence[_BlockRun], optimise: bool, interrupted: bool) -> str:
     lost = [
-        f"block {run.index}: {run.status}" for run in blocks if run.parts and run.proved.product > 0
+        f"block {run.index}: {run.status}" for run in blocks if run.parts and run.proved and run.proved.product > 0
         and (not run.multipliers or any(p.multipliers is None for p in run.proposals))
     ]  # fmt: skip
+    if interrupted:
+        return "interrupted" + (": " + "; ".join(lost) if lost else "")
     if not optimise:
         return "reused" + (" (product of norms for " + ", ".join(lost) + ")" if lost else "")
     return "fallback: " + "; ".join(lost) if lost else "complete"

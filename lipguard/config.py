@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from lipguard.errors import ConfigError
 
 PARTITIONS = ("auto", "none", "cuts", "tiles")
-SOLVERS = ("scs", "clarabel", "power")
+SOLVERS = ("power", "scs", "clarabel")
 MERGES = ("form", "coverage", "sum")
-PROOFS = ("auto", "dense")
+PROOFS = ("auto", "dense", "sparse", "randomised")
+MULTIPLIERS = ("neuron", "channel")
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,20 @@ class DCPConfig:
     Args:
         partition: ``"auto"`` lets the dynamic search choose cuts and tiles; ``"none"`` puts the whole network into
             one LMI; ``"cuts"`` allows layer-wise cuts only; ``"tiles"`` tiles every convolutional subnetwork.
-        solver: who proposes the multipliers: ``"scs"``, ``"clarabel"``, or ``"power"``, a power iteration on the
-            network itself that needs no matrix (blocks are then as large as a proof can be). A solver can only make a
-            bound loose.
+        solver: who proposes the multipliers: ``"power"``, a power iteration on the network itself that needs no
+            matrix (the whole network is then one block wherever a proof fits), ``"scs"`` or ``"clarabel"``. A solver
+            can only make a bound loose.
         merge: how tiles are put together: ``"form"`` (the sum of the sensitivity forms), ``"coverage"`` (the largest
             sum over the tiles that read one input entry) or ``"sum"`` (the sum over all tiles, as published).
-        proof: how the bound is proved, ``"dense"`` (shifted Cholesky) or ``"auto"``.
-        max_block_size: ``N_max``, the largest LMI, in rows, that one solve may have. None takes 300 (100 for
-            Clarabel; 2,048 for the power iteration), or as many more (up to 1,000; 150; 4,096) as the smallest block of
-            the network needs; where that is not enough, norms are multiplied.
+        proof: how the bound is proved: ``"dense"`` or ``"sparse"`` (Cholesky, deterministic; the latter needs the
+            extra ``lipguard[sparse]``), ``"randomised"`` (which errs with `failure_probability`), or ``"auto"``:
+            Cholesky while it is predicted to be cheap, or to fit into `max_seconds`, the randomised proof above that.
+        failure_probability: of a randomised proof, at most. 0 asks for deterministic proofs only; a network for which
+            none fits into memory is then cut.
+        multipliers: one per ``"neuron"``, or one per ``"channel"`` of an image (a looser bound; power iteration only).
+        max_block_size: ``N_max``, the largest dense matrix, in rows, that one solve or proof may factor. None takes 300
+            (100 for Clarabel; 2,048 for cuts and tiles of the power iteration), or as many more (up to 1,000; 150;
+            4,096) as the smallest block of the network needs; where that is not enough, norms are multiplied.
         partition_factors: tiles per axis (rows, columns) of every tiled subnetwork, or None to search for them.
         max_seconds: time budget; what is not solved at the deadline falls back to a looser, verified bound.
         tolerance: relative accuracy asked of the solver.
@@ -43,9 +49,11 @@ class DCPConfig:
     """
 
     partition: str = "auto"
-    solver: str = "scs"
+    solver: str = "power"
     merge: str = "form"
     proof: str = "auto"
+    failure_probability: float = 1e-12
+    multipliers: str = "neuron"
     max_block_size: int | None = None
     partition_factors: tuple[int, int] | None = None
     max_seconds: float | None = None
@@ -59,6 +67,14 @@ class DCPConfig:
         _check_choice("solver", self.solver, SOLVERS)
         _check_choice("merge", self.merge, MERGES)
         _check_choice("proof", self.proof, PROOFS)
+        _check_choice("multipliers", self.multipliers, MULTIPLIERS)
+        p = self.failure_probability
+        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+            raise ConfigError(f"Expected failure_probability in [0, 1), but got {p!r}.")
+        if self.proof == "randomised" and p == 0:
+            raise ConfigError("proof='randomised' needs a failure_probability above 0.")
+        if self.multipliers == "channel" and self.solver != "power":
+            raise ConfigError(f"multipliers='channel' needs solver='power', not {self.solver!r}.")
         if self.max_block_size is not None:
             _check_integer("max_block_size", self.max_block_size, minimum=2)
         _check_integer("max_iterations", self.max_iterations, minimum=1)

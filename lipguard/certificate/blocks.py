@@ -15,14 +15,61 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound
+from lipguard.certificate.randomised import is_positive_semidefinite_randomly
 from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
+from lipguard.certificate.sparse import is_form_positive_semidefinite
+from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
-from lipguard.partition.plan import LARGEST_MATRIX, Block
+from lipguard.partition.plan import Block
+from lipguard.partition.proofs import LARGEST_MATRIX
 from lipguard.partition.tiling import Tiling
 
 Array = NDArray[np.float64]
 _SMALLEST_FORM = 1e-290  # keeps the form of a part that is constant positive definite
+
+
+@dataclass(frozen=True)
+class WholeClaim:
+    """That a block, as one LMI, has the Lipschitz constant sqrt(rho).
+
+    Attributes:
+        t: multipliers, one per neuron.
+        rho: the square of the claimed bound.
+        proof: "dense", "sparse" or "randomised".
+        margin: for a randomised proof, the relative distance of the matrix from a singular one that it counts on.
+        failure_probability: of a randomised proof.
+    """
+
+    t: Array
+    rho: float
+    proof: str
+    margin: float = 0.0
+    failure_probability: float = 0.0
+
+
+@np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
+def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = None) -> bool:
+    """Whether the claim about `network` can be proved; False says nothing.
+
+    Args:
+        claim: of the whole of `network`.
+        network: a block of its own.
+        freed: its matrices, if they are at hand and the proof is dense.
+    """
+    if not (0 < claim.rho < np.inf and np.isfinite(claim.t).all()):
+        return False
+    if claim.proof == "dense":
+        freed = freed or FreedNetwork.assemble(network)
+        if freed.input_is_apart:
+            return _is_scalar_form(freed, claim.t, claim.rho)
+        return _is_form(freed, claim.t, freed.quadratic(claim.t), claim.rho * np.eye(freed.n_x))
+    form = ScaledForm(network, claim.t, claim.rho)
+    if claim.proof == "sparse":
+        return is_form_positive_semidefinite(form, claim.t)
+    text = f"{network.digest} {claim.rho.hex()} {claim.margin.hex()} {claim.failure_probability.hex()}"
+    seed = text.encode() + claim.t.tobytes()
+    return is_positive_semidefinite_randomly(form, claim.margin, claim.failure_probability, seed)
 
 
 @dataclass(frozen=True)
@@ -34,7 +81,7 @@ class BlockBound:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
-def prove_block(
+def prove_tiles(
     network: Network,
     block: Block,
     freed: Sequence[FreedNetwork],
@@ -42,19 +89,16 @@ def prove_block(
     slack: float,
     merge: str,
 ) -> BlockBound | None:
-    """The bound that these multipliers prove for a block, or None where the proof fails.
+    """The bound that these multipliers prove for a tiled block, or None where the proof fails.
 
     Args:
         network: the whole network.
-        block: of kind "whole" or "tiles".
+        block: of kind "tiles".
         freed: the freed networks of `block.parts(network)`.
         multipliers: non-negative, one array per part.
         slack: relative widening of the forms.
         merge: "form", "coverage" or "sum".
     """
-    if block.kind == "whole":
-        bound = _proved_scalar(freed[0], multipliers[0], slack)
-        return None if bound is None else BlockBound(bound, {})
     forms = [proved_form(part, t, slack) for part, t in zip(freed, multipliers, strict=True)]
     proved = [form for form in forms if form is not None]
     if len(proved) < len(forms):
@@ -107,18 +151,6 @@ def proved_form(freed: FreedNetwork, t: Array, slack: float) -> Array | None:
         return None
     S[np.diag_indices(freed.n_x)] += slack * float(np.abs(S).sum(axis=1).max(initial=0.0)) + _SMALLEST_FORM
     return S if _is_form(freed, t, A, S) else None
-
-
-def _proved_scalar(freed: FreedNetwork, t: Array, slack: float) -> float | None:
-    """A proved Lipschitz bound of a part: the form rho I."""
-    norm = form_norm(freed, t)
-    if not np.isfinite(norm):
-        return None
-    rho = norm * (1 + slack) + _SMALLEST_FORM
-    proved = _is_scalar_form(freed, t, rho) if freed.input_is_apart else _is_form(
-        freed, t, freed.quadratic(t), rho * np.eye(freed.n_x)
-    )  # fmt: skip
-    return sqrt_up(rho) if proved else None
 
 
 def _is_scalar_form(freed: FreedNetwork, t: Array, rho: float) -> bool:

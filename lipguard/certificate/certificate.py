@@ -21,7 +21,7 @@ from lipguard.errors import CertificateError
 from lipguard.network.layers import Shape
 from lipguard.partition.plan import PartitionPlan
 
-FORMAT = 1
+FORMAT = 2
 Array = NDArray[np.float64]
 
 
@@ -35,10 +35,13 @@ class Certificate:
         plan: the partition.
         merge: how tiles are merged.
         multipliers: for every block one array per part; empty where the block stands on its product of norms.
-        slacks: for every block the relative widening that its proof needs.
+        slacks: for every block the relative margin that its proof needs: by which the forms of tiles are widened, or
+            that a randomised proof counts on.
+        rhos: for every block that is one LMI the square of its claimed bound; 0 for the others.
         bound: the claimed Lipschitz bound.
-        proof: "dense", or "product" where no block needed an LMI.
-        failure_probability: of the proof; 0 where it is deterministic.
+        proof: the weakest among the blocks' proofs, "randomised", "sparse" or "dense"; "product" where no block needed
+            an LMI.
+        failure_probability: of all randomised proofs together; 0 where there are none.
         version: of lipguard.
     """
 
@@ -48,6 +51,7 @@ class Certificate:
     merge: str
     multipliers: tuple[tuple[Array, ...], ...]
     slacks: tuple[float, ...]
+    rhos: tuple[float, ...]
     bound: float
     proof: str
     failure_probability: float = 0.0
@@ -108,7 +112,8 @@ class Certificate:
     def _metadata(self) -> str:
         return json.dumps({
             "format": FORMAT, "digest": self.digest, "input_shape": self.input_shape, "plan": self.plan.to_dict(),
-            "merge": self.merge, "slacks": self.slacks, "bound": self.bound.hex(), "proof": self.proof,
+            "merge": self.merge, "slacks": self.slacks,
+            "rhos": [rho.hex() for rho in self.rhos], "bound": self.bound.hex(), "proof": self.proof,
             "failure_probability": self.failure_probability, "version": self.version,
         })  # fmt: skip
 
@@ -128,13 +133,14 @@ class Certificate:
                 raise CertificateError("The certificate holds arrays that its plan does not name.")
             multipliers = tuple(tuple(np.asarray(arrays[name], dtype=np.float64) for name in parts) for parts in kept)
             slacks = tuple(float(slack) for slack in state["slacks"])
+            rhos = tuple(float.fromhex(rho) for rho in state["rhos"])
             bound = float.fromhex(state["bound"])
             probability = float(state["failure_probability"])
             if not (bound >= 0 and math.isfinite(probability)):
                 raise CertificateError(f"Expected a non-negative bound, but got {bound}.")
             return cls(
                 str(state["digest"]), tuple(int(n) for n in state["input_shape"]), plan, str(state["merge"]),
-                multipliers, slacks, bound, str(state["proof"]), probability, str(state["version"]),
+                multipliers, slacks, rhos, bound, str(state["proof"]), probability, str(state["version"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CertificateError(f"The certificate's metadata cannot be read: {error!r}.") from error

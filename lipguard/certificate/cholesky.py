@@ -47,7 +47,7 @@ def is_positive_semidefinite(A: Array, error: Array) -> bool:
     # |E|_2 <= |E|_inf for symmetric E; the sum of n non-negative terms is off by gamma_n at most.
     rows = (scale[:, None] * error * scale).sum(axis=1)
     lost = mul_up(float(rows.max()), up(1 + gamma_up(n + 2)))
-    shift = add_up(lost, _factorisation_error(n, float(np.trace(B))))
+    shift = add_up(lost, factorisation_error(n, float(np.trace(B))))
     np.fill_diagonal(B, np.nextafter(np.diag(B) - shift, -np.inf))
     if not (np.diag(B) > 0).all():
         return False
@@ -58,7 +58,7 @@ def is_positive_semidefinite(A: Array, error: Array) -> bool:
     return True
 
 
-def _factorisation_error(n: int, trace: float) -> float:
+def factorisation_error(n: int, trace: float) -> float:
     """The shift `c` of Rump's theorem for a matrix of order n, with a generous underflow term."""
     g = gamma_up(n + 2)
     relative = mul_up(div_up(g, 1 - g), trace, up(1 + gamma_up(n + 2)))
@@ -66,7 +66,7 @@ def _factorisation_error(n: int, trace: float) -> float:
 
 
 def slacks(n: int) -> Iterator[float]:
-    """Relative margins to try on a matrix of order n: from about what `_factorisation_error` takes, up to a tenth."""
+    """Relative margins to try on a matrix of order n: from about what `factorisation_error` takes, up to a tenth."""
     slack = 16.0 * n * n * UNIT_ROUNDOFF
     while slack < 0.1:
         yield slack

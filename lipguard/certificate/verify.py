@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.certificate.blocks import prove_block
+from lipguard.certificate.blocks import WholeClaim, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import mul_up
+from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.config import MERGES
 from lipguard.errors import CertificateError, LipguardError
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
-from lipguard.partition.plan import Block
+from lipguard.partition.plan import Block, PartitionPlan
+from lipguard.partition.proofs import MISSING_CHOLMOD, has_cholmod
 
 Array = NDArray[np.float64]
 
@@ -77,18 +78,40 @@ def verify_certificate(certificate: Certificate, network: Network) -> float:
         )
     if certificate.merge not in MERGES:
         raise CertificateError(f"The certificate names the merge {certificate.merge!r}, which does not exist.")
-    if certificate.proof not in ("dense", "product") or certificate.failure_probability != 0:
-        raise CertificateError(f"The certificate names the proof {certificate.proof!r}, which does not exist.")
     plan = certificate.plan
     plan.check(network)
-    if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks):
+    if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.rhos):
         raise CertificateError("The certificate has not one entry per block of its plan.")
+    _check_proof(certificate)
     norms = node_norms(network)
     proved = [_verified_block(certificate, network, norms, i) for i in range(len(plan.blocks))]
     found = total_bound(proved, product_bounds(network, norms)[-1])
     if not found <= certificate.bound:
         raise CertificateError(f"The certificate claims {certificate.bound!r}, but proves only {found!r}.")
     return certificate.bound
+
+
+def weakest_proof(plan: PartitionPlan, proved: Sequence[bool]) -> str:
+    """The proof of a bound, given which blocks rest on an LMI."""
+    used = {block.proof for block, has in zip(plan.blocks, proved, strict=True) if has}
+    return next((kind for kind in ("randomised", "sparse", "dense") if kind in used), "product")
+
+
+def _check_proof(certificate: Certificate) -> None:
+    """The certificate says what its blocks' proofs are, and how likely they fail."""
+    found = weakest_proof(certificate.plan, [bool(parts) for parts in certificate.multipliers])
+    probability = certificate.failure_probability
+    if certificate.proof != found and not (certificate.proof == "product" and found != "product"):
+        raise CertificateError(f"The certificate names the proof {certificate.proof!r}, but its blocks have {found!r}.")
+    if (probability > 0) != (found == "randomised") or not 0 <= probability < 1:
+        raise CertificateError(f"The certificate names the failure probability {probability!r} for a {found} proof.")
+    if found == "sparse" and not has_cholmod():
+        raise CertificateError(f"The certificate cannot be checked here. {MISSING_CHOLMOD}")
+
+
+def share_of_probability(plan: PartitionPlan, total: float) -> float:
+    """The failure probability of each randomised proof, so that all of them together have at most `total`."""
+    return total / max(sum(block.proof == "randomised" for block in plan.blocks), 1)
 
 
 def block_norms(norms: Sequence[float], block: Block) -> list[float]:
@@ -106,31 +129,37 @@ def _verified_block(certificate: Certificate, network: Network, norms: Sequence[
     product = block_product(network, norms, block)
     if not certificate.multipliers[i]:
         return ProvedBlock(product, product)
-    freed = [FreedNetwork.assemble(part) for part in block.parts(network)]
-    multipliers = checked_multipliers(certificate.multipliers[i], freed, f"block {i}")
+    parts = block.parts(network)
+    multipliers = checked_multipliers(certificate.multipliers[i], parts, f"block {i}")
     if not 0 <= slack < np.inf:
         raise CertificateError(f"Block {i} has the slack {slack}, where a non-negative number was expected.")
-    proof = prove_block(network, block, freed, multipliers, slack, certificate.merge)
+    refused = f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite."
+    if block.kind == "whole":
+        probability = share_of_probability(certificate.plan, certificate.failure_probability)
+        claim = WholeClaim(multipliers[0], certificate.rhos[i], block.proof, slack, probability)
+        if not proves(claim, parts[0]):
+            raise CertificateError(refused)
+        return ProvedBlock(min(sqrt_up(claim.rho), product), product)
+    proof = prove_tiles(
+        network, block, [FreedNetwork.assemble(part) for part in parts], multipliers, slack, certificate.merge
+    )
     if proof is None:
-        raise CertificateError(
-            f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite."
-        )
+        raise CertificateError(refused)
     return ProvedBlock(min(proof.bound, product), product, proof.merges)
 
 
-def checked_multipliers(arrays: Sequence[Array], freed: Sequence[FreedNetwork], where: str) -> list[Array]:
+def checked_multipliers(arrays: Sequence[Array], parts: Sequence[Network], where: str) -> list[Array]:
     """One finite, non-negative multiplier per neuron of every part.
 
     Raises:
         CertificateError: they are not.
     """
-    if len(arrays) != len(freed):
-        raise CertificateError(f"Expected {len(freed)} arrays of multipliers for {where}, but got {len(arrays)}.")
-    for t, part in zip(arrays, freed, strict=True):
-        if t.shape != (part.neurons,):
-            raise CertificateError(
-                f"Expected {part.neurons} multipliers for {where}, but got an array of shape {t.shape}."
-            )
+    if len(arrays) != len(parts):
+        raise CertificateError(f"Expected {len(parts)} arrays of multipliers for {where}, but got {len(arrays)}.")
+    for t, part in zip(arrays, parts, strict=True):
+        neurons = sum(part.nodes[i].size for i in part.activations)
+        if t.shape != (neurons,):
+            raise CertificateError(f"Expected {neurons} multipliers for {where}, but got an array of shape {t.shape}.")
         if not (np.isfinite(t).all() and (t >= 0).all()):
             raise CertificateError(f"The multipliers of {where} are not all finite and non-negative.")
     return list(arrays)

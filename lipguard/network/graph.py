@@ -93,6 +93,10 @@ class Network:
         """The network with the magnitudes of all weights."""
         return Network(tuple(dataclasses.replace(node, layer=node.layer.absolute()) for node in self.nodes))
 
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Network:
+        """The network with its weights in another format, or on another device."""
+        return Network(tuple(dataclasses.replace(node, layer=_moved(node.layer, dtype, device)) for node in self.nodes))
+
     def subnetwork(self, start: int, stop: int) -> Network:
         """The part behind separator `start`, up to and including separator `stop`."""
         index = {start: 0}
@@ -112,6 +116,15 @@ class Network:
     def digest(self) -> str:
         """Digest of the architecture and of every weight and bias: it names the function that a bound belongs to."""
         return _digest(self, weights=True)
+
+
+def _moved(layer: Layer, dtype: torch.dtype, device: torch.device | str) -> Layer:
+    tensors = {
+        field.name: getattr(layer, field.name).to(device, dtype)
+        for field in dataclasses.fields(layer)
+        if isinstance(getattr(layer, field.name), Tensor)
+    }
+    return dataclasses.replace(layer, **tensors) if tensors else layer
 
 
 def _digest(network: Network, *, weights: bool) -> str:

@@ -38,6 +38,10 @@ class Layer:
         """How many relative roundings one output of `linear` collects, errors of the weights included."""
         return 0
 
+    def adjoint_roundings(self) -> int:
+        """The same for one output of the transposed map."""
+        return self.roundings()
+
 
 @dataclass(frozen=True, eq=False)
 class Input(Layer):
@@ -77,6 +81,9 @@ class Conv2d(Layer):
     def roundings(self) -> int:
         return self.weight[0].numel() + self.weight_ulps
 
+    def adjoint_roundings(self) -> int:
+        return self.weight[:, 0].numel() + self.weight_ulps
+
 
 @dataclass(frozen=True, eq=False)
 class Linear(Layer):
@@ -97,6 +104,9 @@ class Linear(Layer):
 
     def roundings(self) -> int:
         return self.weight.shape[1]
+
+    def adjoint_roundings(self) -> int:
+        return self.weight.shape[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
+from lipguard.network.matrices import freed_matrices
 
 Array = NDArray[np.float64]
-_COLUMNS_AT_ONCE = 512
 
 
 def propagate(network: Network, x: Tensor, activate: Callable[[int, Tensor], Tensor]) -> Tensor:
@@ -59,17 +58,10 @@ class FreedNetwork:
 
     @classmethod
     def assemble(cls, network: Network) -> FreedNetwork:
-        """Probe the network, and its absolute twin, with the columns of the identity."""
-        K, Y = _probe(network)
-        K_abs, Y_abs = _probe(network.absolute())
-        slopes = [(network.nodes[i].layer, network.nodes[i].size) for i in network.activations]
-        alpha = [np.full(size, layer.alpha) for layer, size in slopes if isinstance(layer, Activation)]
-        beta = [np.full(size, layer.beta) for layer, size in slopes if isinstance(layer, Activation)]
-        return cls(
-            K, Y, K_abs, Y_abs,
-            np.concatenate([np.zeros(0), *alpha]), np.concatenate([np.zeros(0), *beta]),
-            network.nodes[0].size, sum(node.layer.roundings() for node in network.nodes),
-        )  # fmt: skip
+        """Write out the matrices of the network and of its absolute twin."""
+        K, Y = (matrix.toarray() for matrix in freed_matrices(network))
+        K_abs, Y_abs = (matrix.toarray() for matrix in freed_matrices(network.absolute()))
+        return cls(K, Y, K_abs, Y_abs, *slope_ranges(network), network.nodes[0].size, roundings(network))
 
     @property
     def neurons(self) -> int:
@@ -129,24 +121,38 @@ class FreedNetwork:
         return A
 
 
-def _probe(network: Network) -> tuple[Array, Array]:
-    """K and Y of the freed network, column by column."""
-    sizes = {i: network.nodes[i].size for i in network.activations}
-    n_x = network.nodes[0].size
-    offsets = dict(zip(sizes, n_x + np.cumsum([0, *sizes.values()]), strict=False))
-    total, neurons = n_x + sum(sizes.values()), sum(sizes.values())
-    K = np.empty((neurons, total))
-    Y = np.empty((network.nodes[-1].size, total))
-    for start in range(0, total, _COLUMNS_AT_ONCE):
-        columns = torch.arange(start, min(start + _COLUMNS_AT_ONCE, total))
-        z = torch.zeros(len(columns), total, dtype=torch.float64)
-        z[torch.arange(len(columns)), columns] = 1
+def slope_ranges(network: Network) -> tuple[Array, Array]:
+    """(alpha, beta) of every neuron, in order of execution."""
+    layers = [(network.nodes[i].layer, network.nodes[i].size) for i in network.activations]
+    alpha = [np.full(size, layer.alpha) for layer, size in layers if isinstance(layer, Activation)]
+    beta = [np.full(size, layer.beta) for layer, size in layers if isinstance(layer, Activation)]
+    return np.concatenate([np.zeros(0), *alpha]), np.concatenate([np.zeros(0), *beta])
 
-        def free(i: int, a: Tensor, z: Tensor = z, columns: Tensor = columns) -> Tensor:
-            first, size = offsets[i], sizes[i]
-            K[first - n_x : first - n_x + size, columns.numpy()] = a.reshape(len(columns), -1).numpy().T
-            return z[:, first : first + size].reshape(a.shape)
 
-        y = propagate(network, z[:, :n_x].reshape(-1, *network.input_shape), free)
-        Y[:, columns.numpy()] = y.reshape(len(columns), -1).numpy().T
-    return K, Y
+def path_roundings(network: Network) -> tuple[list[int], list[int]]:
+    """For every node the most relative roundings along a path from the last activation or the input to it.
+
+    Returns:
+        (forward, backward): of an entry of the map as a forward pass computes it, and of the transposed map in a
+        backward pass, where gradients add up at every node that is read more than once.
+    """
+    forward: list[int] = []
+    backward: list[int] = []
+    reads = [0] * len(network.nodes)
+    for node in network.nodes:
+        for j in node.inputs:
+            reads[j] += 1
+    for node in network.nodes:
+        if not node.inputs or isinstance(node.layer, Activation):
+            forward.append(0)
+            backward.append(0)
+            continue
+        own = max(node.layer.roundings(), len(node.inputs) - 1)
+        forward.append(own + max(forward[j] for j in node.inputs))
+        backward.append(node.layer.adjoint_roundings() + max(backward[j] + reads[j] - 1 for j in node.inputs))
+    return forward, backward
+
+
+def roundings(network: Network) -> int:
+    """The most relative roundings that an entry of K or Y collects."""
+    return max(path_roundings(network)[0])

@@ -6,6 +6,7 @@ LMI of N rows is dominated by an eigendecomposition, `coefficient * N ** exponen
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.linalg
 
 from lipguard import __version__
 
@@ -29,10 +31,15 @@ CACHE_VARIABLE = "LIPGUARD_CACHE"
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds of one iteration on an LMI of N rows: coefficient * N ** exponent."""
+    """Seconds of one SCS iteration on an LMI of N rows: coefficient * N ** exponent; and the speed of the rest.
+
+    Attributes:
+        flops: floating-point operations per second of a dense factorisation.
+    """
 
     coefficient: float
     exponent: float
+    flops: float = 2e10
 
     def seconds(self, variables: int, max_iterations: int) -> float:
         """Predicted time of one solve."""
@@ -44,15 +51,15 @@ def cost_model(path: Path | None = None) -> CostModel:
     path = path or _cache_folder() / f"cost-{__version__}-{platform.node() or 'machine'}.json"
     try:
         stored = json.loads(path.read_text())
-        model = CostModel(float(stored["coefficient"]), float(stored["exponent"]))
-        if 0 < model.coefficient < math.inf and 0 < model.exponent < 10:
+        model = CostModel(float(stored["coefficient"]), float(stored["exponent"]), float(stored["flops"]))
+        if 0 < model.coefficient < math.inf and 0 < model.exponent < 10 and 0 < model.flops < math.inf:
             return model
         raise ValueError(f"it holds {model}")
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         _LOG.warning("The cost model in %s cannot be read (%s); measuring again.", path, error)
-    model = _calibrate(_eigendecomposition_seconds)
+    model = dataclasses.replace(_calibrate(_eigendecomposition_seconds), flops=_factorisation_flops())
     try:
         _write(path, model)
     except OSError as error:
@@ -78,6 +85,16 @@ def _eigendecomposition_seconds(n: int) -> float:
     return 1.5 * min(times)
 
 
+def _factorisation_flops(n: int = 768) -> float:
+    A = np.full((n, n), 0.5) + n * np.eye(n)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        scipy.linalg.cholesky(A, lower=True, check_finite=False)
+        times.append(time.perf_counter() - start)
+    return float(n**3 / 3 / min(times))
+
+
 def _cache_folder() -> Path:
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lipguard"
@@ -86,7 +103,7 @@ def _cache_folder() -> Path:
 def _write(path: Path, model: CostModel) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump({"coefficient": model.coefficient, "exponent": model.exponent}, file)
+        json.dump(dataclasses.asdict(model), file)
     try:
         os.replace(file.name, path)
     except OSError:

@@ -14,8 +14,7 @@ from lipguard.network.graph import Network
 from lipguard.partition.tiling import Tiling, is_tileable
 
 KINDS = ("norm", "whole", "tiles")
-# Rows of the largest dense matrix that a proof factors: 300 MB, and a few seconds on two cores.
-LARGEST_MATRIX = 6144
+PROOFS = ("dense", "sparse", "randomised")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,9 @@ class Block:
         variables: rows of each LMI, as the solver sees it.
         tiles: number of tiles that the LMIs stand for.
         ratio: predicted bound over the block's product of norms.
-        seconds: predicted time of the solves.
+        seconds: predicted time of the solves and of the proof.
+        proof: "dense", "sparse" or "randomised"; tiles are proved by dense matrices.
+        reason: why this proof, in words.
     """
 
     start: int
@@ -42,6 +43,8 @@ class Block:
     tiles: int = 0
     ratio: float = 1.0
     seconds: float = 0.0
+    proof: str = "dense"
+    reason: str = ""
 
     @property
     def method(self) -> str:
@@ -89,7 +92,10 @@ class PartitionPlan:
     @staticmethod
     def settings_of(config: DCPConfig) -> dict[str, Any]:
         """The settings that decide a plan."""
-        names = ("partition", "solver", "merge", "max_block_size", "partition_factors", "max_seconds", "max_iterations")
+        names = (
+            "partition", "solver", "merge", "proof", "failure_probability", "max_block_size", "partition_factors",
+            "max_seconds", "max_iterations",
+        )  # fmt: skip
         factors = config.partition_factors
         return {name: getattr(config, name) for name in names} | {"partition_factors": factors and list(factors)}
 
@@ -135,23 +141,26 @@ class PartitionPlan:
                 raise CertificateError(
                     f"The partition plan has a block from node {block.start} to {block.stop}, which is no cut."
                 )
+            if block.proof not in PROOFS or (block.kind == "tiles" and block.proof != "dense"):
+                raise CertificateError(f"The partition plan names the proof {block.proof!r} where it cannot be.")
             if block.kind not in KINDS or (block.kind == "tiles" and not _fits(block, network)):
                 raise CertificateError(f"The partition plan has a block of kind {block.kind!r} where it cannot be.")
         if ends[-1] != len(network.nodes) - 1:
             raise CertificateError("The partition plan does not reach the network's output.")
 
     def __str__(self) -> str:
-        header = ("block", "layers", "method", "LMI rows", "solves", "tiles", "predicted ratio", "predicted s")
+        header = ("block", "layers", "method", "LMI rows", "solves", "tiles", "proof", "predicted ratio", "predicted s")
         rows = [
             (
                 str(i), " .. ".join(dict.fromkeys(block.layers)), block.method,
                 ", ".join(map(str, block.variables)) or "-", str(len(block.variables)), str(block.tiles or "-"),
-                f"{block.ratio:.3f}", f"{block.seconds:.1f}",
+                "-" if block.kind == "norm" else block.proof, f"{block.ratio:.3f}", f"{block.seconds:.1f}",
             )
             for i, block in enumerate(self.blocks)
         ]  # fmt: skip
         total = f"predicted: {self.ratio:.3f} of the product of norms, {self.seconds:.1f} s of solves"
-        return "\n".join([*table(header, rows), total])
+        why = [f"block {i}: {block.proof} proof: {block.reason}" for i, block in enumerate(self.blocks) if block.reason]
+        return "\n".join([*table(header, rows), *why, total])
 
 
 def _block(state: Mapping[str, Any]) -> Block:
@@ -160,7 +169,7 @@ def _block(state: Mapping[str, Any]) -> Block:
     return Block(
         int(state["start"]), int(state["stop"]), str(state["kind"]), (str(first), str(last)),
         None if tile is None else (int(tile[0]), int(tile[1])), tuple(int(n) for n in state["variables"]),
-        int(state["tiles"]), float(state["ratio"]), float(state["seconds"]),
+        int(state["tiles"]), float(state["ratio"]), float(state["seconds"]), str(state["proof"]), str(state["reason"]),
     )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from lipguard.errors import ConfigError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Add, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
-from lipguard.partition.plan import LARGEST_MATRIX, Block, PartitionPlan
+from lipguard.partition.plan import Block, PartitionPlan
+from lipguard.partition.proofs import LARGEST_MATRIX, choose_proof, iteration_seconds
 from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes, proof_size
 
 # What a joint LMI gains over the product of norms, per activation layer inside it, and what tiles give back of it
@@ -36,6 +37,9 @@ def find_plan(network: Network, config: DCPConfig, cost: CostModel | None = None
         ConfigError: no LMI of the network is as small as `max_block_size`, or the partition asked for does not fit.
     """
     cost = cost or cost_model()
+    whole = _whole_by_power(network, config, cost)
+    if whole is not None:
+        return PartitionPlan(network.architecture, (whole,), PartitionPlan.settings_of(config))
     plan = _plan_within(network, config, cost, _largest_block(network, config, cost))
     if config.max_seconds is None:
         return plan
@@ -44,6 +48,21 @@ def find_plan(network: Network, config: DCPConfig, cost: CostModel | None = None
         limit = int(0.8 * limit)
         plan = _Search(network, config, cost, limit).plan()
     return plan
+
+
+def _whole_by_power(network: Network, config: DCPConfig, cost: CostModel) -> Block | None:
+    """The whole network as one block: the power iteration needs no matrix, and one proof loses less than several."""
+    if config.solver != "power" or config.partition not in ("auto", "none") or not network.activations:
+        return None
+    proof = choose_proof(network, config, cost)
+    if proof is None:
+        return None
+    last = len(network.nodes) - 1
+    _, rows = lmi_sizes(network, [node.size for node in network.nodes])
+    seconds = iteration_seconds(network, cost) + proof.seconds
+    names = network.nodes[1].path, network.nodes[last].path
+    ratio = _GAIN ** len(network.activations)
+    return Block(0, last, "whole", names, None, (rows,), 1, ratio, seconds, proof.kind, proof.reason)
 
 
 def _plan_within(network: Network, config: DCPConfig, cost: CostModel, limit: int) -> PartitionPlan:

@@ -244,6 +244,23 @@ class Tiling:
         nodes.append(Node(reader.path, Pad((left, right, top, bottom)), (source,), shape))
         return len(nodes) - 1
 
+    @cached_property
+    def patches(self) -> list[NDArray[np.int64]]:
+        """For every shape the entries of the network's input that its members read, shape (members, entries).
+
+        Entries outside the grid are zero; the number of the input's entries stands for them.
+        """
+        nothing = self.network.nodes[0].size
+        found = []
+        for shape in self.shapes:
+            size = self.network.input_shape[0] * math.prod(high - low for low, high in shape.boxes[0])
+            members = np.full((len(shape.origins), size), nothing, dtype=np.int64)
+            for row, origin in zip(members, shape.origins, strict=True):
+                local, absolute = self.input_entries(shape, origin)
+                row[local] = absolute
+            found.append(members)
+        return found
+
     def input_entries(self, shape: TileShape, origin: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where a member's input patch lies: (entries of the shape's patch, the same entries of the network's input).
 

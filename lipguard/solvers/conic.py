@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cvxpy as cp
 import numpy as np
 import scs
 from numpy.typing import NDArray
 
-from lipguard.solvers.problem import Problem
+from lipguard.solvers.problem import Problem, Proposal
 
 Array = NDArray[np.float64]
 
@@ -31,25 +31,6 @@ class SolverOptions:
     tolerance: float
     max_iterations: int
     max_seconds: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """What a solver proposes.
-
-    Attributes:
-        multipliers: one per neuron of the original network, or None if there are none to use.
-        value: the solver's own idea of the bound, sqrt(rho); not a bound.
-        status: "solved", "inaccurate (why)" or "failed (why)".
-        state: arrays to warm-start the same solver with, on the same block with other weights.
-        iterations: iterations used.
-    """
-
-    multipliers: Array | None
-    value: float
-    status: str
-    state: Mapping[str, Array] = field(default_factory=dict)
-    iterations: int = 0
 
 
 def solve(problem: Problem, options: SolverOptions, state: Mapping[str, Array] | None = None) -> Proposal:

@@ -9,27 +9,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lipguard.errors import ConfigError
-from lipguard.solvers.conic import Proposal, SolverOptions, solve
-from lipguard.solvers.problem import Problem
+from lipguard.solvers.conic import SolverOptions, solve
+from lipguard.solvers.problem import Job, Problem, Proposal
 
 _LOG = logging.getLogger(__name__)
 _WORTH_PROCESSES = 5.0  # predicted seconds below which starting a process costs more than it saves
 _GRACE = 10.0  # seconds past its own time limit after which a worker counts as lost
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One solve."""
-
-    problem: Problem
-    state: Mapping[str, NDArray[np.float64]]
-    seconds: float  # predicted
 
 
 def solve_all(

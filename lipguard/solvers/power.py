@@ -7,18 +7,25 @@ components (a batch of `k` samples; |.| is the norm over them), and a neuron may
     b = (alpha + beta)/2 a + (beta - alpha)/2 |a| u,    |u| = 1,
 
 and the best direction `u` is that of the gradient `H` that arrives at `b`. One forward pass with the current input `X`
-and directions, and one backward pass that replaces both, is a step of a low-rank (Burer-Monteiro) fixed point. There
+and directions `u` gives a value, which is a lower bound of LipSDP's optimum; one backward pass gives the next `X` and
+`u`. At the fixed point
 
     t = |H| / ((beta - alpha) |a|)
 
 are the multipliers of the constraints, hence LipSDP's. The backward pass hands `t ((alpha + beta) b - 2 alpha beta a)`
-on. Nothing here is trusted: the value converges from below, and only the multipliers are used.
+on. Directions and input are moved a little further than the pass says, by a momentum, which shortens the slow tail of
+deep networks several times. Nothing here is trusted: only the multipliers are used, and they are proved.
+
+Two generalisations are a matter of what a norm runs over. Tiles of one shape share their multipliers: their patches are
+further samples of the batch. Multipliers tied within a channel: the norm runs over its positions, too.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +37,16 @@ from torch import Tensor
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.network.linearised import propagate
-from lipguard.solvers.conic import Proposal
+from lipguard.partition.tiling import Tiling
+from lipguard.solvers.problem import Proposal
 
-_TINY = 1e-300
+Array = NDArray[np.float64]
+_WINDOW = 10  # steps over which the value is compared
+_FREE_STEPS = 5  # without momentum, from a random start
+_MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
+_FAST_STEPS = 30
+# Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
+_RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
 
 
 @dataclass(frozen=True)
@@ -47,14 +61,44 @@ class PowerOptions:
             true ones: the interval whose quadratic is (1 - widening) b^2 - (alpha + beta) a b + alpha beta a^2.
         seed: of the start.
         max_seconds: time after which it stops where it is, or None.
+        tied: one multiplier per channel, instead of one per neuron.
+        dtype: of the passes. What float32 cannot hold is done in float64.
+        device: where the passes run.
     """
 
     vectors: int = 8
     tolerance: float = 1e-6
     max_iterations: int = 500
-    widening: float = 1e-4
+    widening: float = 1e-5
     seed: int = 0
     max_seconds: float | None = None
+    tied: bool = False
+    dtype: torch.dtype = torch.float64
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A network that the input, or patches of it, go through.
+
+    Attributes:
+        network: with weights in the format of the passes.
+        patches: entries of the input that every copy reads, shape (copies, entries of the network's input); the
+            number of entries stands for a zero. None where the network reads the input itself.
+    """
+
+    network: Network
+    patches: Tensor | None = None
+
+    def read(self, x: Tensor) -> Tensor:
+        if self.patches is None:
+            return x
+        flat = torch.nn.functional.pad(x.flatten(1), (0, 1))
+        return flat[:, self.patches].reshape(-1, *self.network.input_shape)
+
+    @property
+    def copies(self) -> int:
+        return 1 if self.patches is None else len(self.patches)
 
 
 class _Answer(torch.autograd.Function):
@@ -63,92 +107,231 @@ class _Answer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, neurons: _Neurons) -> Tensor:
         ctx.neurons, ctx.a = neurons, a
-        return neurons.answer(a)
+        ctx.b = neurons.answer(a)
+        return ctx.b  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.neurons.learn(ctx.a, gradients[0]), None
+        return ctx.neurons.learn(ctx.a, ctx.b, gradients[0]), None
 
 
 class _Neurons:
     """The neurons of one activation: their slopes, directions and multipliers."""
 
-    def __init__(self, layer: Activation, widening: float, u: Tensor) -> None:
+    def __init__(self, layer: Activation, widening: float, u: Tensor, tied: bool) -> None:
+        self.true = layer.alpha, layer.beta
         mean = (layer.alpha + layer.beta) / (2 * (1 - widening))
         product = layer.alpha * layer.beta / (1 - widening)
-        spread = (mean * mean - product) ** 0.5
-        self.alpha, self.beta = float(mean - spread), float(mean + spread)
+        spread = math.sqrt(max(mean * mean - product, 0.0))
+        self.alpha, self.beta = mean - spread, mean + spread
         self.widening = widening
-        self.u = u / _norm(u)  # (k, *shape)
+        self.over = (0, 2, 3) if tied and u.dim() == 4 else (0,)
+        self.u = u / self._length(u)  # (copies of the vectors, *shape)
+        self.last = self.u
         self.t = torch.zeros_like(u[0])
+        self.momentum = 0.0
+
+    def _length(self, v: Tensor) -> Tensor:
+        """|v| for every multiplier, in a shape that broadcasts; the smallest normal number where it is zero."""
+        square = v.square().sum(self.over, keepdim=True)
+        low, high = _RANGE[v.dtype]
+        if square.numel() and not low < float(square.max()) < high:
+            scale = v.abs().max()
+            if torch.isfinite(scale) and scale > 0:
+                square = (v / scale).square().sum(self.over, keepdim=True)
+                return (square.sqrt() * scale).clamp_min(torch.finfo(v.dtype).tiny)
+        return square.sqrt_().clamp_min(torch.finfo(v.dtype).tiny)
 
     def answer(self, a: Tensor) -> Tensor:
-        return (self.alpha + self.beta) / 2 * a + (self.beta - self.alpha) / 2 * _norm(a) * self.u
+        return (self.alpha + self.beta) / 2 * a + (self.beta - self.alpha) / 2 * self._length(a) * self.u
 
-    def learn(self, a: Tensor, H: Tensor) -> Tensor:
-        length, size = _norm(H), _norm(a)
-        self.u = torch.where(length > _TINY, H / length.clamp_min(_TINY), self.u)
-        t = length / ((self.beta - self.alpha) * size).clamp_min(_TINY)
-        t = torch.where(size > _TINY, t, torch.zeros_like(t))
-        # The quadratic of the widened interval is that of the true one over (1 - widening).
-        self.t = t[0] / (1 - self.widening)
-        onward: Tensor = t * ((self.alpha + self.beta) * self.answer(a) - 2 * self.alpha * self.beta * a)
-        return onward
-
-
-def _norm(v: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(v, dim=0, keepdim=True)
-    return length
+    def learn(self, a: Tensor, b: Tensor, H: Tensor) -> Tensor:
+        length, size, tiny = self._length(H), self._length(a), torch.finfo(a.dtype).tiny
+        direction = torch.where(length > tiny, H / length, self.u)
+        moved = direction + self.momentum * (direction - self.last) if self.momentum else direction
+        self.last = direction
+        self.u = moved / self._length(moved) if self.momentum else moved
+        # A constant activation has no direction, and a neuron that nothing reaches needs no multiplier.
+        spread = max(self.beta - self.alpha, tiny)
+        t = torch.where(size > tiny, length / (spread * size).clamp_min(tiny), torch.zeros_like(size))
+        self.t = t.expand_as(a)[0]
+        return t * ((self.alpha + self.beta) * b - 2 * self.alpha * self.beta * a)
 
 
-def propose(
-    network: Network, options: PowerOptions, state: Mapping[str, NDArray[np.float64]] | None = None
-) -> Proposal:
+class _Iteration:
+    """The state of the fixed point, and one step of it."""
+
+    def __init__(
+        self, parts: Sequence[_Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
+    ):
+        self.parts, self.options = parts, options
+        generator = torch.Generator().manual_seed(options.seed)
+        self.resumed = True
+
+        def initial(name: str, size: tuple[int, ...]) -> Tensor:
+            known = state.get(name)
+            if known is not None and known.shape == size and np.isfinite(known).all() and known.any():
+                return torch.from_numpy(np.array(known)).to(options.device, options.dtype)
+            self.resumed = False
+            return torch.randn(size, generator=generator, dtype=torch.float64).to(options.device, options.dtype)
+
+        self.x = initial("x", (options.vectors, *shape))
+        self.x = self.x / self.x.norm()
+        self.last = self.x
+        self.scale = 0.0  # the last value, by which gradients are divided
+        self.neurons: dict[tuple[int, int], _Neurons] = {}
+        for j, part in enumerate(parts):
+            for i in part.network.activations:
+                node = part.network.nodes[i]
+                assert isinstance(node.layer, Activation)
+                u = initial(_name(j, i), (options.vectors * part.copies, *node.shape))
+                self.neurons[j, i] = _Neurons(node.layer, options.widening, u, options.tied)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The outputs of all parts."""
+        outputs = []
+        for j, part in enumerate(self.parts):
+
+            def answer(i: int, a: Tensor, j: int = j) -> Tensor:
+                b: Tensor = _Answer.apply(a, self.neurons[j, i])  # type: ignore[no-untyped-call]
+                return b
+
+            outputs.append(propagate(part.network, part.read(x), answer))
+        return outputs
+
+    def step(self, momentum: float) -> float:
+        """One forward and one backward pass; returns the value at the state before them."""
+        for neurons in self.neurons.values():
+            neurons.momentum = momentum
+        with torch.enable_grad():
+            x = self.x.detach().requires_grad_()
+            outputs = self.forward(x)
+            value = math.sqrt(sum(float(z.detach().double().square().sum()) for z in outputs))
+            if not 0 < value < math.inf:
+                return value
+            (gradient,) = torch.autograd.grad(outputs, x, [z.detach() / value for z in outputs])
+        length = gradient.norm()
+        if not float(length) > 0:
+            return value
+        direction = gradient / length
+        moved = direction + momentum * (direction - self.last)
+        self.last, self.x = direction, moved / moved.norm()
+        self.scale = value
+        return value
+
+    def value(self) -> float:
+        """What the state is worth for the true slopes, at the end: a lower bound of LipSDP's optimum."""
+        for neurons in self.neurons.values():
+            neurons.alpha, neurons.beta = neurons.true
+        with torch.no_grad():
+            outputs = self.forward(self.x)
+        return math.sqrt(sum(float(z.double().square().sum()) for z in outputs))
+
+    def multipliers(self) -> list[Array]:
+        """One array per part; the quadratic of the widened interval is that of the true one over (1 - widening)."""
+        unit = self.scale / (1 - self.options.widening)
+        return [
+            np.concatenate([
+                np.zeros(0),
+                *(self.neurons[j, i].t.double().cpu().numpy().ravel() * unit for i in part.network.activations),
+            ])
+            for j, part in enumerate(self.parts)
+        ]  # fmt: skip
+
+    def state(self) -> dict[str, Array]:
+        arrays = {"x": self.x} | {_name(j, i): neurons.u for (j, i), neurons in self.neurons.items()}
+        return {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
+
+
+def _name(part: int, node: int) -> str:
+    return f"u{node}" if part == 0 else f"u{part}.{node}"
+
+
+def propose(network: Network, options: PowerOptions, state: Mapping[str, Array] | None = None) -> Proposal:
     """Run the fixed point on the linearised network.
 
     Args:
         network: any graph of layers.
         options: vectors, tolerance, iterations.
         state: "x" and "u<node>" of an earlier run on the same architecture, to go on from.
+
+    Returns:
+        The multipliers, with a value that is a lower bound of LipSDP's optimum. Time that runs out, and Ctrl-C, end
+        the iteration where it is.
     """
-    generator = torch.Generator().manual_seed(options.seed)
-    start = dict(state or {})
+    found = _run(lambda o: [_Part(network.to(o.dtype, o.device))], network.input_shape, options, state or {})
+    return found[0]
 
-    def initial(name: str, shape: tuple[int, ...]) -> Tensor:
-        known = start.get(name)
-        if known is not None and known.shape == (options.vectors, *shape) and np.isfinite(known).all():
-            return torch.from_numpy(known.copy())
-        return torch.randn(options.vectors, *shape, generator=generator, dtype=torch.float64)
 
-    x = initial("x", network.input_shape)
-    neurons: dict[int, _Neurons] = {}
-    for i in network.activations:
-        layer = network.nodes[i].layer
-        assert isinstance(layer, Activation)
-        neurons[i] = _Neurons(layer, options.widening, initial(f"u{i}", network.nodes[i].shape))
+def propose_tiles(tiling: Tiling, options: PowerOptions, state: Mapping[str, Array] | None = None) -> list[Proposal]:
+    """Multipliers of all tile shapes together, the best for the largest eigenvalue of the merged form.
+
+    Args:
+        tiling: the tiles.
+        options: as for `propose`.
+        state: of an earlier run on the same tiling.
+
+    Returns:
+        One proposal per shape, with the value of the merged form; the first one has the state.
+    """
+
+    def parts(o: PowerOptions) -> list[_Part]:
+        return [
+            _Part(tiling.shape_network(shape).to(o.dtype, o.device), torch.from_numpy(patches).to(o.device))
+            for shape, patches in zip(tiling.shapes, tiling.patches, strict=True)
+        ]
+
+    return _run(parts, tiling.network.input_shape, options, state or {})
+
+
+def _run(
+    parts: Callable[[PowerOptions], list[_Part]],
+    shape: tuple[int, ...],
+    options: PowerOptions,
+    state: Mapping[str, Array],
+) -> list[Proposal]:
+    iteration = _Iteration(parts(options), shape, options, state)
     values: list[float] = []
-    deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
-    status = "inaccurate (iterations used up)"
-    with torch.enable_grad():
-        while len(values) < options.max_iterations:
-            if deadline is not None and time.monotonic() >= deadline:
-                status = "inaccurate (no time left)" if values else "failed (no time left)"
-                break
-            x = (x / x.norm().clamp_min(_TINY)).requires_grad_()
-            z = propagate(network, x, lambda i, a: _Answer.apply(a, neurons[i]))  # type: ignore[no-untyped-call]
-            values.append(float(z.detach().norm()))
-            (gradient,) = torch.autograd.grad((z * z.detach()).sum(), x)
-            if not np.isfinite(values[-1]) or float(gradient.norm()) <= _TINY:
-                status = "solved"  # of a network that is constant; what overflows has multipliers that show it
-                break
-            x = gradient.detach()
-            if len(values) > 10 and abs(values[-1] - values[-11]) < options.tolerance * values[-1]:
-                status = "solved"
-                break
+    status = _iterate(iteration, options, values)
+    multipliers = iteration.multipliers() if values and 0 < values[-1] < math.inf else []
+    usable = bool(multipliers) and all(np.isfinite(t).all() for t in multipliers)
+    if options.dtype != torch.float64 and not usable and not status.startswith(("failed", "interrupted")):
+        return _run(parts, shape, dataclasses.replace(options, dtype=torch.float64), {})
     if not values:
-        return Proposal(None, float("nan"), status)
-    t = np.concatenate([np.zeros(0), *(neurons[i].t.numpy().ravel() for i in network.activations)])
-    if not np.isfinite(t).all():
-        return Proposal(None, float("nan"), "failed (not finite)")
-    final = {"x": x.detach().numpy(), **{f"u{i}": neuron.u.numpy() for i, neuron in neurons.items()}}
-    return Proposal(t, values[-1], status, final, len(values))
+        return [Proposal(None, math.nan, status) for _ in iteration.parts]
+    if values[-1] == 0:  # of a network that is constant
+        zeros = [
+            np.zeros(sum(part.network.nodes[i].size for i in part.network.activations)) for part in iteration.parts
+        ]
+        return [Proposal(t, 0.0, "solved", {}, len(values)) for t in zeros]
+    if not usable:
+        return [Proposal(None, math.nan, "failed (not finite)") for _ in iteration.parts]
+    value, final = iteration.value(), iteration.state()
+    return [
+        Proposal(t, value, status, final if j == 0 else {}, len(values) if j == 0 else 0)
+        for j, t in enumerate(multipliers)
+    ]
+
+
+def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) -> str:
+    """Step until the value stands still; says how it ended."""
+    deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
+    free = 0 if iteration.resumed else _FREE_STEPS
+    try:
+        while len(values) < options.max_iterations:
+            if time.monotonic() >= deadline:
+                return "inaccurate (no time left)" if values else "failed (no time left)"
+            n = len(values)
+            # Momentum may overshoot: a value that falls is a reason to do without it for a while.
+            if n >= 2 and values[-1] < values[-2] * (1 - 1e-3):
+                free = n + _FREE_STEPS
+            momentum = 0.0 if n < free else _MOMENTUM[n >= _FAST_STEPS]
+            values.append(iteration.step(momentum))
+            if not 0 < values[-1] < math.inf:
+                return "solved"
+            recent = values[-_WINDOW - 1 :]
+            if len(recent) > _WINDOW and max(recent) - min(recent) <= options.tolerance * values[-1]:
+                return "solved"
+    except KeyboardInterrupt:
+        return "interrupted"
+    return "inaccurate (iterations used up)"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse
@@ -88,3 +88,31 @@ def _compressed(K: Array, Y: Array, n_x: int) -> tuple[Array, Array, int]:
     Q, R = np.linalg.qr(readers.T)  # (n_x, r)
     Q = Q * np.where(np.diag(R) < 0, -1.0, 1.0)  # the same basis for nearby weights, so that a warm start fits
     return np.hstack([K[:, :n_x] @ Q, K[:, n_x:]]), np.hstack([Y[:, :n_x] @ Q, Y[:, n_x:]]), Q.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """What a solver proposes.
+
+    Attributes:
+        multipliers: one per neuron of the original network, or None if there are none to use.
+        value: the solver's own idea of the bound, sqrt(rho); not a bound.
+        status: "solved", "inaccurate (why)" or "failed (why)".
+        state: arrays to warm-start the same solver with, on the same block with other weights.
+        iterations: iterations used.
+    """
+
+    multipliers: Array | None
+    value: float
+    status: str
+    state: Mapping[str, Array] = field(default_factory=dict)
+    iterations: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One solve."""
+
+    problem: Problem
+    state: Mapping[str, Array]
+    seconds: float  # predicted

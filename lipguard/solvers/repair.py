@@ -1,4 +1,10 @@
-"""Multipliers that are nearly feasible, made feasible: of an inaccurate solver, or of another epoch's weights."""
+"""Multipliers that are nearly feasible, made feasible: of an inaccurate solver, or of another epoch's weights.
+
+With the factor c > 1 per layer, t_l c^(d_l) in place of t_l and rho c^(d_0) in place of rho, where d counts the
+activations that are still to come, is a congruence that divides everything between layers, and the output, by sqrt(c)
+at least: A becomes (1 - c^-1/2) diag(rho, 2T) + c^-1/2 A, up to that congruence. So a matrix that misses positive
+semidefiniteness by a relative (c - 1)/2 is repaired, at the price of c^(d_0/2) in the bound.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,35 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lipguard.network.graph import Network
+from lipguard.network.layers import Activation
+
 Array = NDArray[np.float64]
 _STEPS = (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 # Of the largest in its layer. A multiplier of zero frees its neuron; a little too small costs more than too large.
 _FLOORS = (1e-9, 1e-5, 1e-3)
+
+
+def enlarged(network: Network, t: Array, rho: float, step: float) -> tuple[Array, float]:
+    """(t, rho) with the margin that a factor 1 + step per layer gives, after a floor for multipliers of zero.
+
+    Args:
+        network: the network that they are for.
+        t: proposed multipliers.
+        rho: the proposed square of the bound.
+        step: c - 1.
+    """
+    depth = [0] * len(network.nodes)  # activations behind the node's output, and one for the output
+    depth[-1] = 1
+    for i in range(len(network.nodes) - 1, 0, -1):
+        below = depth[i] + isinstance(network.nodes[i].layer, Activation)
+        for j in network.nodes[i].inputs:
+            depth[j] = max(depth[j], below)
+    sizes = [network.nodes[i].size for i in network.activations]
+    largest = [part.max(initial=0.0) or 1.0 for part in _split(t, sizes)]
+    floor = _FLOORS[0] * np.repeat(largest, sizes)
+    powers = np.repeat([depth[i] for i in network.activations], sizes)
+    return np.maximum(t, floor) * (1 + step) ** powers, rho * (1 + step) ** depth[0]
 
 
 def repaired(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lipguard.network import layers
-from lipguard.network.linearised import FreedNetwork
+from lipguard.network.linearised import FreedNetwork, path_roundings
 from lipguard.network.trace import trace
 
 SMALL = settings(max_examples=30)
@@ -90,7 +90,9 @@ def test_layers_count_every_operation_on_one_output(model: nn.Module, shape: tup
     assert least <= layer.roundings() <= least + 2
 
 
-def test_roundings_add_up_along_the_network() -> None:
+def test_roundings_add_up_between_activations() -> None:
     assert layers.Add().roundings() == 1
-    model = with_weights(nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 2)), 0)
-    assert FreedNetwork.assemble(trace(model, (7,))).roundings == 7 + 5
+    model = with_weights(nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)), 0)
+    network = trace(model, (7,))
+    assert FreedNetwork.assemble(network).roundings == 7 + 5
+    assert max(path_roundings(network)[1]) == 5 + 4

@@ -14,9 +14,9 @@ from lipguard.errors import ConfigError
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.solvers import parallel
-from lipguard.solvers.conic import Proposal, SolverOptions
+from lipguard.solvers.conic import SolverOptions
 from lipguard.solvers.parallel import Job, solve_all
-from lipguard.solvers.problem import Problem
+from lipguard.solvers.problem import Problem, Proposal
 
 OPTIONS = SolverOptions("scs", 1e-3, 3000)
 

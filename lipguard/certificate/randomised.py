@@ -1,0 +1,125 @@
+"""A proof without a matrix, which errs with a probability that is known.
+
+For a symmetric B with an eigenvalue outside [0, c], Chebyshev's polynomial of degree K on [0, c] is large there, and a
+random vector has a component along that eigenvector: it grows under the three-term recurrence. Seen the other way
+round, vectors that do not grow prove, except with a small probability, that no such eigenvalue exists. (Bounds of
+eigenvalues from random starts: Kuczynski and Wozniakowski, 1992; with Chebyshev polynomials: van Dorsselaer,
+Hochstenbach and van der Vorst, 2000.)
+
+For one vector z with independent normal entries and a unit vector v, P(|v'z| <= r |z|) <= r sqrt(2 n / pi); for `m`
+of them at once, at most its m-th power. With z_(j+1) = 2 C z_j - z_(j-1) + e_j, C = (2/c) B - I, |e_j| <= eps max |z_j|
+and an eigenvalue lambda of C outside [-1, 1],
+
+    |z_K| >= |v'z_K| >= T_K(|lambda|) (|v'z_0| - eps K^2 / 2 max_j |z_j|),
+
+because the error of step j is carried on by the polynomial of the second kind U_(K-1-j) <= (K - j) T_K.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lipguard.certificate.rounding import UNIT_ROUNDOFF, gamma_up
+from lipguard.network.form import ScaledForm
+
+Array = NDArray[np.float64]
+_VECTORS = (4, 8, 16)  # more of them take fewer steps; the first that rounding leaves something of is taken
+_GROWTH = 1.5  # what a matrix that passes stays below; exact arithmetic stays at 1
+_MOST_STEPS = 100_000
+
+
+def is_positive_semidefinite_randomly(form: ScaledForm, margin: float, probability: float, seed: bytes) -> bool:
+    """Prove that the matrix of `form` is positive semidefinite.
+
+    Args:
+        form: of the network, its multipliers and rho.
+        margin: the relative distance from zero that its smallest eigenvalue is hoped to have; smaller ones take
+            longer, in proportion to 1 / sqrt(margin).
+        probability: that the result is True although the matrix is not positive semidefinite, at most.
+        seed: what the random vectors are drawn from; a digest of all that is proved, so that nobody can choose it.
+
+    Returns:
+        True only if it is proved; False says nothing.
+    """
+    if not (margin > 0 and 0 < probability < 1 and np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()):
+        return False
+    draw = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(seed).digest(), "big")))
+
+    def random(vectors: int) -> Tensor:
+        return torch.from_numpy(draw.standard_normal((vectors, form.n))).to(form.device)
+
+    top = _top(_largest_eigenvalue(form, random(2)))
+    lost = _largest_loss(form)
+    if not (0 < top < math.inf and math.isfinite(lost)):
+        return False
+    eps = 1.01 * (4 / top * (gamma_up(form.roundings) * lost + gamma_up(16) * margin) + 4 * gamma_up(16))
+    for vectors in _VECTORS:
+        steps = steps_needed(form.n, margin, top, probability, vectors)
+        share = _share(form.n, probability, vectors) - eps * steps * steps / 2 * _GROWTH
+        if steps <= _MOST_STEPS and share > 0.5 * _share(form.n, probability, vectors):
+            break
+    else:
+        return False
+    growth = _growth(form, random(vectors), top, margin, steps)
+    # An eigenvalue of B below 0 is one of C below -(1 + 2 margin / top). Rounding of this line is far below 1e-9.
+    return share * math.cosh(steps * math.acosh(1 + 2 * margin / top)) > growth * (1 + 1e-9)
+
+
+def steps_needed(n: int, margin: float, top: float, probability: float, vectors: int = 4) -> int:
+    """Degree of the polynomial that a proof takes, with room for half of the vectors' share to be lost in rounding."""
+    needed = math.acosh(max(2.0 * _GROWTH / _share(n, probability, vectors), 1.0))
+    return math.ceil(needed / math.acosh(1 + 2 * margin / top)) + 1
+
+
+def _share(n: int, probability: float, vectors: int) -> float:
+    """The part of a random vector along a given direction, except with `probability` for all vectors at once."""
+    return float(probability ** (1 / vectors) / math.sqrt(2 * n / math.pi)) * (1 - 1e-9)
+
+
+def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int) -> float:
+    """The largest |z_j| / |z_0| over all vectors and steps; infinite as soon as it is too large."""
+
+    def times(v: Tensor) -> Tensor:
+        return (2 / top) * (form(v) - margin * v) - v
+
+    lengths = z.norm(dim=1)
+    before, now = z, times(z)
+    largest = 1.0
+    for j in range(steps):
+        if j:
+            before, now = now, 2 * times(now) - before
+        largest = max(largest, float((now.norm(dim=1) / lengths).max()) * (1 + 1e-9))
+        if not largest <= _GROWTH:
+            return math.inf
+    return largest
+
+
+def _top(estimate: float) -> float:
+    """Above the spectrum, it is hoped; if not, vectors grow and nothing is proved.
+
+    The matrix of a chain is I + C with C = 0 within every layer: its spectrum is symmetric about 1, but for the output.
+    """
+    return 2.001 if estimate <= 2.0005 else 1.05 * estimate
+
+
+def _largest_eigenvalue(form: ScaledForm, z: Tensor, steps: int = 10) -> float:
+    for _ in range(steps):
+        z = form(z / z.norm(dim=1, keepdim=True))
+    return float(z.norm(dim=1).max())
+
+
+def _largest_loss(form: ScaledForm, steps: int = 4) -> float:
+    """An upper bound of the norm of `form.lost`: the largest (M v)_i / v_i, for any positive v (Collatz, Wielandt)."""
+    v = torch.ones(1, form.n, dtype=torch.float64, device=form.device)
+    bound = math.inf
+    for _ in range(steps):
+        w = form.lost(v)
+        bound = min(bound, float((w / v).max()))
+        v = (w / w.max()).clamp_min(1e-6)
+    return bound * (1 + 2 * gamma_up(form.roundings)) + UNIT_ROUNDOFF

@@ -1,0 +1,118 @@
+"""LipSDP's matrix without writing it out: one forward and one backward pass apply it to vectors."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lipguard.network.graph import Network
+from lipguard.network.linearised import path_roundings, propagate, slope_ranges
+
+Array = NDArray[np.float64]
+_OWN_ROUNDINGS = 20  # of multipliers, slopes and scales, beside those of the layers
+
+
+class ScaledForm:
+    """B = D A(rho, t) D with the diagonal D of floats for which D diag(rho, 2 t) D is about the identity.
+
+    Congruence keeps the signs of eigenvalues. Where `A` is positive semidefinite the spectrum of `B` lies in about
+    [0, 2].
+
+    Args:
+        network: any graph of layers.
+        t: multipliers, shape (neurons,).
+        rho: the square of a Lipschitz constant.
+        device: where the passes run.
+
+    Attributes:
+        scale: the diagonal of D, shape (n,), in the order (x, b_1, .., b_L).
+        diagonal: (rho, 2 t) scaled, shape (n,).
+        roundings: relative roundings of an entry of `B @ z`, with respect to `magnitude(|z|)`, at most.
+    """
+
+    def __init__(self, network: Network, t: Array, rho: float, device: torch.device | str = "cpu") -> None:
+        self.network = network.to(torch.float64, device)
+        self.device = torch.device(device)
+        n_x = network.nodes[0].size
+        weights = np.concatenate([np.full(n_x, rho), 2 * t])
+        with np.errstate(divide="ignore"):
+            self.scale = np.where(weights > 0, 1 / np.sqrt(weights), 1.0)
+        self.diagonal = self.scale * weights * self.scale
+        alpha, beta = slope_ranges(network)
+        none = np.zeros(n_x)  # the input has no slope
+        both, product = np.append(none, t * (alpha + beta)), np.append(none, 2 * t * alpha * beta)
+        self._signed = self._split(both), self._split(product)
+        self._unsigned = self._split(np.abs(both)), self._split(np.abs(product))
+        self._units = self._split(self.scale)
+        self._own = torch.from_numpy(self.diagonal).to(self.device)
+        forward, backward = path_roundings(network)
+        sinks = [network.nodes[i].inputs[0] for i in network.activations] + [len(network.nodes) - 1]
+        collected = [forward[i] + backward[i] + _OWN_ROUNDINGS for i in sinks]
+        self.roundings = max(collected)
+        self._shares = [count / self.roundings for count in collected]
+
+    @property
+    def n(self) -> int:
+        """Number of variables."""
+        return len(self.scale)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """B z for rows z, shape (vectors, n), float64."""
+        return self._apply(self.network, z, *self._signed, -1.0)
+
+    def magnitude(self, z: Tensor) -> Tensor:
+        """|B| z for non-negative rows z, where |B| collects the magnitudes of all terms."""
+        return self._apply(self._absolute, z, *self._unsigned, 1.0)
+
+    def lost(self, z: Tensor) -> Tensor:
+        """What gamma(`roundings`) times bounds the rounding of B z for |z| = z: |B| z, every term by its own share."""
+        both, product = (
+            [own * share for own, share in zip(values, [1.0, *self._shares], strict=False)] for values in self._unsigned
+        )
+        return self._apply(self._absolute, z, both, product, self._shares[-1])
+
+    @cached_property
+    def _absolute(self) -> Network:
+        return self.network.absolute()
+
+    def _split(self, values: Array) -> list[Tensor]:
+        """By variable: the input, then every activation, each in its own shape."""
+        shapes = [self.network.input_shape, *(self.network.nodes[i].shape for i in self.network.activations)]
+        pieces = np.split(values, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
+        return [torch.from_numpy(p.reshape(s)).to(self.device) for p, s in zip(pieces, shapes, strict=True)]
+
+    def _apply(self, network: Network, z: Tensor, both: list[Tensor], product: list[Tensor], sign: float) -> Tensor:
+        """Half the gradient of rho |x|^2 + sign |y|^2 + sum (2 t b^2 +- 2 both a b + product a^2)."""
+        sizes = [unit.numel() for unit in self._units]
+        parts = [
+            (part.reshape(-1, *unit.shape) * unit).requires_grad_()
+            for part, unit in zip(torch.split(z, sizes, dim=1), self._units, strict=True)
+        ]
+        index = {i: k + 1 for k, i in enumerate(network.activations)}
+        pre_activations: list[Tensor] = []
+
+        def free(i: int, a: Tensor) -> Tensor:
+            pre_activations.append(a)
+            return parts[index[i]]
+
+        with torch.enable_grad():
+            y = propagate(network, parts[0], free)
+            outputs = [*pre_activations, y]
+        slope = 1.0 if sign > 0 else -1.0
+        onward, direct = [], [torch.zeros_like(parts[0])]
+        with torch.no_grad():
+            for k, a in enumerate(pre_activations, start=1):
+                onward.append(slope * both[k] * parts[k] + product[k] * a)
+                direct.append(slope * both[k] * a)
+            onward.append(sign * y)
+        gradients = torch.autograd.grad(outputs, parts, onward, allow_unused=True)
+        with torch.no_grad():
+            pieces = [
+                unit * (d if g is None else d + g) for unit, d, g in zip(self._units, direct, gradients, strict=True)
+            ]
+            coupled: Tensor = torch.cat([piece.flatten(1) for piece in pieces], dim=1)
+            return coupled + self._own * z
