@@ -20,7 +20,7 @@ from lipguard.certificate.blocks import WholeClaim, form_norm, prove_tiles, prov
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import sqrt_up, up
+from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.certificate.verify import (
     ProvedBlock,
     block_norms,
@@ -49,6 +49,7 @@ Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 # The claim is this much above what was proved here, so that another machine's rounding proves it too.
 _HEADROOM = 1e-9
+_NORMS_HEADROOM = 1e-11
 _SMALLEST_RHO = 1e-290  # of a block that is constant
 _MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
 _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
@@ -241,9 +242,10 @@ class _BlockRun:
             found = power.propose_tiles(own, options, known.get(self._key(0)))
         else:
             found = [power.propose(part, options, known.get(self._key(j))) for j, part in enumerate(self.parts)]
-        before = [proposal.iterations for proposal in self.proposals] or [0] * len(found)
+        before = self.proposals or found
         self.proposals = [
-            dataclasses.replace(p, iterations=p.iterations + n) for p, n in zip(found, before, strict=True)
+            dataclasses.replace(new, iterations=new.iterations + (old.iterations if self.rounds else 0))
+            for new, old in zip(found, before, strict=True)
         ]
         self.rounds += 1
         self.seconds += time.monotonic() - began
@@ -341,11 +343,12 @@ class _BlockRun:
 
     def _claim(self, t: Array, rho: float, margin: float, product: float) -> bool:
         """Try to prove sqrt(rho) for the block, and keep it if that succeeds."""
-        probability = share_of_probability(self.plan, self.config.failure_probability)
-        claim = WholeClaim(t, rho, self.block.proof, margin, probability if self.block.proof == "randomised" else 0.0)
-        if (self.rho and rho >= self.rho) or not proves(
-            claim, self.parts[0], self.freed[0] if self.block.proof == "dense" else None
-        ):
+        if self.rho and rho >= self.rho:
+            return False
+        kind = self.block.proof
+        probability = share_of_probability(self.plan, self.config.failure_probability) if kind == "randomised" else 0.0
+        claim = WholeClaim(t, rho, kind, margin, probability)
+        if not proves(claim, self.parts[0], self.freed[0] if kind == "dense" else None):
             return False
         self.multipliers, self.slack, self.rho = (t,), margin, rho
         self.proved = ProvedBlock(min(sqrt_up(rho), product), product)
@@ -437,9 +440,9 @@ def _report(
     data: Tensor | None, start: float, optimise: bool, interrupted: bool, warm: WarmStart | None,
 ) -> Report:  # fmt: skip
     exact = product_bounds(network, norms)[-1]
-    product = min(up(exact * (1 + _HEADROOM)), math.inf)
+    product = mul_up(exact, 1 + _NORMS_HEADROOM)
     total = total_bound([run.proved for run in blocks if run.proved is not None], exact)
-    bound = min(up(total * (1 + _HEADROOM)), product)
+    bound = min(mul_up(total, 1 + _HEADROOM), product)
     weakest = weakest_proof(plan, [bool(run.multipliers) for run in blocks])
     probability = config.failure_probability if weakest == "randomised" else 0.0
     proof = weakest if bound < product else "product"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -83,7 +84,7 @@ def largest_eigenvalue_bound(G: Array, error: Array) -> float:
     rows = mul_up(float(total.sum(axis=1).max(initial=0.0)), up(1 + gamma_up(len(G) + 2)))
     if rows == 0 or not math.isfinite(rows):
         return rows
-    estimate = _largest_eigenvalue(G)
+    estimate = largest_eigenvalue(G)
     for slack in slacks(len(G)):
         bound = estimate * (1 + slack)
         if bound >= rows:
@@ -102,13 +103,15 @@ def minus(bound: float, G: Array, error: Array) -> tuple[Array, Array]:
     return A, widened
 
 
-def _largest_eigenvalue(G: Array) -> float:
-    """Numerically; nothing depends on its accuracy."""
-    n = len(G)
+def largest_eigenvalue(G: Any) -> float:
+    """Of a symmetric matrix, dense or sparse, numerically; nothing depends on its accuracy."""
+    n = G.shape[0]
     if n <= 400:
-        return float(scipy.linalg.eigvalsh(G, subset_by_index=(n - 1, n - 1))[0])
-    start = np.abs(G).sum(axis=1)
+        dense = G if isinstance(G, np.ndarray) else G.toarray()
+        return float(scipy.linalg.eigvalsh(dense, subset_by_index=(n - 1, n - 1))[0])
+    start = np.asarray(abs(G).sum(axis=1)).ravel()
     try:
         return float(scipy.sparse.linalg.eigsh(G, k=1, v0=start, tol=1e-13, return_eigenvectors=False)[0])
     except scipy.sparse.linalg.ArpackError:
-        return float(scipy.linalg.eigvalsh(G, subset_by_index=(n - 1, n - 1))[0])
+        dense = G if isinstance(G, np.ndarray) else G.toarray()
+        return float(scipy.linalg.eigvalsh(dense, subset_by_index=(n - 1, n - 1))[0])

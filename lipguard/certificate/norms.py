@@ -15,14 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.cholesky import largest_eigenvalue_bound
+from lipguard.certificate.cholesky import (
+    is_positive_semidefinite,
+    largest_eigenvalue,
+    largest_eigenvalue_bound,
+    slacks,
+)
 from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up, up
+from lipguard.certificate.sparse import is_shifted_gram_positive_semidefinite
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Scale, Shape
+from lipguard.network.matrices import Matrix, layer_matrix
+from lipguard.partition.proofs import has_cholmod
 
 Array = NDArray[np.float64]
-_DENSE_SIDE = 2048  # the largest Gram matrix to factor
-_DENSE_ENTRIES = 2**24  # the largest matrix to write out
+_DENSE_SIDE = 2048  # the largest dense Gram matrix to factor
+_SPARSE_WORK = 1e8  # the most products that go into a sparse one
 _FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the frequencies of one convolution
 
 
@@ -121,8 +129,10 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
         return 0.0
     example = layer.linear(torch.zeros(1, *input_shape, dtype=torch.float64))
     n_in, n_out, output = math.prod(input_shape), example.numel(), example.shape[2:]
-    if min(n_in, n_out) <= _DENSE_SIDE and n_in * n_out <= _DENSE_ENTRIES:
-        return matrix_norm(_dense(layer, input_shape, n_in, n_out), layer.weight_ulps)
+    side, taps = min(n_in, n_out), layer.weight[0].numel()
+    if side <= _DENSE_SIDE or (has_cholmod() and side * taps**2 <= _SPARSE_WORK):
+        shape = (len(layer.weight), *output)
+        return _sparse_norm(layer_matrix(layer, input_shape, shape), layer.weight_ulps)
     patches = _patch_norm(layer)
     torus = [_torus(layer, axis, input_shape[1 + axis], output[axis]) for axis in (0, 1)]
     columns = layer.weight.shape[1] * math.prod(layer.stride)
@@ -131,15 +141,34 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
     return min(patches, _frequency_norm(layer, torus))
 
 
-def _dense(layer: Conv2d, input_shape: Shape, n_in: int, n_out: int) -> Array:
-    """The convolution as a matrix, shape (n_out, n_in); every entry is one weight, so nothing is rounded."""
-    W = np.empty((n_out, n_in))
-    for start in range(0, n_in, 512):
-        stop = min(start + 512, n_in)
-        columns = torch.zeros(stop - start, n_in, dtype=torch.float64)
-        columns[torch.arange(stop - start), torch.arange(start, stop)] = 1
-        W[:, start:stop] = layer.linear(columns.reshape(-1, *input_shape)).flatten(1).numpy().T
-    return W
+@np.errstate(over="ignore", invalid="ignore")
+def _sparse_norm(W: Matrix, weight_ulps: int) -> float:
+    """Upper bound of the spectral norm of every matrix within gamma(weight_ulps) |W| of a sparse `W`, shape (m, n)."""
+    if W.shape[0] > W.shape[1]:
+        W = W.T.tocsr()
+    exponent = math.frexp(float(np.abs(W.data).max(initial=0.0)))[1]
+    W.data = np.ldexp(W.data, -exponent)
+    size = abs(W)
+    columns, rows = size.sum(axis=0), size.sum(axis=1)
+    sums = mul_up(float(columns.max()), float(rows.max()))
+    crude = mul_up(sqrt_up(sums), up(1 + gamma_up(sum(W.shape) + weight_ulps)))
+    G = (W @ W.T).tocsr()
+    longest = int(np.diff(W.indptr).max())
+    # |E|_2 <= the largest row sum of gamma |W| |W|'
+    error = mul_up(1.01 * gamma_up(longest + 2 * weight_ulps + 4), float((size @ (size.T @ np.ones(len(rows)))).max()))
+    estimate = largest_eigenvalue(G)
+    for slack in slacks(max(len(rows), _DENSE_SIDE)):
+        bound = estimate * (1 + slack)
+        if bound >= crude**2:
+            break
+        if has_cholmod():
+            proved = is_shifted_gram_positive_semidefinite(G, bound, error)
+        else:
+            A = bound * np.eye(len(rows)) - G.toarray()
+            proved = is_positive_semidefinite(A, np.diag(np.full(len(rows), up(error + 2.0**-50 * bound))))
+        if proved:
+            return float(np.ldexp(sqrt_up(bound), exponent))
+    return float(np.ldexp(crude, exponent))
 
 
 def _patch_norm(layer: Conv2d) -> float:

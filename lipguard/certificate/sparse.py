@@ -82,6 +82,22 @@ def _assembled(form: ScaledForm, t: Array) -> tuple[Matrix, Array, int] | None:
     return lower, diagonal, collected
 
 
+def is_shifted_gram_positive_semidefinite(G: Matrix, bound: float, error: float) -> bool:
+    """Prove that every symmetric matrix within `error`, in the 2-norm, of `bound I - G` is positive semidefinite.
+
+    Args:
+        G: symmetric, sparse.
+        bound: a number.
+        error: non-negative.
+    """
+    n = G.shape[0]
+    diagonal = bound - G.diagonal()
+    shift = add_up(error, factorisation_error(n, float(np.abs(diagonal).sum())), 2.0**-50 * bound)
+    diagonal = np.nextafter(diagonal - shift, -np.inf)
+    lower = -sp.tril(G, -1, format="csr")
+    return bool(np.isfinite(lower.data).all() and (diagonal > 0).all()) and _factors(lower, diagonal)
+
+
 def _factors(lower: Matrix, diagonal: Array) -> bool:
     """Whether the Cholesky factorisation of the matrix runs to completion."""
     from cvxopt import cholmod, matrix, spmatrix  # type: ignore[import-untyped,unused-ignore]

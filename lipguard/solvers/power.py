@@ -42,6 +42,7 @@ from lipguard.solvers.problem import Proposal
 
 Array = NDArray[np.float64]
 _WINDOW = 10  # steps over which the value is compared
+_DEAD = 1e4  # the multiplier of a dead neuron, in those of the largest of its layer
 _FREE_STEPS = 5  # without momentum, from a random start
 _MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
 _FAST_STEPS = 30
@@ -151,9 +152,12 @@ class _Neurons:
         moved = direction + self.momentum * (direction - self.last) if self.momentum else direction
         self.last = direction
         self.u = moved / self._length(moved) if self.momentum else moved
-        # A constant activation has no direction, and a neuron that nothing reaches needs no multiplier.
+        # A neuron that nothing reaches answers nothing; what makes sure of it is a large multiplier, which costs nothing.
         spread = max(self.beta - self.alpha, tiny)
-        t = torch.where(size > tiny, length / (spread * size).clamp_min(tiny), torch.zeros_like(size))
+        t = length / (spread * size).clamp_min(tiny)
+        if bool((size <= tiny).any()):
+            alive = size.max() if float(size.max()) > tiny else torch.ones_like(size.max())
+            t = torch.where(size > tiny, t, _DEAD * length.max() / (spread * alive))
         self.t = t.expand_as(a)[0]
         return t * ((self.alpha + self.beta) * b - 2 * self.alpha * self.beta * a)
 
@@ -227,6 +231,7 @@ class _Iteration:
             outputs = self.forward(self.x)
         return math.sqrt(sum(float(z.double().square().sum()) for z in outputs))
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is not used
     def multipliers(self) -> list[Array]:
         """One array per part; the quadratic of the widened interval is that of the true one over (1 - widening)."""
         unit = self.scale / (1 - self.options.widening)
