@@ -39,7 +39,7 @@ from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import LARGEST_MATRIX, has_cholmod
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
-from lipguard.robustness import lower_bound
+from lipguard.robustness import warm_lower_bound
 from lipguard.solvers import power
 from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.problem import Job, Problem, Proposal
@@ -54,10 +54,8 @@ _SMALLEST_RHO = 1e-290  # of a block that is constant
 _MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
 _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
+_SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
-# Margins that are tried, in units of the tolerance (see `enlarged`): the price in the bound is half of them per layer.
-_FIRST_STEP = {"sparse": 0.02, "randomised": 1.0}
-_FIRST_DEAR_STEP = 1.0
 
 
 def certify(
@@ -188,6 +186,10 @@ class _BlockRun:
         self.seconds = 0.0
 
     @cached_property
+    def _neurons(self) -> int:
+        return sum(part.nodes[i].size for part in self.parts for i in part.activations)
+
+    @cached_property
     def freed(self) -> list[FreedNetwork]:
         """The matrices of the parts, for solvers and proofs that need them written out."""
         return [FreedNetwork.assemble(part) for part in self.parts]
@@ -212,7 +214,7 @@ class _BlockRun:
         if self.config.solver != "power" or not self.proposals or self.proposals[0].status == "interrupted":
             return False
         late = deadline is not None and time.monotonic() + self.block.seconds > deadline
-        enough = self.gap <= 0.1 * self.config.tolerance
+        enough = self.gap <= self.config.tolerance * (0.1 if self._neurons <= _SMALL else 3.0 if self._resumes else 1.0)
         return self.is_cheap and self.rounds < _ROUNDS and not late and not enough
 
     def iterate(self, deadline: float | None, optimise: bool, device: torch.device) -> None:
@@ -220,7 +222,6 @@ class _BlockRun:
         began = time.monotonic()
         if not self.parts or not (optimise or self._earlier.get(self._key(0))):
             return
-        neurons = sum(part.nodes[i].size for part in self.parts for i in part.activations)
         left = None
         if deadline is not None:  # the proof needs its share
             reserved = self.block.seconds if self.block.proof != "dense" else 0.2 * self.block.seconds
@@ -229,12 +230,12 @@ class _BlockRun:
         if self.proposals:  # another round: on from where the last one ended
             known |= self.solver_state()
         options = PowerOptions(
-            tolerance=self.config.tolerance * (1e-2 if neurons > _LARGE else 1e-3) * 0.1**self.rounds,
+            tolerance=self.config.tolerance * self._aim * 0.1**self.rounds,
             max_iterations=min(self.config.max_iterations, _MOST_ITERATIONS) if optimise else _REFRESH,
             seed=self.config.seed,
             max_seconds=left,
             tied=self.config.multipliers == "channel",
-            dtype=torch.float32 if neurons > _LARGE or device.type == "mps" else torch.float64,
+            dtype=torch.float32 if self._neurons > _LARGE or device.type == "mps" else torch.float64,
             device=device,
         )
         if self._jointly:
@@ -249,6 +250,18 @@ class _BlockRun:
         ]
         self.rounds += 1
         self.seconds += time.monotonic() - began
+
+    @property
+    def _aim(self) -> float:
+        """Of the iteration's change of value over ten steps, in units of the tolerance."""
+        if self._neurons <= _SMALL:
+            return 1e-3
+        return 3e-2 if self._resumes else 1e-2
+
+    @property
+    def _resumes(self) -> bool:
+        """Whether the iteration starts from where one for slightly different weights ended."""
+        return self.rounds <= 1 and bool(self._earlier.get(self._key(0)))
 
     @property
     def _jointly(self) -> bool:
@@ -319,7 +332,7 @@ class _BlockRun:
         if self.warm is not None and self._has_warm_multipliers(self.warm):
             rho = self.warm.certificate.rhos[self.index]
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho))
-        first = _FIRST_STEP[self.block.proof] if self.is_cheap else _FIRST_DEAR_STEP
+        first = 1.0 if self._neurons > _LARGE or self._resumes else 0.02 if self._neurons <= _SMALL else 0.3
         for t, rho in candidates:
             step = first * self.config.tolerance
             while step < 1:
@@ -338,8 +351,7 @@ class _BlockRun:
     @property
     def is_cheap(self) -> bool:
         """Whether trying a proof takes little."""
-        neurons = sum(part.nodes[i].size for part in self.parts for i in part.activations)
-        return neurons <= {"dense": 2000, "sparse": _LARGE}.get(self.block.proof, 0)
+        return self._neurons <= {"dense": 2000, "sparse": _LARGE}.get(self.block.proof, 0)
 
     def _claim(self, t: Array, rho: float, margin: float, product: float) -> bool:
         """Try to prove sqrt(rho) for the block, and keep it if that succeeds."""
@@ -450,7 +462,7 @@ def _report(
         network.digest, network.input_shape, plan, config.merge, tuple(run.multipliers for run in blocks),
         tuple(run.slack for run in blocks), tuple(run.rho for run in blocks), bound, proof, probability,
     )  # fmt: skip
-    lower = lower_bound(network, data, config.seed)
+    lower, points = warm_lower_bound(network, data, config.seed, None if warm is None else warm.points)
     if lower > bound:
         raise CertificateError(
             f"Internal contradiction: the Jacobian norm {lower!r} was found above the bound {bound!r}. "
@@ -463,7 +475,7 @@ def _report(
     return Report(
         bound, product, lower, max(gaps, default=math.nan), proof, probability if proof != "product" else 0.0,
         certificate, plan, time.monotonic() - start, _status(blocks, optimise, interrupted),
-        WarmStart(certificate, states),
+        WarmStart(certificate, states, points),
         tuple(run.row() for run in blocks),
     )  # fmt: skip
 

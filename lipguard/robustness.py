@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.network.graph import Network
@@ -10,13 +12,16 @@ from lipguard.network.layers import Activation
 from lipguard.network.linearised import propagate
 
 _POINTS = 16
+_STEPS = 30
+_WARM_STEPS = 4
+_KEPT = 4  # points, the best ones
 _POWER_STEPS = 6
 _JITTER = 1e-3
 _STRIDE = 0.1  # of the length of a point, shrinking to none at the last step
 _WORK = 1e8  # entries to compute, over all points and passes: large networks get fewer steps
 
 
-def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, steps: int = 30) -> float:
+def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, steps: int = _STEPS) -> float:
     """The largest spectral norm of the Jacobian found: a Lipschitz constant cannot be below it.
 
     Args:
@@ -26,6 +31,28 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
             that automatic differentiation picks need not be one of the function.
         steps: the most steps of ascent. A step function's slope has no gradient; a smooth stand-in gives the direction.
     """
+    return ascend(network, _start(network, data, seed), seed, steps)[0]
+
+
+def warm_lower_bound(
+    network: Network, data: Tensor | None, seed: int, points: NDArray[np.float64] | None
+) -> tuple[float, NDArray[np.float64]]:
+    """A lower bound, and the points to go on from when the weights have changed a little.
+
+    Args:
+        network: the traced network.
+        data: points for a first start, as for `lower_bound`.
+        seed: of the start.
+        points: where an earlier search for this architecture ended; a few steps from there do.
+    """
+    if points is not None and points.shape[1:] == network.input_shape and len(points) and np.isfinite(points).all():
+        best, x = ascend(network, torch.from_numpy(np.array(points)), seed, _WARM_STEPS)
+    else:
+        best, x = ascend(network, _start(network, data, seed), seed, _STEPS)
+    return best, x.numpy()
+
+
+def _start(network: Network, data: Tensor | None, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(_POINTS, *network.input_shape, generator=generator, dtype=torch.float64)
     x = noise
@@ -36,7 +63,12 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
             x = torch.cat(
                 [start + _JITTER * spread * noise[: len(start)], spread * noise[: max(_POINTS - len(start), 4)]]
             )
-    v = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    return x
+
+
+def ascend(network: Network, x: Tensor, seed: int, steps: int) -> tuple[float, Tensor]:
+    """Gradient ascent of the Jacobian's norm from the points `x`, shape (points, *input_shape), of float64."""
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     best = 0.0
     cost = len(x) * (2 * _POWER_STEPS + 4) * sum(node.size for node in network.nodes)
     steps = max(1, min(steps, int(_WORK / cost)))
@@ -49,7 +81,7 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
         length = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
         stride = _STRIDE * (1 - k / steps) * x.flatten(1).norm(dim=1).clamp_min(1e-12)
         x = x + direction * (stride / length).reshape(-1, *(1 for _ in network.input_shape))
-    return best * (1 - 1e-9)  # its own rounding
+    return best * (1 - 1e-9), x[norms.argsort(descending=True)[:_KEPT]]  # less its own rounding
 
 
 def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, float]]:

@@ -6,6 +6,11 @@ summation. CHOLMOD comes with `cvxopt`, an optional dependency.
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -15,9 +20,10 @@ from lipguard.certificate.cholesky import factorisation_error
 from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
 from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import roundings, slope_ranges
-from lipguard.network.matrices import Matrix, freed_matrices
+from lipguard.network.matrices import Indices, Matrix, freed_matrices
 
 Array = NDArray[np.float64]
+_KEPT, _LARGEST_KEPT = 16, 2_000_000  # patterns, and entries of one
 _MOST_PRODUCTS = 3e8  # entries that slopes which do not reach zero may add
 
 
@@ -82,40 +88,74 @@ def _assembled(form: ScaledForm, t: Array) -> tuple[Matrix, Array, int] | None:
     return lower, diagonal, collected
 
 
-def is_shifted_gram_positive_semidefinite(G: Matrix, bound: float, error: float) -> bool:
-    """Prove that every symmetric matrix within `error`, in the 2-norm, of `bound I - G` is positive semidefinite.
+def is_norm_at_most(W: Matrix, bound: float, error: float) -> bool:
+    """Prove that every matrix within `error` of W, in the 2-norm, has a spectral norm of at most `bound`.
+
+    That is [[bound I, W], [W', bound I]] >= 0.
 
     Args:
-        G: symmetric, sparse.
+        W: sparse, shape (m, n).
         bound: a number.
         error: non-negative.
     """
-    n = G.shape[0]
-    diagonal = bound - G.diagonal()
-    shift = add_up(error, factorisation_error(n, float(np.abs(diagonal).sum())), 2.0**-50 * bound)
-    diagonal = np.nextafter(diagonal - shift, -np.inf)
-    lower = -sp.tril(G, -1, format="csr")
-    return bool(np.isfinite(lower.data).all() and (diagonal > 0).all()) and _factors(lower, diagonal)
+    m, n = W.shape
+    lower = sp.csr_array(
+        (W.data, W.indices, np.concatenate([np.zeros(n, dtype=W.indptr.dtype), W.indptr])), (m + n, m + n)
+    )
+    shift = add_up(error, factorisation_error(m + n, mul_up(float(m + n), bound)))
+    diagonal = math.nextafter(bound - shift, -math.inf)
+    return bool(np.isfinite(W.data).all() and diagonal > 0) and _factors(lower, np.full(m + n, diagonal))
+
+
+@dataclass(frozen=True, eq=False)
+class _Analysis:
+    """A pattern that was analysed before, with CHOLMOD's matrix and ordering for it."""
+
+    starts: Indices
+    rows: Indices
+    matrix: Any
+    ordering: Any
+
+
+_analysed: OrderedDict[int, _Analysis] = OrderedDict()
 
 
 def _factors(lower: Matrix, diagonal: Array) -> bool:
     """Whether the Cholesky factorisation of the matrix runs to completion."""
-    from cvxopt import cholmod, matrix, spmatrix  # type: ignore[import-untyped,unused-ignore]
+    from cvxopt import cholmod, matrix  # type: ignore[import-untyped,unused-ignore]
 
-    n = len(diagonal)
-    entries = lower.tocoo()
-    index = np.arange(n)
-    values = np.concatenate([entries.data, diagonal])
-    rows, columns = (np.concatenate([c, index]).astype(np.int64) for c in entries.coords)
-    A = spmatrix(matrix(values), matrix(rows), matrix(columns), (n, n))
+    A = (lower + sp.diags_array(diagonal)).tocsc()
+    A.sort_indices()
     before = dict(cholmod.options)
     cholmod.options["supernodal"] = 2  # L L': the other kinds go on past a negative pivot
     try:
-        factor = cholmod.symbolic(A, uplo="L")
-        cholmod.numeric(A, factor)
+        known = _analysis(A)
+        known.matrix.V = matrix(A.data)
+        cholmod.numeric(known.matrix, known.ordering)
     except ArithmeticError:
         return False
     finally:
         cholmod.options.clear()
         cholmod.options.update(before)
     return True
+
+
+def _analysis(A: Matrix) -> _Analysis:
+    """The ordering of a pattern, kept for the next epoch's matrix where it is small."""
+    from cvxopt import cholmod, matrix, spmatrix
+
+    key = hash((A.shape[0], A.indices[:: max(A.nnz // 1000, 1)].tobytes()))
+    known = _analysed.get(key)
+    if known is not None and np.array_equal(known.starts, A.indptr) and np.array_equal(known.rows, A.indices):
+        _analysed.move_to_end(key)
+        return known
+    columns = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
+    stored = spmatrix(
+        matrix(A.data), matrix(A.indices.astype(np.int64)), matrix(columns.astype(np.int64)), tuple(map(int, A.shape))
+    )
+    found = _Analysis(A.indptr, A.indices, stored, cholmod.symbolic(stored, uplo="L"))
+    if A.nnz <= _LARGEST_KEPT:
+        _analysed[key] = found
+        while len(_analysed) > _KEPT:
+            _analysed.popitem(last=False)
+    return found

@@ -152,7 +152,7 @@ class _Neurons:
         moved = direction + self.momentum * (direction - self.last) if self.momentum else direction
         self.last = direction
         self.u = moved / self._length(moved) if self.momentum else moved
-        # A neuron that nothing reaches answers nothing; what makes sure of it is a large multiplier, which costs nothing.
+        # A neuron that nothing reaches answers nothing. A large multiplier makes sure of it, and costs nothing.
         spread = max(self.beta - self.alpha, tiny)
         t = length / (spread * size).clamp_min(tiny)
         if bool((size <= tiny).any()):
