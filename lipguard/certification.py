@@ -178,6 +178,7 @@ class _BlockRun:
         self.multipliers: tuple[Array, ...] = ()
         self.slack = 0.0
         self.rho = 0.0
+        self.futile = False  # whether what could be proved is not below the product of norms
         self.norms: list[float] = []
         self.proved: ProvedBlock | None = None
         self.gap = math.nan
@@ -214,6 +215,8 @@ class _BlockRun:
         if self.config.solver != "power" or not self.proposals or self.proposals[0].status == "interrupted":
             return False
         late = deadline is not None and time.monotonic() + self.block.seconds > deadline
+        if self._neurons > _LARGE and not self.multipliers and not self.futile:
+            return self.rounds < 2 and not late  # once more, in double precision
         enough = self.gap <= self.config.tolerance * (0.1 if self._neurons <= _SMALL else 3.0 if self._resumes else 1.0)
         return self.is_cheap and self.rounds < _ROUNDS and not late and not enough
 
@@ -235,7 +238,9 @@ class _BlockRun:
             seed=self.config.seed,
             max_seconds=left,
             tied=self.config.multipliers == "channel",
-            dtype=torch.float32 if self._neurons > _LARGE or device.type == "mps" else torch.float64,
+            dtype=torch.float32
+            if (self._neurons > _LARGE and self.rounds == 0) or device.type == "mps"
+            else torch.float64,
             device=device,
         )
         if self._jointly:
@@ -284,7 +289,7 @@ class _BlockRun:
         else:
             self._prove_by_steps(product, deadline)
         if not self.multipliers:
-            self.status += "; no proof"
+            self.status += "; not below the product of norms" if self.futile else "; no proof"
         self.gap = self._gap()
         self.seconds += time.monotonic() - began
 
@@ -335,11 +340,12 @@ class _BlockRun:
         first = 1.0 if self._neurons > _LARGE or self._resumes else 0.02 if self._neurons <= _SMALL else 0.3
         for t, rho in candidates:
             step = first * self.config.tolerance
-            while step < 1:
+            while step < (1 if self._neurons <= _LARGE else 0.1):
                 if deadline is not None and time.monotonic() > deadline and self.multipliers:
                     return
                 larger, claimed = enlarged(self.parts[0], t, rho, step)
                 if not claimed < product**2:
+                    self.futile = self.futile or not self.multipliers
                     break
                 margin = 0.4 * step if self.block.proof == "randomised" else 0.0
                 if self._claim(larger, claimed, margin, product):
@@ -358,6 +364,8 @@ class _BlockRun:
         if self.rho and rho >= self.rho:
             return False
         kind = self.block.proof
+        if kind == "sparse" and self._neurons > _LARGE and not self._is_plausible(t, rho):
+            return False
         probability = share_of_probability(self.plan, self.config.failure_probability) if kind == "randomised" else 0.0
         claim = WholeClaim(t, rho, kind, margin, probability)
         if not proves(claim, self.parts[0], self.freed[0] if kind == "dense" else None):
@@ -365,6 +373,10 @@ class _BlockRun:
         self.multipliers, self.slack, self.rho = (t,), margin, rho
         self.proved = ProvedBlock(min(sqrt_up(rho), product), product)
         return True
+
+    def _is_plausible(self, t: Array, rho: float) -> bool:
+        """A quick test of what would take long to prove: it is wrong once in a thousand times, at most."""
+        return proves(WholeClaim(t, rho, "randomised", 1e-4, 1e-3), self.parts[0])
 
     def _chosen(self, j: int) -> tuple[Array, float] | None:
         """The proposed multipliers of part j, or the last ones where those are better, made feasible; with the norm."""
@@ -483,7 +495,7 @@ def _report(
 def _status(blocks: Sequence[_BlockRun], optimise: bool, interrupted: bool) -> str:
     lost = [
         f"block {run.index}: {run.status}" for run in blocks if run.parts and run.proved and run.proved.product > 0
-        and (not run.multipliers or any(p.multipliers is None for p in run.proposals))
+        and ((not run.multipliers and not run.futile) or any(p.multipliers is None for p in run.proposals))
     ]  # fmt: skip
     if interrupted:
         return "interrupted" + (": " + "; ".join(lost) if lost else "")

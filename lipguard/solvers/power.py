@@ -46,6 +46,7 @@ _DEAD = 1e4  # the multiplier of a dead neuron, in those of the largest of its l
 _FREE_STEPS = 5  # without momentum, from a random start
 _MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
 _FAST_STEPS = 30
+_POLISH = 10  # steps without it at the end
 # Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
 _RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
 
@@ -322,21 +323,24 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
     """Step until the value stands still; says how it ended."""
     deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
     free = 0 if iteration.resumed else _FREE_STEPS
+    last = options.max_iterations
     try:
-        while len(values) < options.max_iterations:
+        while len(values) < last:
             if time.monotonic() >= deadline:
                 return "inaccurate (no time left)" if values else "failed (no time left)"
             n = len(values)
             # Momentum may overshoot: a value that falls is a reason to do without it for a while.
             if n >= 2 and values[-1] < values[-2] * (1 - 1e-3):
                 free = n + _FREE_STEPS
-            momentum = 0.0 if n < free else _MOMENTUM[n >= _FAST_STEPS]
-            values.append(iteration.step(momentum))
+            still = last < options.max_iterations
+            values.append(iteration.step(0.0 if n < free or still else _MOMENTUM[n >= _FAST_STEPS]))
             if not 0 < values[-1] < math.inf:
                 return "solved"
             recent = values[-_WINDOW - 1 :]
-            if len(recent) > _WINDOW and max(recent) - min(recent) <= options.tolerance * values[-1]:
-                return "solved"
+            if not still and len(recent) > _WINDOW and max(recent) - min(recent) <= options.tolerance * values[-1]:
+                # Parts of the network that the best input leaves alone decay, and momentum makes them oscillate: a few
+                # steps without it give them multipliers of their own.
+                last = min(len(values) + _POLISH, options.max_iterations)
     except KeyboardInterrupt:
         return "interrupted"
-    return "inaccurate (iterations used up)"
+    return "solved" if last < options.max_iterations else "inaccurate (iterations used up)"
