@@ -32,6 +32,7 @@ from lipguard.certificate.verify import (
 )
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
+from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
@@ -43,7 +44,7 @@ from lipguard.robustness import warm_lower_bound
 from lipguard.solvers import power
 from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.problem import Job, Problem, Proposal
-from lipguard.solvers.repair import enlarged, repaired
+from lipguard.solvers.repair import enlarged, repaired, smallest_eigenvalue
 
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def _certify(
         for run in blocks:
             product = block_product(network, norms, run.block)
             run.prove(product, deadline)
-            while optimise and run.may_improve(deadline):
+            while optimise and run.may_improve():
                 run.iterate(deadline, True, device)
                 run.prove(product, deadline)
     except KeyboardInterrupt:  # what is proved so far is the result
@@ -178,6 +179,7 @@ class _BlockRun:
         self.multipliers: tuple[Array, ...] = ()
         self.slack = 0.0
         self.rho = 0.0
+        self.deadline = math.inf
         self.futile = False  # whether what could be proved is not below the product of norms
         self.norms: list[float] = []
         self.proved: ProvedBlock | None = None
@@ -210,11 +212,11 @@ class _BlockRun:
         """What the solver left last time, by part."""
         return self.warm.solver_state if self.warm is not None else {}
 
-    def may_improve(self, deadline: float | None) -> bool:
+    def may_improve(self) -> bool:
         """Whether more iterations could gain something, and another proof costs little."""
         if self.config.solver != "power" or not self.proposals or self.proposals[0].status == "interrupted":
             return False
-        late = deadline is not None and time.monotonic() + self.block.seconds > deadline
+        late = time.monotonic() + self.block.seconds > self.deadline
         if self._neurons > _LARGE and not self.multipliers and not self.futile:
             return self.rounds < 2 and not late  # once more, in double precision
         enough = self.gap <= self.config.tolerance * (0.1 if self._neurons <= _SMALL else 3.0 if self._resumes else 1.0)
@@ -259,9 +261,9 @@ class _BlockRun:
     @property
     def _aim(self) -> float:
         """Of the iteration's change of value over ten steps, in units of the tolerance."""
-        if self._neurons <= _SMALL:
-            return 1e-3
-        return 3e-2 if self._resumes else 1e-2
+        if self._resumes and self._neurons > _SMALL:
+            return 3e-2
+        return 1e-2 if _SMALL < self._neurons <= _LARGE else 1e-3
 
     @property
     def _resumes(self) -> bool:
@@ -277,6 +279,7 @@ class _BlockRun:
     def prove(self, product: float, deadline: float | None) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
         self.proved = self.proved or ProvedBlock(product, product)
+        self.deadline = math.inf if deadline is None else deadline
         if not self.parts or product == 0:
             return
         began = time.monotonic()
@@ -287,7 +290,7 @@ class _BlockRun:
         elif self.block.proof == "dense":
             self._prove_dense(product)
         else:
-            self._prove_by_steps(product, deadline)
+            self._prove_by_steps(product)
         if not self.multipliers:
             self.status += "; not below the product of norms" if self.futile else "; no proof"
         self.gap = self._gap()
@@ -331,28 +334,44 @@ class _BlockRun:
             if self._claim(t, rho, 0.0, product):
                 return
 
-    def _prove_by_steps(self, product: float, deadline: float | None) -> None:
+    def _prove_by_steps(self, product: float) -> None:
         """Proposals with a larger and larger margin: each proof may take long, and few are needed."""
         candidates = [(p.multipliers, p.value**2) for p in self.proposals if p.multipliers is not None and p.value > 0]
         if self.warm is not None and self._has_warm_multipliers(self.warm):
             rho = self.warm.certificate.rhos[self.index]
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho))
-        first = 1.0 if self._neurons > _LARGE or self._resumes else 0.02 if self._neurons <= _SMALL else 0.3
         for t, rho in candidates:
-            step = first * self.config.tolerance
-            while step < (1 if self._neurons <= _LARGE else 0.1):
-                if deadline is not None and time.monotonic() > deadline and self.multipliers:
+            step, margin = self._first_step(t, rho)
+            while step < (1 if self._neurons <= _LARGE else 0.2):
+                if time.monotonic() > self.deadline:
+                    self.status += "; no time left"
                     return
                 larger, claimed = enlarged(self.parts[0], t, rho, step)
                 if not claimed < product**2:
                     self.futile = self.futile or not self.multipliers
                     break
-                margin = 0.4 * step if self.block.proof == "randomised" else 0.0
                 if self._claim(larger, claimed, margin, product):
                     return
-                if self.may_improve(deadline):
+                if self.may_improve():
                     return
-                step *= 2 if self.is_cheap else 4
+                step *= 2
+
+    def _first_step(self, t: Array, rho: float) -> tuple[float, float]:
+        """The step to try first, and the margin that a randomised proof is to count on.
+
+        The smallest eigenvalue grows by half of the step. Where a proof is dear, it is estimated beforehand.
+        """
+        tolerance = self.config.tolerance
+        margin = 0.4 * tolerance if self.block.proof == "randomised" else 0.0
+        if self._neurons <= _SMALL and not margin:
+            return 0.02 * tolerance, margin
+        if self._neurons <= _LARGE and not margin:
+            return (1.0 if self._resumes else 0.3) * tolerance, margin
+        larger, claimed = enlarged(self.parts[0], t, rho, tolerance)
+        missing = tolerance / 2 - smallest_eigenvalue(ScaledForm(self.parts[0], larger, claimed))
+        if not missing < 0.1:
+            return tolerance, margin
+        return 2 * (1.1 * max(missing, 0.0) + max(1.2 * margin, 0.1 * tolerance)), margin
 
     @property
     def is_cheap(self) -> bool:
@@ -368,7 +387,7 @@ class _BlockRun:
             return False
         probability = share_of_probability(self.plan, self.config.failure_probability) if kind == "randomised" else 0.0
         claim = WholeClaim(t, rho, kind, margin, probability)
-        if not proves(claim, self.parts[0], self.freed[0] if kind == "dense" else None):
+        if not proves(claim, self.parts[0], self.freed[0] if kind == "dense" else None, self.deadline):
             return False
         self.multipliers, self.slack, self.rho = (t,), margin, rho
         self.proved = ProvedBlock(min(sqrt_up(rho), product), product)

@@ -64,13 +64,17 @@ class Report:
         bound: certified upper bound of the Lipschitz constant, l2 to l2, over all inputs.
         product_bound: certified product of layer norms; `bound` never exceeds it.
         lower_bound: the largest Jacobian norm found; `bound` is never below it.
-        relaxation_gap: how far the proved forms are from the solver's own values, at worst; nan without a solve.
-        proof: "dense", or "product" where the product of norms is all that is proved.
-        failure_probability: of the proof; 0 for deterministic ones.
+        relaxation_gap: bound / value of the relaxation - 1, at worst over the blocks: what better multipliers could
+            still gain. The power iteration's value is a lower bound of LipSDP's optimum (in floating point), so its
+            gap bounds what the proof and the stopping rule gave away; a conic solver's is its own idea. nan without.
+        proof: the weakest among the blocks': "randomised", "sparse" or "dense"; "product" where the product of norms is
+            all that is proved.
+        failure_probability: of the randomised proofs together; 0 for deterministic ones.
         certificate: what `lipguard.verify` checks.
         plan: the partition.
         seconds: time of the whole certification.
-        status: "complete"; "reused" where no solver ran; "fallback: ..." with what was lost and why.
+        status: "complete"; "reused" where nothing was optimised; "interrupted" by Ctrl-C, with the best that was proved
+            until then; "fallback: ..." with what was lost and why.
         warm_start: for the next certification of this architecture.
         rows: one mapping per block, see `details`.
     """
@@ -99,7 +103,7 @@ class Report:
         """One row per block; `pandas.DataFrame(report.details())` is a table.
 
         Keys: block, layers, method, rows (of the LMIs), tiles, product, bound, sum, coverage, form (None where a merge
-        does not apply), status, iterations, seconds.
+        does not apply), proof, reason (why this proof), gap (to the relaxation's value), status, iterations, seconds.
         """
         return [dict(row) for row in self.rows]
 
@@ -115,14 +119,20 @@ class Report:
             "coverage",
             "form",
             "bound",
+            "proof",
             "solver",
         )
-        keys = ("block", "layers", "method", "rows", "tiles", "product", "sum", "coverage", "form", "bound", "status")
+        keys = (
+            "block", "layers", "method", "rows", "tiles", "product", "sum", "coverage", "form", "bound", "proof",
+            "status",
+        )  # fmt: skip
+        why = [f"block {row['block']}: {row['proof']} proof: {row['reason']}" for row in self.rows if row.get("reason")]
         rows = [tuple(_cell(row.get(key)) for key in keys) for row in self.rows]
         ratio = self.bound / self.product_bound if self.product_bound > 0 else 1.0
         gap = "" if math.isnan(self.relaxation_gap) else f", relaxation gap {self.relaxation_gap:.1e}"
         return "\n".join([
             *table(header, rows),
+            *why,
             f"certified bound {self.bound:.6g}  ({ratio:.3f} of the product bound {self.product_bound:.6g})",
             f"lower bound     {self.lower_bound:.6g}  (tightness {self.tightness:.3f})",
             f"proof {self.proof}, failure probability {self.failure_probability:g}, {self.seconds:.2f} s{gap}",

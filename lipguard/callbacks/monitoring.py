@@ -204,6 +204,8 @@ class LipschitzMonitorMixin:
         if row is not None or not self._logged:  # a resumed run has the row, but monitors need the key as well
             self._log(pl_module, self.history[-1])
         self._batch = trainer.fit_loop.total_batch_idx
+        if row is not None and str(row["status"]).startswith("interrupted"):
+            raise KeyboardInterrupt  # certify ended with what it had; the training was meant as well
 
     def _new_row(self, trainer: Any, pl_module: Any, end_of_epoch: bool) -> Row | None:
         """The row of the current weights, or None if the last one is about them."""

@@ -7,6 +7,7 @@ exact weights, by shifted Cholesky. Then `|f(u) - f(v)|^2 <= (u - v)' S (u - v)`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,13 +50,14 @@ class WholeClaim:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
-def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = None) -> bool:
+def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = None, deadline: float = math.inf) -> bool:
     """Whether the claim about `network` can be proved; False says nothing.
 
     Args:
         claim: of the whole of `network`.
         network: a block of its own.
         freed: its matrices, if they are at hand and the proof is dense.
+        deadline: of `time.monotonic()`, at which a proof that can be stopped gives up.
     """
     if not (0 < claim.rho < np.inf and np.isfinite(claim.t).all()):
         return False
@@ -69,7 +71,7 @@ def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = Non
         return is_form_positive_semidefinite(form, claim.t)
     text = f"{network.digest} {claim.rho.hex()} {claim.margin.hex()} {claim.failure_probability.hex()}"
     seed = text.encode() + claim.t.tobytes()
-    return is_positive_semidefinite_randomly(form, claim.margin, claim.failure_probability, seed)
+    return is_positive_semidefinite_randomly(form, claim.margin, claim.failure_probability, seed, deadline)
 
 
 @dataclass(frozen=True)

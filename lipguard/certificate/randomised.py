@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 
 import numpy as np
 import torch
@@ -34,7 +35,9 @@ _GROWTH = 1.5  # what a matrix that passes stays below; exact arithmetic stays a
 _MOST_STEPS = 100_000
 
 
-def is_positive_semidefinite_randomly(form: ScaledForm, margin: float, probability: float, seed: bytes) -> bool:
+def is_positive_semidefinite_randomly(
+    form: ScaledForm, margin: float, probability: float, seed: bytes, deadline: float = math.inf
+) -> bool:
     """Prove that the matrix of `form` is positive semidefinite.
 
     Args:
@@ -42,6 +45,7 @@ def is_positive_semidefinite_randomly(form: ScaledForm, margin: float, probabili
         margin: the relative distance from zero that its smallest eigenvalue is hoped to have; smaller ones take
             longer, in proportion to 1 / sqrt(margin).
         probability: that the result is True although the matrix is not positive semidefinite, at most.
+        deadline: of `time.monotonic()`, at which it gives up.
         seed: what the random vectors are drawn from; a digest of all that is proved, so that nobody can choose it.
 
     Returns:
@@ -66,7 +70,7 @@ def is_positive_semidefinite_randomly(form: ScaledForm, margin: float, probabili
             break
     else:
         return False
-    growth = _growth(form, random(vectors), top, margin, steps)
+    growth = _growth(form, random(vectors), top, margin, steps, deadline)
     # An eigenvalue of B below 0 is one of C below -(1 + 2 margin / top). Rounding of this line is far below 1e-9.
     return share * math.cosh(steps * math.acosh(1 + 2 * margin / top)) > growth * (1 + 1e-9)
 
@@ -82,7 +86,7 @@ def _share(n: int, probability: float, vectors: int) -> float:
     return float(probability ** (1 / vectors) / math.sqrt(2 * n / math.pi)) * (1 - 1e-9)
 
 
-def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int) -> float:
+def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, deadline: float) -> float:
     """The largest |z_j| / |z_0| over all vectors and steps; infinite as soon as it is too large."""
 
     def times(v: Tensor) -> Tensor:
@@ -95,7 +99,7 @@ def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int) 
         if j:
             before, now = now, 2 * times(now) - before
         largest = max(largest, float((now.norm(dim=1) / lengths).max()) * (1 + 1e-9))
-        if not largest <= _GROWTH:
+        if not largest <= _GROWTH or time.monotonic() > deadline:
             return math.inf
     return largest
 

@@ -89,7 +89,8 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
         budget = 0.5 * config.max_seconds - iteration_seconds(network, cost)
     if exact is not None and (exact.seconds <= budget or exact.seconds <= randomised.seconds):
         return _because(exact, "deterministic, and cheap")
-    if config.failure_probability > 0:
+    late = config.max_seconds is not None and randomised.seconds > 0.8 * config.max_seconds
+    if config.failure_probability > 0 and not late:
         other = f"a {exact.kind} one would take {exact.seconds:.0f} s" if exact else "no deterministic one fits"
         return _because(randomised, other)
     if exact is not None and (config.max_seconds is None or exact.seconds <= config.max_seconds):
