@@ -13,12 +13,12 @@ from lipguard.network.linearised import propagate
 
 _POINTS = 16
 _STEPS = 30
-_WARM_STEPS = 4
-_KEPT = 4  # points, the best ones
+_KEPT, _FRESH = 8, 2  # the best points, and others, that the next search starts from
 _POWER_STEPS = 6
 _JITTER = 1e-3
 _STRIDE = 0.1  # of the length of a point, shrinking to none at the last step
 _WORK = 1e8  # entries to compute, over all points and passes: large networks get fewer steps
+_WARM_WORK = 1e7
 
 
 def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, steps: int = _STEPS) -> float:
@@ -46,7 +46,8 @@ def warm_lower_bound(
         points: where an earlier search for this architecture ended; a few steps from there do.
     """
     if points is not None and points.shape[1:] == network.input_shape and len(points) and np.isfinite(points).all():
-        best, x = ascend(network, torch.from_numpy(np.array(points)), seed, _WARM_STEPS)
+        fresh = _start(network, data, seed)[:_FRESH]
+        best, x = ascend(network, torch.cat([torch.from_numpy(np.array(points)), fresh]), seed, _STEPS, _WARM_WORK)
     else:
         best, x = ascend(network, _start(network, data, seed), seed, _STEPS)
     return best, x.numpy()
@@ -66,12 +67,12 @@ def _start(network: Network, data: Tensor | None, seed: int) -> Tensor:
     return x
 
 
-def ascend(network: Network, x: Tensor, seed: int, steps: int) -> tuple[float, Tensor]:
+def ascend(network: Network, x: Tensor, seed: int, steps: int, work: float = _WORK) -> tuple[float, Tensor]:
     """Gradient ascent of the Jacobian's norm from the points `x`, shape (points, *input_shape), of float64."""
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     best = 0.0
     cost = len(x) * (2 * _POWER_STEPS + 4) * sum(node.size for node in network.nodes)
-    steps = max(1, min(steps, int(_WORK / cost)))
+    steps = max(1, min(steps, int(work / cost)))
     for k in range(steps):
         slopes, smooth = _slopes(network, x)
         v = _top_direction(network, slopes, v)
