@@ -262,7 +262,7 @@ class _BlockRun:
     def _aim(self) -> float:
         """Of the iteration's change of value over ten steps, in units of the tolerance."""
         if self._resumes and self._neurons > _SMALL:
-            return 3e-2
+            return 1e-1
         return 1e-2 if _SMALL < self._neurons <= _LARGE else 1e-3
 
     @property

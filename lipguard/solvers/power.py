@@ -340,7 +340,7 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
             if not still and len(recent) > _WINDOW and max(recent) - min(recent) <= options.tolerance * values[-1]:
                 # Parts of the network that the best input leaves alone decay, and momentum makes them oscillate: a few
                 # steps without it give them multipliers of their own.
-                last = min(len(values) + _POLISH, options.max_iterations)
+                last = min(len(values) + (_POLISH // 2 if iteration.resumed else _POLISH), options.max_iterations)
     except KeyboardInterrupt:
         return "interrupted"
     return "solved" if last < options.max_iterations else "inaccurate (iterations used up)"
