@@ -32,7 +32,7 @@ from lipguard.certificate.verify import (
 )
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
-from lipguard.network.form import ScaledForm
+from lipguard.network.form import ScaledForm, extreme_eigenvalues
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
@@ -44,7 +44,7 @@ from lipguard.robustness import warm_lower_bound
 from lipguard.solvers import power
 from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.problem import Job, Problem, Proposal
-from lipguard.solvers.repair import enlarged, repaired, smallest_eigenvalue
+from lipguard.solvers.repair import enlarged, repaired
 
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
@@ -274,7 +274,8 @@ class _BlockRun:
     def _jointly(self) -> bool:
         """Whether tiles are optimised for the merged form."""
         entries = self.network.nodes[self.block.start].size
-        return self.block.kind == "tiles" and self.config.merge == "form" and entries <= LARGEST_MATRIX
+        by_power = self.config.solver == "power" and self.config.merge == "form"
+        return by_power and self.block.kind == "tiles" and entries <= LARGEST_MATRIX
 
     def prove(self, product: float, deadline: float | None) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
@@ -368,7 +369,7 @@ class _BlockRun:
         if self._neurons <= _LARGE and not margin:
             return (1.0 if self._resumes else 0.3) * tolerance, margin
         larger, claimed = enlarged(self.parts[0], t, rho, tolerance)
-        missing = tolerance / 2 - smallest_eigenvalue(ScaledForm(self.parts[0], larger, claimed))
+        missing = tolerance / 2 - extreme_eigenvalues(ScaledForm(self.parts[0], larger, claimed))[0]
         if not missing < 0.1:
             return tolerance, margin
         return 2 * (1.1 * max(missing, 0.0) + max(1.2 * margin, 0.1 * tolerance)), margin

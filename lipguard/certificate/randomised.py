@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.certificate.rounding import UNIT_ROUNDOFF, gamma_up
-from lipguard.network.form import ScaledForm
+from lipguard.network.form import ScaledForm, extreme_eigenvalues
 
 Array = NDArray[np.float64]
 _VECTORS = (4, 8, 16)  # more of them take fewer steps; the first that rounding leaves something of is taken
@@ -58,7 +58,7 @@ def is_positive_semidefinite_randomly(
     def random(vectors: int) -> Tensor:
         return torch.from_numpy(draw.standard_normal((vectors, form.n))).to(form.device)
 
-    top = _top(_largest_eigenvalue(form, random(2)))
+    top = _top(form)
     lost = _largest_loss(form)
     if not (0 < top < math.inf and math.isfinite(lost)):
         return False
@@ -78,7 +78,8 @@ def is_positive_semidefinite_randomly(
 def steps_needed(n: int, margin: float, top: float, probability: float, vectors: int = 4) -> int:
     """Degree of the polynomial that a proof takes, with room for half of the vectors' share to be lost in rounding."""
     needed = math.acosh(max(2.0 * _GROWTH / _share(n, probability, vectors), 1.0))
-    return math.ceil(needed / math.acosh(1 + 2 * margin / top)) + 1
+    rate = math.acosh(1 + 2 * margin / top)
+    return math.ceil(needed / rate) + 1 if rate > needed * 1e-9 else 10**9
 
 
 def _share(n: int, probability: float, vectors: int) -> float:
@@ -104,18 +105,9 @@ def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, 
     return largest
 
 
-def _top(estimate: float) -> float:
-    """Above the spectrum, it is hoped; if not, vectors grow and nothing is proved.
-
-    The matrix of a chain is I + C with C = 0 within every layer: its spectrum is symmetric about 1, but for the output.
-    """
-    return 2.001 if estimate <= 2.0005 else 1.05 * estimate
-
-
-def _largest_eigenvalue(form: ScaledForm, z: Tensor, steps: int = 10) -> float:
-    for _ in range(steps):
-        z = form(z / z.norm(dim=1, keepdim=True))
-    return float(z.norm(dim=1).max())
+def _top(form: ScaledForm) -> float:
+    """Above the spectrum, which of a chain ends at 2. If it is not, vectors grow and nothing is proved."""
+    return max(2.001, 1.03 * extreme_eigenvalues(form, 30)[1])
 
 
 def _largest_loss(form: ScaledForm, steps: int = 4) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
+import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -116,3 +118,26 @@ class ScaledForm:
             ]
             coupled: Tensor = torch.cat([piece.flatten(1) for piece in pieces], dim=1)
             return coupled + self._own * z
+
+
+def extreme_eigenvalues(form: ScaledForm, steps: int = 100, seed: int = 0) -> tuple[float, float]:
+    """Estimates of the smallest and the largest eigenvalue, from inside the spectrum, by Lanczos' method.
+
+    Nothing that is proved depends on their accuracy. Where the form is not finite they are infinite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    now = torch.randn(1, form.n, generator=generator, dtype=torch.float64).to(form.device)
+    now, before = now / now.norm(), torch.zeros_like(now)
+    diagonal, beside = [], [0.0]
+    for _ in range(min(steps, form.n)):
+        image = form(now) - beside[-1] * before
+        diagonal.append(float((image * now).sum()))
+        image = image - diagonal[-1] * now
+        beside.append(float(image.norm()))
+        if not beside[-1] > 0:
+            break
+        before, now = now, image / beside[-1]
+    if not np.isfinite([*diagonal, *beside]).all():
+        return -math.inf, math.inf
+    values = scipy.linalg.eigvalsh_tridiagonal(diagonal, beside[1 : len(diagonal)])
+    return float(values[0]), float(values[-1])

@@ -8,15 +8,11 @@ semidefiniteness by a relative (c - 1)/2 is repaired, at the price of c^(d_0/2) 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.linalg
-import torch
 from numpy.typing import NDArray
 
-from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 
@@ -46,26 +42,6 @@ def enlarged(network: Network, t: Array, rho: float, step: float) -> tuple[Array
     floor = _FLOORS[0] * np.repeat(largest, sizes)
     powers = np.repeat([depth[i] for i in network.activations], sizes)
     return np.maximum(t, floor) * (1 + step) ** powers, rho * (1 + step) ** depth[0]
-
-
-def smallest_eigenvalue(form: ScaledForm, steps: int = 100, seed: int = 0) -> float:
-    """An estimate, a little too large, of the smallest eigenvalue, by Lanczos' method without a matrix."""
-    generator = torch.Generator().manual_seed(seed)
-    now = torch.randn(1, form.n, generator=generator, dtype=torch.float64).to(form.device)
-    now, before = now / now.norm(), torch.zeros_like(now)
-    diagonal, beside = [], [0.0]
-    for _ in range(min(steps, form.n)):
-        image = form(now) - beside[-1] * before
-        diagonal.append(float((image * now).sum()))
-        image = image - diagonal[-1] * now
-        beside.append(float(image.norm()))
-        if not beside[-1] > 0:
-            break
-        before, now = now, image / beside[-1]
-    if not np.isfinite([*diagonal, *beside]).all():
-        return -math.inf
-    values = scipy.linalg.eigvalsh_tridiagonal(diagonal, beside[1 : len(diagonal)], select="i", select_range=(0, 0))
-    return float(values[0])
 
 
 def repaired(

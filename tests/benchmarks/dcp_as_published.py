@@ -12,12 +12,11 @@ product of norms; certified is what the report says, never above the product; po
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+import peers
 import pytorch_lightning as pl
 from torch import nn
 
@@ -60,11 +59,11 @@ def main() -> None:
     chosen = options.parse_args()
     rows: list[tuple[str, ...]] = []
     if chosen.peers is not None:
-        peers = _peers(chosen.peers)
+        networks = peers.load(chosen.peers)
         for family in chosen.family:
             for seed in chosen.seeds:
-                model, shape = peers.digits(family, seed)
-                optimum = _optimum(chosen.peers, family, seed)
+                model, shape = networks.digits(family, seed)
+                optimum = peers.known(chosen.peers, "LipSDP optimum, row 7", family, str(seed)) or "-"
                 rows += _report(f"{family} {seed}", model, shape, [DCPConfig.paper().max_block_size], optimum)
     if chosen.mnist is not None:
         model, accuracy = _trained_cnn1(chosen.mnist)
@@ -95,24 +94,6 @@ def _product(factors: Iterator[float]) -> float:
     for factor in factors:
         product *= factor
     return product
-
-
-def _peers(folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("peers", folder / "load.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _optimum(folder: Path, family: str, seed: int) -> str:
-    """LipSDP's optimum for output row 7, from the table in the peers' README."""
-    for line in (folder / "README.md").read_text().splitlines():
-        cells = [cell.strip(" *") for cell in line.split("|")]
-        if cells[1:3] == [family, str(seed)]:
-            return cells[7]
-    return "-"
 
 
 def _trained_cnn1(root: Path) -> tuple[nn.Module, float]:

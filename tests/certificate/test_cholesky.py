@@ -4,24 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from helpers import exact
 
 from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, minus
-
-
-def exactly_positive_semidefinite(A: np.ndarray) -> bool:
-    """LDL' in rational arithmetic: the oracle."""
-    M = [[Fraction(float(x)) for x in row] for row in A]
-    n = len(M)
-    for k in range(n):
-        if M[k][k] < 0 or (M[k][k] == 0 and any(M[i][k] != 0 for i in range(k + 1, n))):
-            return False
-        if M[k][k] == 0:
-            continue
-        for i in range(k + 1, n):
-            factor = M[i][k] / M[k][k]
-            for j in range(k + 1, n):
-                M[i][j] -= factor * M[k][j]
-    return True
 
 
 def random_gram(rng: np.random.Generator, n: int, rank: int) -> np.ndarray:
@@ -38,7 +23,7 @@ def test_nothing_that_rational_arithmetic_refutes_is_accepted(seed: int) -> None
     A -= np.eye(n) * (np.linalg.eigvalsh(A)[0] + 10.0 ** rng.uniform(-18, -10) * rng.choice([-1, 1]))
     A = (A + A.T) / 2
     if is_positive_semidefinite(A, np.zeros_like(A)):
-        assert exactly_positive_semidefinite(A)
+        assert exact.is_positive_semidefinite(A)
 
 
 def test_clearly_positive_matrices_are_accepted_whatever_their_scale() -> None:
@@ -83,7 +68,7 @@ def test_the_largest_eigenvalue_is_bounded_from_above_and_closely(n: int) -> Non
     top = np.linalg.eigvalsh(G)[-1]
     assert top <= bound <= top * (1 + 1e-8)
     if n < 10:
-        assert exactly_positive_semidefinite(np.diag([bound] * n) - G)
+        assert exact.is_positive_semidefinite(np.diag([bound] * n) - G)
 
 
 def test_the_largest_eigenvalue_bound_covers_every_matrix_within_the_error() -> None:
@@ -104,5 +89,5 @@ def test_eigenvalues_of_zero_and_of_huge_matrices() -> None:
 def test_minus_carries_the_error_of_its_subtraction() -> None:
     G, bound = np.array([[0.1]]), 0.3
     A, error = minus(bound, G, np.zeros((1, 1)))
-    exact = Fraction(bound) - Fraction(float(G[0, 0]))
-    assert abs(Fraction(float(A[0, 0])) - exact) <= Fraction(float(error[0, 0]))
+    expected = Fraction(bound) - Fraction(float(G[0, 0]))
+    assert abs(Fraction(float(A[0, 0])) - expected) <= Fraction(float(error[0, 0]))

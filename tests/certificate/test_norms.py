@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from helpers.layers import convolutions
 from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from lipguard.certificate import norms
@@ -19,40 +19,48 @@ def exact_norm(layer: Conv2d, shape: tuple[int, ...]) -> float:
     return float(torch.linalg.matrix_norm(layer.linear(columns).flatten(1), 2))
 
 
-@st.composite
-def convolutions(draw: st.DrawFn) -> tuple[Conv2d, tuple[int, int, int]]:
-    groups = draw(st.sampled_from([1, 1, 2, 3]))
-    inputs, outputs = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 3))
-    pairs = {name: tuple(draw(st.integers(1, 3)) for _ in range(2)) for name in ("kernel", "stride", "dilation")}
-    padding = tuple(draw(st.integers(-1, 3)) for _ in range(4))
-    reach = [d * (k - 1) + 1 for d, k in zip(pairs["dilation"], pairs["kernel"], strict=True)]
-    rows = max(1, reach[0] - padding[2] - padding[3]) + draw(st.integers(0, 4))
-    columns = max(1, reach[1] - padding[0] - padding[1]) + draw(st.integers(0, 4))
-    rows, columns = max(rows, 3), max(columns, 3)
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    weight = torch.randn(outputs, inputs // groups, *pairs["kernel"], generator=generator, dtype=torch.float64)
-    return Conv2d(weight, None, pairs["stride"], padding, pairs["dilation"], groups), (inputs, rows, columns)
-
-
-@given(convolutions())
-def test_every_route_bounds_the_exact_norm_of_a_convolution(case: tuple[Conv2d, tuple[int, int, int]]) -> None:
+@given(convolutions(smallest=3))
+def test_every_route_bounds_the_exact_norm_of_a_convolution(case: tuple[Conv2d, tuple[int, ...]]) -> None:
     layer, shape = case
     exact = exact_norm(layer, shape)
     assert exact * (1 - 1e-12) <= norms.layer_norm(layer, shape) <= exact * (1 + 1e-9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(norms, "_DENSE_ENTRIES", 0)
+        patch.setattr(norms, "_SPARSE_SIDE", 0)
+        by_sparse_matrix = norms.layer_norm(layer, shape)
+        without_matrix(patch)
         by_frequency = norms.layer_norm(layer, shape)
         patch.setattr(norms, "_FREQUENCY_WORK", 0)
         by_patch = norms.layer_norm(layer, shape)
+    assert exact * (1 - 1e-12) <= by_sparse_matrix <= exact * (1 + 1e-9)
     assert exact * (1 - 1e-12) <= by_frequency <= by_patch * (1 + 1e-12)
+
+
+def without_matrix(patch: pytest.MonkeyPatch) -> None:
+    """Only convolutions with one input or output entry are written out; kernels, of four rows at most, still are."""
+    patch.setattr(norms, "_DENSE_SIDE", 1)
 
 
 def test_the_frequency_route_is_exact_where_nothing_is_padded() -> None:
     weight = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     layer, shape = Conv2d(weight, None, (2, 2)), (2, 8, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(norms, "_DENSE_ENTRIES", 0)
+        without_matrix(patch)
+        patch.setattr(norms, "layer_matrix", lambda *_: pytest.fail("the matrix was written out"))
         assert norms.layer_norm(layer, shape) == pytest.approx(exact_norm(layer, shape), rel=1e-8)
+
+
+@pytest.mark.parametrize("cholmod", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
+def test_larger_convolutions_are_bounded_with_and_without_a_sparse_factorisation(
+    cholmod: bool, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(norms, "has_cholmod", lambda: cholmod)
+    weight = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer, shape = Conv2d(weight, None, padding=(1, 1, 1, 1)), (2, 15, 15)
+    exact = exact_norm(layer, shape)
+    assert norms._SPARSE_SIDE < 2 * 15 * 15
+    found = norms.layer_norm(dataclasses.replace(layer, weight=scale * weight), shape)
+    assert exact * (1 - 1e-12) <= found / scale <= exact * (1 + 1e-8)
 
 
 def test_the_circular_norm_at_the_same_size_would_be_too_small() -> None:

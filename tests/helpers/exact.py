@@ -17,6 +17,7 @@ from helpers.freed import record, slopes
 from helpers.networks import Residual, Sample, Shape, Twice
 
 Matrix = NDArray[Any]  # of fractions
+Array = NDArray[np.float64]
 
 
 def matrices(sample: Sample) -> tuple[Matrix, Matrix]:
@@ -26,6 +27,40 @@ def matrices(sample: Sample) -> tuple[Matrix, Matrix]:
     walk = _Walk(_identity(total), n)
     Y, _ = walk.through(sample.model, walk.variables[:n], sample.input_shape)
     return np.concatenate([_zeros(0, total), *walk.pre]), Y
+
+
+def lmi(sample: Sample, t: Array, rho: float) -> Matrix:
+    """A(rho, t), for multipliers and rho that are the fractions that their floats are."""
+    K, Y = matrices(sample)
+    n = K.shape[1] - len(K)
+    found = record(sample, sample.inputs(1)[0])
+    T, alpha, beta = (exact(values)[:, None] for values in (t, found.alpha, found.beta))
+    b = _identity(K.shape[1])[n:]
+    A = (b - alpha * K).T @ (T * (b - beta * K)) if len(K) else _zeros(n, n)
+    A = A + A.T - Y.T @ Y
+    A[np.arange(n), np.arange(n)] += Fraction(rho)
+    return A
+
+
+def exact(array: NDArray[Any]) -> Matrix:
+    """Every float as the fraction that it is."""
+    return np.array([Fraction(float(v)) for v in array.ravel()], dtype=object).reshape(array.shape)
+
+
+def is_positive_semidefinite(A: NDArray[Any]) -> bool:
+    """LDL' in rational arithmetic, of floats or fractions: the oracle."""
+    M = [[Fraction(x) for x in row] for row in A.tolist()]
+    n = len(M)
+    for k in range(n):
+        if M[k][k] < 0 or (M[k][k] == 0 and any(M[i][k] != 0 for i in range(k + 1, n))):
+            return False
+        if M[k][k] == 0:
+            continue
+        for i in range(k + 1, n):
+            factor = M[i][k] / M[k][k]
+            for j in range(k + 1, n):
+                M[i][j] -= factor * M[k][j]
+    return True
 
 
 class _Walk:

@@ -115,14 +115,19 @@ def test_a_stored_certificate_that_cannot_be_read_costs_only_the_warm_start() ->
     assert monitor.history == []
 
 
-def test_settings_that_do_not_fit_the_network_are_refused_before_training(tmp_path: Path) -> None:
-    monitor = LipschitzMonitor(config=DCPConfig(max_block_size=2), input_shape=(4,))
+@pytest.mark.parametrize(
+    "config",
+    [DCPConfig(solver="scs", max_block_size=2), DCPConfig(proof="dense", max_block_size=2)],
+    ids=["scs", "dense"],
+)
+def test_settings_that_do_not_fit_the_network_are_refused_before_training(tmp_path: Path, config: DCPConfig) -> None:
+    monitor = LipschitzMonitor(config=config, input_shape=(4,))
     with pytest.raises(MisconfigurationException, match="the smallest LMI has"):
         fit(Tiny(), trainer(tmp_path, monitor))
 
 
 def test_settings_that_do_not_fit_are_a_product_bound_where_the_shape_is_known_too_late(tmp_path: Path) -> None:
-    monitor = LipschitzMonitor(config=DCPConfig(max_block_size=2))
+    monitor = LipschitzMonitor(config=DCPConfig(solver="scs", max_block_size=2))
     with pytest.warns(UserWarning, match="the smallest LMI has"):
         fit(Tiny(), trainer(tmp_path, monitor, max_epochs=1))
     assert monitor.history[0]["bound"] == monitor.history[0]["product_bound"] < math.inf

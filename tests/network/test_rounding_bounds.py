@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.exact import matrices
+from helpers.exact import exact, matrices
 from helpers.networks import Sample, networks, with_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,10 +24,6 @@ SMALL = settings(max_examples=30)
 def gamma(n: int) -> Fraction:
     """n u / (1 - n u), Higham's bound of the relative error of n roundings."""
     return Fraction(n, 2**53 - n)
-
-
-def exact(array: NDArray[Any]) -> NDArray[Any]:
-    return np.array([Fraction(float(v)) for v in array.ravel()], dtype=object).reshape(array.shape)
 
 
 def assert_within(found: NDArray[Any], expected: NDArray[Any], bound: NDArray[Any], roundings: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -15,14 +16,19 @@ from lipguard.partition.cost import CACHE_VARIABLE, CostModel, cost_model
 
 @pytest.fixture
 def measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """Every size that is measured; a cube root of three parts in a thousand million seconds."""
+    """Every size that is measured. Every measurement takes as long as the size alone says."""
     found: list[int] = []
 
     def measure(n: int) -> float:
         found.append(n)
         return 3e-9 * n**2.5
 
+    def speed(n: int = 768) -> float:
+        found.append(n)
+        return 4e10
+
     monkeypatch.setattr(cost, "_eigendecomposition_seconds", measure)
+    monkeypatch.setattr(cost, "_factorisation_flops", speed)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return found
 
@@ -34,14 +40,16 @@ def stored(tmp_path: Path) -> Path:
 
 def test_the_model_is_fitted_to_what_is_measured(measurements: list[int]) -> None:
     model = cost_model()
-    assert len(measurements) == 2
+    assert len(measurements) == 3
     assert model.exponent == pytest.approx(2.5)
     assert model.coefficient == pytest.approx(3e-9)
+    assert model.flops == 4e10
 
 
 def test_it_is_stored_in_the_folder_of_the_environment_and_read_back(measurements: list[int], tmp_path: Path) -> None:
     first = cost_model()
-    assert json.loads(stored(tmp_path).read_text()) == {"coefficient": first.coefficient, "exponent": first.exponent}
+    fields = {"coefficient": first.coefficient, "exponent": first.exponent, "flops": first.flops}
+    assert json.loads(stored(tmp_path).read_text()) == fields
     measurements.clear()
     assert cost_model() == first
     assert not measurements
@@ -65,12 +73,20 @@ def test_the_user_cache_is_the_default(
     assert len(list((tmp_path / "xdg" / "lipguard").iterdir())) == 1
 
 
+GOOD = {"coefficient": 1.0, "exponent": 2.0, "flops": 1e10}
+
+
+def spoiled(**changes: object) -> bytes:
+    return json.dumps(GOOD | changes).encode()
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"coefficient": "x", "exponent": 2}', b"null",
-        b'{"coefficient": -1, "exponent": 2}', b'{"coefficient": 1, "exponent": 99}',
-        b'{"coefficient": NaN, "exponent": 2}', b'{"coefficient": Infinity, "exponent": 2}',
+        b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b'{"coefficient": 1, "exponent": 2}',
+        spoiled(coefficient="x"), spoiled(coefficient=-1), spoiled(coefficient=math.inf),
+        spoiled(exponent=99), spoiled(exponent=math.nan),
+        spoiled(flops="fast"), spoiled(flops=0), spoiled(flops=-1e10), spoiled(flops=math.nan), spoiled(flops=math.inf),
     ],
 )  # fmt: skip
 def test_a_corrupt_file_is_measured_again_with_a_warning(
@@ -86,6 +102,15 @@ def test_a_corrupt_file_is_measured_again_with_a_warning(
     assert str(stored(tmp_path)) in caplog.text
     measurements.clear()
     assert cost_model() == good  # it was replaced
+    assert not measurements
+
+
+def test_a_file_that_another_program_wrote_by_the_same_rules_is_believed(
+    measurements: list[int], tmp_path: Path
+) -> None:
+    path = tmp_path / "cost.json"
+    path.write_bytes(spoiled())
+    assert cost_model(path) == CostModel(**GOOD)
     assert not measurements
 
 
@@ -128,9 +153,11 @@ def test_odd_measurements_are_kept_in_bounds(
 ) -> None:
     times = iter(seconds)
     monkeypatch.setattr(cost, "_eigendecomposition_seconds", lambda n: next(times))
+    monkeypatch.setattr(cost, "_factorisation_flops", lambda: 1e10)
     assert cost_model(tmp_path / "cost.json").exponent == exponent
 
 
 def test_a_real_measurement_is_plausible(tmp_path: Path) -> None:
     model = cost_model(tmp_path / "cost.json")
     assert 1e-7 < model.seconds(100, 1) < 10
+    assert 1e7 < model.flops < 1e14

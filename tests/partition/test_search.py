@@ -1,4 +1,7 @@
-"""The search keeps to its settings, and says what it would take where it cannot."""
+"""The search keeps to its settings, and says what it would take where it cannot.
+
+The power iteration searches for cuts and tiles only; what else it plans is in `test_choice_of_proof`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ from lipguard.partition.search import find_plan
 from lipguard.solvers.problem import Problem
 
 COST = CostModel(1e-9, 3.0)
-CONV_ROWS, DENSE_ROWS = 18, 8 + 8
+SEARCHES = [("scs", partition) for partition in ("auto", "cuts", "tiles", "none")]
+SEARCHES += [("power", partition) for partition in ("cuts", "tiles")]
+searches = st.sampled_from(SEARCHES)
 
 
 def cnn(seed: int = 0) -> Network:
@@ -39,7 +44,7 @@ def conv_net() -> Network:
 
 
 def plan_of(network: Network, cost: CostModel = COST, **settings: Any) -> PartitionPlan:
-    return find_plan(network, DCPConfig(**settings), cost)
+    return find_plan(network, DCPConfig(**{"solver": "scs"} | settings), cost)
 
 
 def rows(plan: PartitionPlan) -> list[int]:
@@ -50,11 +55,13 @@ def kinds(plan: PartitionPlan) -> set[str]:
     return {block.kind for block in plan.blocks}
 
 
-@given(networks() | convolutional(), st.sampled_from(["auto", "cuts", "tiles", "none"]), st.integers(2, 80))
-def test_plans_cover_the_network_within_the_largest_block(sample: Sample, partition: str, largest: int) -> None:
+@given(networks() | convolutional(), searches, st.integers(2, 80))
+def test_plans_cover_the_network_within_the_largest_block(
+    sample: Sample, search: tuple[str, str], largest: int
+) -> None:
     network = trace(sample.model, sample.input_shape)
     try:
-        plan = plan_of(network, partition=partition, max_block_size=largest)
+        plan = plan_of(network, solver=search[0], partition=search[1], max_block_size=largest)
     except ConfigError as error:
         message = str(error)
     else:
@@ -66,16 +73,17 @@ def test_plans_cover_the_network_within_the_largest_block(sample: Sample, partit
     assert plan.blocks or len(network.nodes) == 1
     assert all(n <= largest for n in rows(plan))
     assert 0 < plan.ratio <= 1
+    assert {block.proof for block in plan.blocks} == {"dense"}
     for block in plan.blocks:  # the rows are those that the solver gets
         parts = block.parts(network)
         problems = [Problem.build(p, FreedNetwork.assemble(p), [1.0] * len(p.nodes)) for p in parts]
         assert all(problem.size <= n for problem, n in zip(problems, block.variables, strict=True))
 
 
-@given(networks() | convolutional(), st.sampled_from(["auto", "cuts", "tiles", "none"]))
-def test_the_number_in_the_message_is_the_smallest_that_works(sample: Sample, partition: str) -> None:
+@given(networks() | convolutional(), searches)
+def test_the_number_in_the_message_is_the_smallest_that_works(sample: Sample, search: tuple[str, str]) -> None:
     network = trace(sample.model, sample.input_shape)
-    with_size: dict[str, Any] = {"partition": partition, "max_block_size": 2}
+    with_size: dict[str, Any] = {"solver": search[0], "partition": search[1], "max_block_size": 2}
     try:
         plan_of(network, **with_size)
         assume(False)
@@ -94,11 +102,11 @@ def test_the_smallest_block_may_begin_at_a_bottleneck() -> None:
         plan_of(network, max_block_size=10)
 
 
-@pytest.mark.parametrize("partition", ["auto", "cuts", "tiles", "none"])
-def test_equal_inputs_give_equal_plans(partition: str) -> None:
-    first, again, other_weights = (plan_of(cnn(seed), partition=partition) for seed in (0, 0, 1))
+@pytest.mark.parametrize(("solver", "partition"), [*SEARCHES, ("power", "auto"), ("power", "none")])
+def test_equal_inputs_give_equal_plans(solver: str, partition: str) -> None:
+    first, again, other_weights = (plan_of(cnn(seed), solver=solver, partition=partition) for seed in (0, 0, 1))
     assert first == again == other_weights
-    assert first.settings == PartitionPlan.settings_of(DCPConfig(partition=partition))
+    assert first.settings == PartitionPlan.settings_of(DCPConfig(solver=solver, partition=partition))
 
 
 def test_none_is_one_block() -> None:
@@ -115,12 +123,14 @@ def test_none_says_how_large_the_one_block_is() -> None:
 
 def test_cuts_do_not_tile() -> None:
     assert kinds(plan_of(cnn(), partition="cuts", max_block_size=60)) == {"norm", "whole"}
+    assert kinds(plan_of(cnn(), solver="power", partition="cuts", max_block_size=60)) == {"norm", "whole"}
     assert kinds(plan_of(cnn(), partition="auto", max_block_size=60)) >= {"tiles"}
 
 
-def test_tiles_tile_every_convolutional_subnetwork() -> None:
+@pytest.mark.parametrize("solver", ["scs", "power"])
+def test_tiles_tile_every_convolutional_subnetwork(solver: str) -> None:
     network = cnn()
-    plan = plan_of(network, partition="tiles", max_block_size=1000)
+    plan = plan_of(network, solver=solver, partition="tiles", max_block_size=1000)
     image = [block for block in plan.blocks if len(block.network(network).output_shape) == 3]
     assert image
     assert {block.kind for block in image} <= {"tiles", "norm"}
@@ -159,9 +169,9 @@ def test_a_time_budget_shrinks_the_plan() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_block_size": 1000}], ids=str)
-@pytest.mark.parametrize("partition", ["auto", "cuts", "tiles", "none"])
-def test_a_budget_that_no_solve_fits_leaves_the_norms(partition: str, settings: dict[str, Any]) -> None:
-    plan = plan_of(cnn(), CostModel(1.0, 3.0), partition=partition, max_seconds=1e-6, **settings)
+@pytest.mark.parametrize(("solver", "partition"), SEARCHES)
+def test_a_budget_that_no_solve_fits_leaves_the_norms(solver: str, partition: str, settings: dict[str, Any]) -> None:
+    plan = plan_of(cnn(), CostModel(1.0, 3.0), solver=solver, partition=partition, max_seconds=1e-6, **settings)
     assert kinds(plan) == {"norm"}
     assert plan.seconds == 0
 
@@ -178,11 +188,12 @@ def test_networks_without_activations_are_norms_whatever_the_largest_block() -> 
         assert (block.kind, block.start, block.stop) == ("norm", 0, len(network.nodes) - 1)
 
 
-def test_blocks_do_not_cut_through_branches() -> None:
+@pytest.mark.parametrize("solver", ["scs", "power"])
+def test_blocks_do_not_cut_through_branches(solver: str) -> None:
     body = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1))
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), Residual(body, nn.Identity()), nn.ReLU(), nn.Conv2d(2, 1, 3))
     network = trace(with_weights(model, 0), (1, 12, 12))
     for partition in ("auto", "cuts", "tiles"):
-        plan = plan_of(network, partition=partition, max_block_size=400)
+        plan = plan_of(network, solver=solver, partition=partition, max_block_size=400)
         assert {end for block in plan.blocks for end in (block.start, block.stop)} <= set(network.separators)
         assert kinds(plan) != {"norm"}

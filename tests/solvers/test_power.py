@@ -69,13 +69,19 @@ def test_value_and_multipliers_meet_the_optimum(build: object, activation: nn.Mo
 
 
 @pytest.mark.parametrize("merge", ["form", "coverage", "sum"])
-def test_tiles_and_blocks_are_proposed_alike(merge: str) -> None:
+def test_tiles_are_proposed_as_a_conic_solver_does_or_better(merge: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(32, 4)).eval()
     settings = {"partition": "tiles", "partition_factors": (2, 2), "merge": merge}
     scs, power = (lipguard.certify(model, (1, 8, 8), DCPConfig(solver=name, **settings)) for name in ("scs", "power"))
     tiles = [next(row for row in report.details() if row["tiles"] == 4) for report in (scs, power)]
-    assert tiles[1]["sum"] == pytest.approx(tiles[0]["sum"], rel=1e-2)
+    if merge == "form":  # the power iteration optimises the merged form itself, at the expense of the single tiles
+        assert tiles[1]["form"] < 0.98 * tiles[0]["form"]
+        assert tiles[1]["sum"] > tiles[0]["sum"]
+    else:
+        assert tiles[1]["sum"] == pytest.approx(tiles[0]["sum"], rel=1e-2)
+        assert tiles[1][merge] == pytest.approx(tiles[0][merge], rel=1e-2)
+    assert power.relaxation_gap < 0.01
     assert lipguard.verify(power.certificate, model) == power.bound
 
 

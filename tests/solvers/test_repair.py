@@ -1,12 +1,19 @@
+import itertools
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from helpers.claims import proposed, smallest_eigenvalue, smallest_rho
+from helpers.networks import Residual, with_weights
+from numpy.typing import NDArray
 from torch import nn
 
 from lipguard.certificate.blocks import form_norm
+from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
-from lipguard.solvers.repair import repaired
+from lipguard.solvers.repair import enlarged, repaired
 
 
 def freed_network(perturbation: float = 0.0, unread: int | None = None) -> FreedNetwork:
@@ -88,3 +95,95 @@ def test_earlier_layers_grow_by_more(layers: list[int]) -> None:
 
     repaired(np.ones(11), layers, record)
     assert (seen[-1][0] / seen[-1][-1] > 1.5) == (len(layers) == 2)
+
+
+def chain(activation: nn.Module, seed: int) -> Network:
+    widths = [int(n) for n in np.random.default_rng(seed).integers(2, 8, 4)]
+    layers = [[nn.Linear(a, b), activation] for a, b in itertools.pairwise(widths)]
+    model = nn.Sequential(*(layer for pair in layers for layer in pair), nn.Linear(widths[-1], 3))
+    return trace(with_weights(model, seed), (widths[0],))
+
+
+def residual(activation: nn.Module, seed: int) -> Network:
+    """A skip around a skip."""
+    inner = Residual(
+        nn.Sequential(nn.Linear(5, 6), activation, nn.Linear(6, 5), activation, nn.Linear(5, 5)), nn.Linear(5, 5)
+    )
+    outer = Residual(nn.Sequential(inner, activation, nn.Linear(5, 5)), nn.Identity())
+    return trace(with_weights(nn.Sequential(outer, activation, nn.Linear(5, 3)), seed), (5,))
+
+
+def just_feasible(network: Network) -> tuple[NDArray[np.float64], float]:
+    t, _ = proposed(network, 1e-3)
+    rho = smallest_rho(network, t) * (1 + 1e-9)
+    assert np.isfinite(rho)
+    assert smallest_eigenvalue(network, t, rho) < 1e-6
+    return t, rho
+
+
+# What is left of the margin: slopes that do not reach zero weigh what a layer reads, which grows less than it should.
+SHARES = [(nn.ReLU(), 1.0), (nn.ELU(2.0), 1.0), (nn.LeakyReLU(-0.5), 1.0), (nn.LeakyReLU(0.01), 0.9)]
+SHARES += [(nn.LeakyReLU(0.2), 0.6)]
+
+
+@pytest.mark.parametrize("step", [1e-4, 1e-2, 0.3])
+@pytest.mark.parametrize(("activation", "share"), SHARES, ids=str)
+def test_an_enlargement_gives_what_is_feasible_a_margin(activation: nn.Module, share: float, step: float) -> None:
+    margin = 1 - (1 + step) ** -0.5  # about half the step
+    for seed in range(6):
+        network = chain(activation, seed)
+        t, rho = enlarged(network, *just_feasible(network), step)
+        assert smallest_eigenvalue(network, t, rho) >= share * margin * (1 - 1e-6)
+    for seed in range(3):
+        network = residual(activation, seed)
+        t, rho = enlarged(network, *just_feasible(network), step)
+        assert smallest_eigenvalue(network, t, rho) >= 0.95 * share * margin
+
+
+@pytest.mark.parametrize("build", [chain, residual])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_misses_by_less_than_the_margin_is_repaired(build: Callable[..., Network], seed: int) -> None:
+    network = build(nn.ReLU(), seed)
+    t, rho = just_feasible(network)
+    t *= 1 + 0.02 * np.random.default_rng(seed).uniform(-1, 1, len(t))
+    missed = smallest_eigenvalue(network, t, rho)
+    assert -0.05 < missed < -1e-5
+    step = -3 * missed  # of which half is the margin
+    larger, claimed = enlarged(network, t, rho, step)
+    assert smallest_eigenvalue(network, larger, claimed) > 0
+
+
+def test_the_price_counts_the_activations_to_come_and_the_output() -> None:
+    network = residual(nn.ReLU(), 0)
+    t = np.full(sum(network.nodes[i].size for i in network.activations), 2.0)
+    larger, rho = enlarged(network, t, 3.0, 0.1)
+    sizes = [network.nodes[i].size for i in network.activations]
+    assert sizes == [6, 5, 5, 5]
+    np.testing.assert_allclose(larger, 2 * 1.1 ** np.repeat([4.0, 3.0, 2.0, 1.0], sizes), rtol=1e-14)
+    assert rho == pytest.approx(3 * 1.1**5)
+
+
+def test_branches_of_unequal_depth_count_the_deepest() -> None:
+    model = Residual(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), nn.ReLU())
+    network = trace(with_weights(model, 0), (2,))
+    sizes = [network.nodes[i].size for i in network.activations]
+    powers = {3: 2, 4: 1, 2: 1}  # by width
+    larger, rho = enlarged(network, np.ones(9), 1.0, 1.0)
+    assert larger.tolist() == [2.0 ** powers[n] for n in sizes for _ in range(n)]
+    assert rho == 2.0**3
+
+
+def test_without_activations_only_the_output_is_counted() -> None:
+    t, rho = enlarged(trace(nn.Linear(3, 2), (3,)), np.zeros(0), 2.0, 0.5)
+    assert t.shape == (0,)
+    assert rho == 3.0
+
+
+def test_no_multiplier_stays_zero() -> None:
+    network = chain(nn.ReLU(), 0)
+    t = np.ones(sum(network.nodes[i].size for i in network.activations))
+    t[[0, -1]] = 0
+    larger, _ = enlarged(network, t, 1.0, 1e-3)
+    assert (larger > 0).all()
+    assert larger[0] < 1e-6
+    assert (enlarged(network, 0 * t, 1.0, 1e-3)[0] > 0).all()

@@ -1,0 +1,48 @@
+"""Claims about whole networks that are true, or false, by a known margin; by dense linear algebra."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from lipguard.network.graph import Network
+from lipguard.network.linearised import FreedNetwork
+from lipguard.solvers.power import PowerOptions, propose
+from lipguard.solvers.repair import enlarged
+
+Array = NDArray[np.float64]
+
+
+def proposed(network: Network, step: float = 0.02) -> tuple[Array, float]:
+    """Multipliers with a margin, positive, and a rho that they are meant for."""
+    proposal = propose(network, PowerOptions())
+    neurons = sum(network.nodes[i].size for i in network.activations)
+    t = np.ones(neurons) if proposal.multipliers is None else proposal.multipliers
+    return enlarged(network, t, proposal.value**2, step)
+
+
+def matrix(network: Network, t: Array, rho: float) -> Array:
+    """A(rho, t), scaled to a diagonal of ones where it is diag(rho, 2 t): congruence keeps the signs of eigenvalues."""
+    freed = FreedNetwork.assemble(network)
+    A = freed.quadratic(t)
+    A[: freed.n_x, : freed.n_x] += rho * np.eye(freed.n_x)
+    scale = np.concatenate([np.full(freed.n_x, rho), 2 * t]) ** -0.5
+    return scale[:, None] * A * scale  # type: ignore[no-any-return]
+
+
+def smallest_eigenvalue(network: Network, t: Array, rho: float) -> float:
+    """Of the scaled matrix."""
+    return float(np.linalg.eigvalsh(matrix(network, t, rho))[0])
+
+
+def smallest_rho(network: Network, t: Array) -> float:
+    """What A(rho, t) >= 0 takes at least for these multipliers; infinite where no rho is enough."""
+    freed = FreedNetwork.assemble(network)
+    n, A = freed.n_x, freed.quadratic(t)
+    scale = np.concatenate([np.ones(n), (2 * t) ** -0.5])
+    A = scale[:, None] * A * scale
+    if freed.neurons and np.linalg.eigvalsh(A[n:, n:])[0] <= 1e-9:
+        return np.inf
+    rest = scipy.linalg.solve(A[n:, n:], A[n:, :n], assume_a="pos") if freed.neurons else A[n:, :n]
+    return float(np.linalg.eigvalsh(A[:n, n:] @ rest - A[:n, :n])[-1])

@@ -1,0 +1,200 @@
+"""Which proof a whole network gets, and that every kind gives a verified bound."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import lipguard
+from lipguard import DCPConfig
+from lipguard.certificate import verify as verifying
+from lipguard.errors import CertificateError, ConfigError
+from lipguard.network.graph import Network
+from lipguard.network.trace import trace
+from lipguard.partition import proofs
+from lipguard.partition.cost import CostModel
+from lipguard.partition.proofs import choose_proof, free_memory
+
+COST = CostModel(1e-8, 2.5, 2e10)
+PLENTY = 1e11
+
+
+class Residual(nn.Module):
+    """x + g(x), and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1))
+        self.head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(2 * 36, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x + self.body(x))  # type: ignore[no-any-return]
+
+
+def convolutions(channels: int, size: int, depth: int = 3) -> Network:
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Conv2d(channels if i else 1, channels, 3, padding=1), nn.ReLU()]
+    return trace(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, 10)).eval(), (1, size, size))
+
+
+def chosen(network: Network, memory: float = PLENTY, **settings: object) -> proofs.Proof | None:
+    return choose_proof(network, DCPConfig.from_dict(settings), COST, memory)
+
+
+def kind(network: Network, memory: float = PLENTY, **settings: object) -> str | None:
+    proof = chosen(network, memory, **settings)
+    assert proof is None or proof.reason
+    return None if proof is None else proof.kind
+
+
+def test_deterministic_while_it_is_cheap_randomised_above_that() -> None:
+    assert kind(convolutions(4, 14)) == "sparse"
+    assert kind(trace(nn.Sequential(nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 2)).eval(), (9,))) == "dense"
+    large = convolutions(32, 56)
+    assert kind(large) == "randomised"
+    assert kind(large, failure_probability=0) == "sparse"
+
+
+def test_predictions_grow_with_the_network() -> None:
+    for name in ("dense", "sparse", "randomised"):
+        small, large = (chosen(convolutions(c, 12), proof=name) for c in (2, 6))
+        assert small is not None
+        assert large is not None
+        assert small.kind == large.kind == name
+        assert 0 < small.seconds < large.seconds
+        assert 0 < small.bytes < large.bytes
+
+
+def test_what_does_not_fit_into_memory_is_not_chosen() -> None:
+    network = convolutions(8, 28)
+    sparse = chosen(network, proof="sparse")
+    assert sparse is not None
+    assert kind(network, sparse.bytes / 2) == "randomised"
+    assert kind(network, sparse.bytes / 2, failure_probability=0) is None
+    assert kind(network, sparse.bytes / 2, proof="sparse") is None
+
+
+def test_the_time_budget_decides() -> None:
+    network = convolutions(16, 40, depth=4)
+    sparse, randomised = (chosen(network, proof=name) for name in ("sparse", "randomised"))
+    assert sparse is not None
+    assert randomised is not None
+    assert sparse.seconds > randomised.seconds > 1
+    assert kind(network, max_seconds=10 * sparse.seconds) == "sparse"
+    assert kind(network, max_seconds=2 * randomised.seconds) == "randomised"
+    assert kind(network, max_seconds=0.5 * randomised.seconds) is None
+    assert kind(network, max_seconds=0.5 * sparse.seconds, failure_probability=0) is None
+
+
+def test_the_largest_block_limits_dense_matrices_only() -> None:
+    network = convolutions(2, 8)
+    assert kind(network, proof="dense") == "dense"
+    assert kind(network, proof="dense", max_block_size=100) is None
+    assert kind(network, max_block_size=100) == "sparse"
+
+
+def test_without_cholmod(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = convolutions(4, 14)
+    monkeypatch.setattr(proofs, "has_cholmod", lambda: False)
+    assert kind(network) in ("dense", "randomised")
+    assert kind(network, failure_probability=0) == "dense"
+    with pytest.raises(ConfigError, match=r"cvxopt.*lipguard\[sparse\]"):
+        chosen(network, proof="sparse")
+
+
+@pytest.mark.parametrize("p", [-1e-9, 1.0, 2, True, "0.1", float("nan")])
+def test_a_probability_is_one(p: object) -> None:
+    with pytest.raises(ConfigError, match="failure_probability"):
+        DCPConfig.from_dict({"failure_probability": p})
+
+
+def test_a_randomised_proof_needs_a_probability() -> None:
+    with pytest.raises(ConfigError, match="failure_probability above 0"):
+        DCPConfig(proof="randomised", failure_probability=0)
+
+
+def test_free_memory_is_known_or_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert free_memory() > 1e8
+
+    def denied(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("builtins.open", denied)
+    monkeypatch.setattr(proofs.os, "sysconf", denied)
+    assert free_memory() == 4e9
+
+
+def model(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    torch.manual_seed(0)
+    if name == "residual":
+        return Residual().eval(), (2, 6, 6)
+    layers = [nn.Conv2d(1, 4, 3, stride=2), nn.LeakyReLU(0.1), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * 9 * 3, 3)).eval(), (1, 24, 12)
+
+
+@pytest.fixture(scope="module", params=["residual", "convolutional"])
+def reports(request: pytest.FixtureRequest) -> tuple[nn.Module, dict[str, lipguard.Report]]:
+    network, shape = model(request.param)
+    kinds = ("dense", "sparse", "randomised")
+    return network, {name: lipguard.certify(network, shape, DCPConfig(proof=name)) for name in kinds}
+
+
+def test_every_proof_gives_about_the_same_bound(reports: tuple[nn.Module, dict[str, lipguard.Report]]) -> None:
+    network, found = reports
+    for name, report in found.items():
+        assert report.status == "complete"
+        assert report.proof == report.certificate.proof == name
+        assert report.lower_bound <= report.bound < 0.95 * report.product_bound
+        assert report.bound == pytest.approx(found["dense"].bound, rel=0.01)
+        assert 0 <= report.relaxation_gap < 0.01
+        assert report.failure_probability == (1e-12 if name == "randomised" else 0.0)
+        assert f"{name} proof: proof='{name}'" in str(report)
+        assert lipguard.verify(report.certificate, network) == report.bound
+
+
+def test_certificates_survive_a_file(reports: tuple[nn.Module, dict[str, lipguard.Report]], tmp_path: Path) -> None:
+    network, found = reports
+    for name, report in found.items():
+        path = report.certificate.save(tmp_path / f"{name}.npz")
+        assert lipguard.verify(lipguard.Certificate.load(path), network) == report.bound
+
+
+def test_what_was_tampered_with_is_refused(reports: tuple[nn.Module, dict[str, lipguard.Report]]) -> None:
+    network, found = reports
+    for report in found.values():
+        certificate = report.certificate
+        lower = {"rhos": tuple(0.9 * rho for rho in certificate.rhos), "bound": 0.95 * certificate.bound}
+        for change in (
+            lower,
+            {"bound": 0.999 * certificate.bound},
+            {"rhos": ()},
+            {"rhos": tuple(-rho for rho in certificate.rhos)},
+            {"rhos": (float("nan"),) * len(certificate.rhos)},
+            {"proof": "sparse" if certificate.proof == "dense" else "dense"},
+            {"failure_probability": 0.0 if certificate.failure_probability else 1e-3},
+            {"multipliers": tuple(tuple(0.5 * t for t in parts) for parts in certificate.multipliers)},
+        ):
+            with pytest.raises(CertificateError):
+                lipguard.verify(dataclasses.replace(certificate, **change), network)
+
+
+def test_a_sparse_certificate_says_what_checking_it_needs(
+    reports: tuple[nn.Module, dict[str, lipguard.Report]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, found = reports
+    monkeypatch.setattr(verifying, "has_cholmod", lambda: False)
+    with pytest.raises(CertificateError, match="cvxopt"):
+        lipguard.verify(found["sparse"].certificate, network)
+
+
+def test_channel_multipliers_are_one_per_channel_and_looser() -> None:
+    network, shape = model("convolutional")
+    tied = lipguard.certify(network, shape, DCPConfig(multipliers="channel"))
+    free = lipguard.certify(network, shape)
+    assert free.bound < tied.bound < tied.product_bound
+    first = tied.certificate.multipliers[0][0][: 4 * 11 * 5].reshape(4, -1)
+    assert (first == first[:, :1]).all()
+    assert lipguard.verify(tied.certificate, network) == tied.bound
