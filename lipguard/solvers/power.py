@@ -108,9 +108,9 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, neurons: _Neurons) -> Tensor:
-        ctx.neurons, ctx.a = neurons, a
-        ctx.b = neurons.answer(a)
-        return ctx.b  # type: ignore[no-any-return]
+        b = neurons.answer(a)
+        ctx.neurons, ctx.a, ctx.b = neurons, a.detach(), b.detach()  # with its history the output would hold itself
+        return b
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
