@@ -1,6 +1,7 @@
 """Which proof a whole network gets, and that every kind gives a verified bound."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,40 @@ def test_what_was_tampered_with_is_refused(reports: tuple[nn.Module, dict[str, l
         ):
             with pytest.raises(CertificateError):
                 lipguard.verify(dataclasses.replace(certificate, **change), network)
+
+
+def test_the_kind_of_proof_is_part_of_the_claim(reports: tuple[nn.Module, dict[str, lipguard.Report]]) -> None:
+    network, found = reports
+    for name, report in found.items():
+        (block,) = report.plan.blocks
+        for other in ("dense", "sparse", "randomised", "product", "belief"):
+            plan = dataclasses.replace(report.plan, blocks=(dataclasses.replace(block, proof=other),))
+            if other != name:
+                with pytest.raises(CertificateError):
+                    lipguard.verify(dataclasses.replace(report.certificate, plan=plan), network)
+
+
+@pytest.mark.parametrize("margin", [0.0, -1e-3, 1e-300, 1e-13, 0.5, 1e300, float("nan"), float("inf")])
+def test_a_margin_that_is_not_there_proves_nothing(
+    reports: tuple[nn.Module, dict[str, lipguard.Report]], margin: float
+) -> None:
+    network, found = reports
+    with pytest.raises(CertificateError):
+        lipguard.verify(dataclasses.replace(found["randomised"].certificate, slacks=(margin,)), network)
+
+
+def test_a_warm_start_that_needs_what_is_missing_costs_its_plan_only(
+    reports: tuple[nn.Module, dict[str, lipguard.Report]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, found = reports
+    monkeypatch.setitem(sys.modules, "cvxopt", None)  # nothing can import it
+    assert not proofs.has_cholmod()
+    sparse = found["sparse"]
+    for optimise in (True, False):
+        again = lipguard.certify(network, sparse.certificate.input_shape, warm_start=sparse, optimise=optimise)
+        assert again.proof in ("dense", "randomised")
+        assert again.bound == pytest.approx(sparse.bound, rel=0.01)
+        assert lipguard.verify(again.certificate, network) == again.bound
 
 
 def test_a_sparse_certificate_says_what_checking_it_needs(
