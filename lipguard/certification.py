@@ -343,14 +343,16 @@ class _BlockRun:
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho))
         for t, rho in candidates:
             step, margin = self._first_step(t, rho)
+            tried = False
             while step < (1 if self._neurons <= _LARGE else 0.2):
                 if time.monotonic() > self.deadline:
                     self.status += "; no time left"
                     return
                 larger, claimed = enlarged(self.parts[0], t, rho, step)
                 if not claimed < product**2:
-                    self.futile = self.futile or not self.multipliers
+                    self.futile = self.futile or not (tried or self.multipliers)
                     break
+                tried = True
                 if self._claim(larger, claimed, margin, product):
                     return
                 if self.may_improve():

@@ -72,14 +72,19 @@ def is_positive_semidefinite_randomly(
         return False
     growth = _growth(form, random(vectors), top, margin, steps, deadline)
     # An eigenvalue of B below 0 is one of C below -(1 + 2 margin / top). Rounding of this line is far below 1e-9.
-    return share * math.cosh(steps * math.acosh(1 + 2 * margin / top)) > growth * (1 + 1e-9)
+    return share * math.cosh(steps * _rate(margin, top)) > growth * (1 + 1e-9)
 
 
 def steps_needed(n: int, margin: float, top: float, probability: float, vectors: int = 4) -> int:
     """Degree of the polynomial that a proof takes, with room for half of the vectors' share to be lost in rounding."""
     needed = math.acosh(max(2.0 * _GROWTH / _share(n, probability, vectors), 1.0))
-    rate = math.acosh(1 + 2 * margin / top)
+    rate = _rate(margin, top)
     return math.ceil(needed / rate) + 1 if rate > needed * 1e-9 else 10**9
+
+
+def _rate(margin: float, top: float) -> float:
+    """acosh(1 + 2 margin / top), without the loss of digits that this form has for small margins."""
+    return 2 * math.asinh(math.sqrt(margin / top))
 
 
 def _share(n: int, probability: float, vectors: int) -> float:

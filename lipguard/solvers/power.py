@@ -43,6 +43,7 @@ from lipguard.solvers.problem import Proposal
 Array = NDArray[np.float64]
 _WINDOW = 10  # steps over which the value is compared
 _DEAD = 1e4  # the multiplier of a dead neuron, in those of the largest of its layer
+_FLOOR = 1e-6  # of the input's entries, in the largest; the value loses its square
 _FREE_STEPS = 5  # without momentum, from a random start
 _MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
 _FAST_STEPS = 30
@@ -220,9 +221,21 @@ class _Iteration:
             return value
         direction = gradient / length
         moved = direction + momentum * (direction - self.last)
-        self.last, self.x = direction, moved / moved.norm()
+        self.last, self.x = direction, self._alive(moved)
         self.scale = value
         return value
+
+    @staticmethod
+    def _alive(x: Tensor) -> Tensor:
+        """`x` of length one, with no entry far below the largest.
+
+        The best input leaves alone parts of a network that never meet the others; they need multipliers all the same.
+        """
+        size = x.square().sum(0, keepdim=True).sqrt()
+        floor = _FLOOR * size.max() / size.clamp_min(torch.finfo(x.dtype).tiny)
+        raised = torch.where(size > 0, x * floor.clamp_min(1.0), x)
+        unit: Tensor = raised / raised.norm()
+        return unit
 
     def value(self) -> float:
         """What the state is worth for the true slopes, at the end: a lower bound of LipSDP's optimum."""

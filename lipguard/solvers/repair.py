@@ -3,7 +3,8 @@
 With the factor c > 1 per layer, t_l c^(d_l) in place of t_l and rho c^(d_0) in place of rho, where d counts the
 activations that are still to come, is a congruence that divides everything between layers, and the output, by sqrt(c)
 at least: A becomes (1 - c^-1/2) diag(rho, 2T) + c^-1/2 A, up to that congruence. So a matrix that misses positive
-semidefiniteness by a relative (c - 1)/2 is repaired, at the price of c^(d_0/2) in the bound.
+semidefiniteness by a relative (c - 1)/2 is repaired, at the price of c^(d_0/2) in the bound. That is for alpha beta
+<= 0; slopes that stay away from zero gain a smaller margin.
 """
 
 from __future__ import annotations

@@ -273,8 +273,8 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
         (network, t, np.nextafter(rho, 0), 1e-3, P), (network, t, rho, 2e-3, P), (network, t, rho, 1e-3, 1e-6),
         (other, t, rho, 1e-3, P),
     ]  # fmt: skip
-    for own, *claim, margin, probability in claims:
-        proves(WholeClaim(*claim, "randomised", margin, probability), own)
+    for own, multipliers, square, margin, probability in claims:
+        proves(WholeClaim(multipliers, square, "randomised", margin, probability), own)
     assert len(seeds) == len(claims)
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) == len(claims) - 1

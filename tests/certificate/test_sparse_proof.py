@@ -25,6 +25,7 @@ from lipguard.certificate import sparse, verify
 from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.certificate.cholesky import factorisation_error
 from lipguard.errors import CertificateError, ConfigError
+from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.linearised import slope_ranges
 from lipguard.network.trace import trace
@@ -79,8 +80,13 @@ def test_what_is_factored_is_below_the_exact_matrix_by_more_than_rounding(sample
     network = trace(sample.model, sample.input_shape)
     t, rho = proposed(network)
     factored: list[tuple[Any, Array]] = []
+
+    def refuse(lower: Any, diagonal: Array) -> bool:
+        factored.append((lower, diagonal))
+        return False
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparse, "_factors", lambda *parts: bool(factored.append(parts)))
+        patch.setattr(sparse, "_factors", refuse)
         assert not is_proved(network, t, rho)
     assume(factored)
     lower, diagonal = factored[0]
@@ -95,7 +101,7 @@ def test_what_is_factored_is_below_the_exact_matrix_by_more_than_rounding(sample
 def bordered(sample: Sample, t: Array, rho: float) -> NDArray[Any]:
     """D A(rho, t) D with the squares that have a minus sign beside it, exactly but for roots of 60 digits."""
     K, Y = exact.matrices(sample)
-    form = sparse.ScaledForm(trace(sample.model, sample.input_shape), t, rho)
+    form = ScaledForm(trace(sample.model, sample.input_shape), t, rho)
     alpha, beta = slope_ranges(form.network)
     product = exact.exact(2 * t) * exact.exact(alpha) * exact.exact(beta)
     apart = [i for i, value in enumerate(product) if value < 0]
@@ -209,7 +215,7 @@ def test_slopes_that_couple_too_much_are_refused_rather_than_written_out(
 def test_the_matrix_is_that_of_the_claim_with_the_output_beside_it(claim: tuple[Network, Array, float]) -> None:
     """Eliminating what was added gives the scaled matrix back."""
     network, t, rho = claim
-    form = sparse.ScaledForm(network, t, rho)
+    form = ScaledForm(network, t, rho)
     assembled = sparse._assembled(form, t)
     assert assembled is not None
     lower, diagonal, _ = assembled

@@ -28,7 +28,7 @@ def matrix(network: Network, t: Array, rho: float) -> Array:
     A = freed.quadratic(t)
     A[: freed.n_x, : freed.n_x] += rho * np.eye(freed.n_x)
     scale = np.concatenate([np.full(freed.n_x, rho), 2 * t]) ** -0.5
-    return scale[:, None] * A * scale  # type: ignore[no-any-return]
+    return scale[:, None] * A * scale
 
 
 def smallest_eigenvalue(network: Network, t: Array, rho: float) -> float:

@@ -85,6 +85,17 @@ def test_tiles_are_proposed_as_a_conic_solver_does_or_better(merge: str) -> None
     assert lipguard.verify(power.certificate, model) == power.bound
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_channels_that_never_meet_are_proved_together(seed: int) -> None:
+    """The best input excites one channel. The others need multipliers too, after any number of steps."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(4, 4, 3, padding=1, groups=4) for _ in range(3)]
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).eval()
+    found = {proof: lipguard.certify(model, (4, 6, 6), DCPConfig(proof=proof)) for proof in ("dense", "sparse")}
+    assert found["dense"].bound < 0.9 * found["dense"].product_bound
+    assert found["sparse"].bound == pytest.approx(found["dense"].bound, rel=0.01)
+
+
 def test_a_warm_start_saves_steps_and_comes_to_the_same_value() -> None:
     network = dense(nn.ReLU())
     cold = propose(network, PowerOptions())
