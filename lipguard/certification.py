@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipguard.certificate.blocks import WholeClaim, form_norm, prove_tiles, proves
+from lipguard.certificate.blocks import SMALLEST_FORM, WholeClaim, form_norm, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
@@ -51,7 +51,6 @@ _LOG = logging.getLogger(__name__)
 # The claim is this much above what was proved here, so that another machine's rounding proves it too.
 _HEADROOM = 1e-9
 _NORMS_HEADROOM = 1e-11
-_SMALLEST_RHO = 1e-290  # of a block that is constant
 _MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
 _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
@@ -118,23 +117,22 @@ def _certify(
         _LOG.info("The warm start belongs to another architecture or plan; starting cold.")
         warm = None
     norms = node_norms(network)
-    deadline = None if config.max_seconds is None else start + config.max_seconds
-    blocks = [_BlockRun(network, plan, i, config, warm) for i in range(len(plan.blocks))]
+    deadline = math.inf if config.max_seconds is None else start + config.max_seconds
+    blocks = [
+        _BlockRun(network, plan, i, config, warm, block_product(network, norms, block), deadline)
+        for i, block in enumerate(plan.blocks)
+    ]
     interrupted = False
     try:
         _propose(blocks, config, norms, deadline, progress, optimise, device)
         for run in blocks:
-            product = block_product(network, norms, run.block)
-            run.prove(product, deadline)
+            run.prove()
             while optimise and run.may_improve():
-                run.iterate(deadline, True, device)
-                run.prove(product, deadline)
+                run.iterate(True, device)
+                run.prove()
     except KeyboardInterrupt:  # what is proved so far is the result
         interrupted = True
     interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
-    for run in blocks:
-        product = block_product(network, norms, run.block)
-        run.proved = run.proved or ProvedBlock(product, product)
     return _report(network, config, plan, norms, blocks, data, start, optimise, interrupted, warm)
 
 
@@ -171,6 +169,8 @@ class _BlockRun:
     index: int
     config: DCPConfig
     warm: WarmStart | None
+    product: float  # of the block's norms
+    deadline: float  # of `time.monotonic()`
 
     def __post_init__(self) -> None:
         self.block: Block = self.plan.blocks[self.index]
@@ -179,10 +179,9 @@ class _BlockRun:
         self.multipliers: tuple[Array, ...] = ()
         self.slack = 0.0
         self.rho = 0.0
-        self.deadline = math.inf
         self.futile = False  # whether what could be proved is not below the product of norms
         self.norms: list[float] = []
-        self.proved: ProvedBlock | None = None
+        self.proved = ProvedBlock(self.product, self.product)
         self.gap = math.nan
         self.status = ""
         self.rounds = 0  # of the power iteration
@@ -190,7 +189,7 @@ class _BlockRun:
 
     @cached_property
     def _neurons(self) -> int:
-        return sum(part.nodes[i].size for part in self.parts for i in part.activations)
+        return sum(part.neurons for part in self.parts)
 
     @cached_property
     def freed(self) -> list[FreedNetwork]:
@@ -222,27 +221,27 @@ class _BlockRun:
         enough = self.gap <= self.config.tolerance * (0.1 if self._neurons <= _SMALL else 3.0 if self._resumes else 1.0)
         return self.is_cheap and self.rounds < _ROUNDS and not late and not enough
 
-    def iterate(self, deadline: float | None, optimise: bool, device: torch.device) -> None:
+    def iterate(self, optimise: bool, device: torch.device) -> None:
         """Proposals of the power iteration, which needs the parts themselves, and no matrix."""
         began = time.monotonic()
         if not self.parts or not (optimise or self._earlier.get(self._key(0))):
             return
         left = None
-        if deadline is not None:  # the proof needs its share
+        if self.deadline < math.inf:  # the proof needs its share
             reserved = self.block.seconds if self.block.proof != "dense" else 0.2 * self.block.seconds
-            left = max(deadline - time.monotonic() - reserved, 0.2 * (deadline - time.monotonic()))
+            total = self.deadline - time.monotonic()
+            left = max(total - reserved, 0.2 * total)
         known = dict(self._earlier)
         if self.proposals:  # another round: on from where the last one ended
             known |= self.solver_state()
+        single = (self._neurons > _LARGE and self.rounds == 0) or device.type == "mps"
         options = PowerOptions(
             tolerance=self.config.tolerance * self._aim * 0.1**self.rounds,
             max_iterations=min(self.config.max_iterations, _MOST_ITERATIONS) if optimise else _REFRESH,
             seed=self.config.seed,
             max_seconds=left,
             tied=self.config.multipliers == "channel",
-            dtype=torch.float32
-            if (self._neurons > _LARGE and self.rounds == 0) or device.type == "mps"
-            else torch.float64,
+            dtype=torch.float32 if single else torch.float64,
             device=device,
         )
         if self._jointly:
@@ -277,21 +276,19 @@ class _BlockRun:
         by_power = self.config.solver == "power" and self.config.merge == "form"
         return by_power and self.block.kind == "tiles" and entries <= LARGEST_MATRIX
 
-    def prove(self, product: float, deadline: float | None) -> None:
+    def prove(self) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
-        self.proved = self.proved or ProvedBlock(product, product)
-        self.deadline = math.inf if deadline is None else deadline
-        if not self.parts or product == 0:
+        if not self.parts or self.product == 0:
             return
         began = time.monotonic()
         failed = [proposal.status for proposal in self.proposals if proposal.multipliers is None]
         self.status = "; ".join(dict.fromkeys(failed or [p.status for p in self.proposals])) or "not solved"
         if self.block.kind == "tiles":
-            self._prove_tiles(product)
+            self._prove_tiles()
         elif self.block.proof == "dense":
-            self._prove_dense(product)
+            self._prove_dense()
         else:
-            self._prove_by_steps(product)
+            self._prove_by_steps()
         if not self.multipliers:
             self.status += "; not below the product of norms" if self.futile else "; no proof"
         self.gap = self._gap()
@@ -299,7 +296,7 @@ class _BlockRun:
 
     def _gap(self) -> float:
         """How far what is proved is above what the solver had in mind, at worst over the parts."""
-        if not self.multipliers or not self.proposals or self.proved is None:
+        if not self.multipliers or not self.proposals:
             return math.nan
         values = [p.value for p in self.proposals]
         if self.block.kind == "whole":
@@ -309,33 +306,34 @@ class _BlockRun:
         norms = [math.sqrt(norm) for norm in self.norms]
         return max((norm / v - 1 for norm, v in zip(norms, values, strict=True) if v > 0), default=math.nan)
 
-    def _prove_tiles(self, product: float) -> None:
+    def _prove_tiles(self) -> None:
         found = [self._chosen(j) for j in range(len(self.parts))]
         multipliers = [chosen[0] for chosen in found if chosen is not None]
         if len(multipliers) < len(self.parts):
             return
         for slack in slacks(max(freed.n_x + freed.neurons for freed in self.freed)):
             proof = prove_tiles(self.network, self.block, self.freed, multipliers, slack, self.config.merge)
-            if proof is not None and self.proved is not None and proof.bound >= self.proved.bound < product:
+            if proof is None:
+                continue
+            if proof.bound >= self.proved.bound < self.product:
                 return  # an earlier round was better
-            if proof is not None:
-                self.multipliers, self.slack = tuple(multipliers), slack
-                self.proved = ProvedBlock(min(proof.bound, product), product, proof.merges)
-                self.norms = [chosen[1] for chosen in found if chosen is not None]
-                return
+            self.multipliers, self.slack = tuple(multipliers), slack
+            self.proved = ProvedBlock(min(proof.bound, self.product), self.product, proof.merges)
+            self.norms = [chosen[1] for chosen in found if chosen is not None]
+            return
 
-    def _prove_dense(self, product: float) -> None:
+    def _prove_dense(self) -> None:
         """The smallest rho for the multipliers, numerically, and a little above it."""
         chosen = self._chosen(0)
         if chosen is None:
             return
         t, norm = chosen
         for slack in slacks(self.freed[0].n_x + self.freed[0].neurons):
-            rho = norm * (1 + slack) + _SMALLEST_RHO
-            if self._claim(t, rho, 0.0, product):
+            rho = norm * (1 + slack) + SMALLEST_FORM
+            if self._claim(t, rho, 0.0):
                 return
 
-    def _prove_by_steps(self, product: float) -> None:
+    def _prove_by_steps(self) -> None:
         """Proposals with a larger and larger margin: each proof may take long, and few are needed."""
         candidates = [(p.multipliers, p.value**2) for p in self.proposals if p.multipliers is not None and p.value > 0]
         if self.warm is not None and self._has_warm_multipliers(self.warm):
@@ -349,11 +347,11 @@ class _BlockRun:
                     self.status += "; no time left"
                     return
                 larger, claimed = enlarged(self.parts[0], t, rho, step)
-                if not claimed < product**2:
+                if not claimed < self.product**2:
                     self.futile = self.futile or not (tried or self.multipliers)
                     break
                 tried = True
-                if self._claim(larger, claimed, margin, product):
+                if self._claim(larger, claimed, margin):
                     return
                 if self.may_improve():
                     return
@@ -379,9 +377,9 @@ class _BlockRun:
     @property
     def is_cheap(self) -> bool:
         """Whether trying a proof takes little."""
-        return self._neurons <= {"dense": 2000, "sparse": _LARGE}.get(self.block.proof, 0)
+        return self._neurons <= {"dense": _SMALL, "sparse": _LARGE}.get(self.block.proof, 0)
 
-    def _claim(self, t: Array, rho: float, margin: float, product: float) -> bool:
+    def _claim(self, t: Array, rho: float, margin: float) -> bool:
         """Try to prove sqrt(rho) for the block, and keep it if that succeeds."""
         if self.rho and rho >= self.rho:
             return False
@@ -393,7 +391,7 @@ class _BlockRun:
         if not proves(claim, self.parts[0], self.freed[0] if kind == "dense" else None, self.deadline):
             return False
         self.multipliers, self.slack, self.rho = (t,), margin, rho
-        self.proved = ProvedBlock(min(sqrt_up(rho), product), product)
+        self.proved = ProvedBlock(min(sqrt_up(rho), self.product), self.product)
         return True
 
     def _is_plausible(self, t: Array, rho: float) -> bool:
@@ -435,7 +433,6 @@ class _BlockRun:
         return kept | {key: p.state for key, p in zip(keys, self.proposals, strict=False) if p.state}
 
     def row(self) -> dict[str, Any]:
-        assert self.proved is not None
         return {
             "block": self.index,
             "layers": " .. ".join(dict.fromkeys(self.block.layers)),
@@ -455,7 +452,7 @@ class _BlockRun:
 
 
 def _propose(
-    blocks: Sequence[_BlockRun], config: DCPConfig, norms: Sequence[float], deadline: float | None, progress: bool,
+    blocks: Sequence[_BlockRun], config: DCPConfig, norms: Sequence[float], deadline: float, progress: bool,
     optimise: bool, device: torch.device,
 ) -> None:  # fmt: skip
     from tqdm import tqdm  # comes with Lightning; not needed to verify
@@ -466,7 +463,7 @@ def _propose(
     with tqdm(total=len(owners), desc="LMIs", unit="solve", disable=not progress or not owners, leave=False) as bar:
         if config.solver == "power":
             for run in blocks:
-                run.iterate(deadline, optimise, device)
+                run.iterate(optimise, device)
                 bar.update(len(run.parts))
             return
         from lipguard.solvers.conic import SolverOptions  # cvxpy takes a second to import
@@ -475,7 +472,7 @@ def _propose(
         began = time.monotonic()
         options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
         jobs = [job for run in blocks for job in run.jobs(norms)]
-        proposals = solve_all(jobs, options, config.workers, deadline, bar.update)
+        proposals = solve_all(jobs, options, config.workers, deadline if deadline < math.inf else None, bar.update)
     for run, proposal in zip(owners, proposals, strict=True):
         run.proposals.append(proposal)
         run.seconds += (time.monotonic() - began) / len(owners)
@@ -487,7 +484,7 @@ def _report(
 ) -> Report:  # fmt: skip
     exact = product_bounds(network, norms)[-1]
     product = mul_up(exact, 1 + _NORMS_HEADROOM)
-    total = total_bound([run.proved for run in blocks if run.proved is not None], exact)
+    total = total_bound([run.proved for run in blocks], exact)
     bound = min(mul_up(total, 1 + _HEADROOM), product)
     weakest = weakest_proof(plan, [bool(run.multipliers) for run in blocks])
     probability = config.failure_probability if weakest == "randomised" else 0.0
@@ -516,7 +513,7 @@ def _report(
 
 def _status(blocks: Sequence[_BlockRun], optimise: bool, interrupted: bool) -> str:
     lost = [
-        f"block {run.index}: {run.status}" for run in blocks if run.parts and run.proved and run.proved.product > 0
+        f"block {run.index}: {run.status}" for run in blocks if run.parts and run.product > 0
         and ((not run.multipliers and not run.futile) or any(p.multipliers is None for p in run.proposals))
     ]  # fmt: skip
     if interrupted:

@@ -60,14 +60,11 @@ def replace_solvers(monkeypatch: pytest.MonkeyPatch, solve: Callable[[int], Prop
         real = solve_all(jobs, *others)
         return [solve(len(job.problem.K)) or found for job, found in zip(jobs, real, strict=True)]
 
-    def neurons(network: Network) -> int:
-        return sum(network.nodes[i].size for i in network.activations)
-
     def whole(network: Network, *others: Any) -> Proposal:
-        return solve(neurons(network)) or propose(network, *others)
+        return solve(network.neurons) or propose(network, *others)
 
     def tiles(tiling: Tiling, *others: Any) -> list[Proposal]:
-        sizes = [neurons(tiling.shape_network(shape)) for shape in tiling.shapes]
+        sizes = [tiling.shape_network(shape).neurons for shape in tiling.shapes]
         return [solve(n) or found for n, found in zip(sizes, propose_tiles(tiling, *others), strict=True)]
 
     monkeypatch.setattr(parallel, "solve_all", conic)

@@ -27,7 +27,7 @@ from lipguard.partition.proofs import LARGEST_MATRIX
 from lipguard.partition.tiling import Tiling
 
 Array = NDArray[np.float64]
-_SMALLEST_FORM = 1e-290  # keeps the form of a part that is constant positive definite
+SMALLEST_FORM = 1e-290  # keeps the form of a part that is constant positive definite
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = Non
         return _is_form(freed, claim.t, freed.quadratic(claim.t), claim.rho * np.eye(freed.n_x))
     form = ScaledForm(network, claim.t, claim.rho)
     if claim.proof == "sparse":
-        return is_form_positive_semidefinite(form, claim.t)
+        return is_form_positive_semidefinite(form)
     text = f"{network.digest} {claim.rho.hex()} {claim.margin.hex()} {claim.failure_probability.hex()}"
     seed = text.encode() + claim.t.tobytes()
     return is_positive_semidefinite_randomly(form, claim.margin, claim.failure_probability, seed, deadline)
@@ -151,7 +151,7 @@ def proved_form(freed: FreedNetwork, t: Array, slack: float) -> Array | None:
     S = _form(freed, A)
     if S is None:
         return None
-    S[np.diag_indices(freed.n_x)] += slack * float(np.abs(S).sum(axis=1).max(initial=0.0)) + _SMALLEST_FORM
+    S[np.diag_indices(freed.n_x)] += slack * float(np.abs(S).sum(axis=1).max(initial=0.0)) + SMALLEST_FORM
     return S if _is_form(freed, t, A, S) else None
 
 

@@ -27,7 +27,7 @@ _KEPT, _LARGEST_KEPT = 16, 2_000_000  # patterns, and entries of one
 _MOST_PRODUCTS = 3e8  # entries that slopes which do not reach zero may add
 
 
-def is_form_positive_semidefinite(form: ScaledForm, t: Array) -> bool:
+def is_form_positive_semidefinite(form: ScaledForm) -> bool:
     """Prove A(rho, t) >= 0, for the exact weights.
 
     The output, and slopes of both signs, enter the matrix as squares with a minus sign, -|Y z|^2, which would couple
@@ -36,14 +36,13 @@ def is_form_positive_semidefinite(form: ScaledForm, t: Array) -> bool:
 
     Args:
         form: of the network, its multipliers and rho.
-        t: the multipliers.
 
     Returns:
         True only if it is proved; False says nothing.
     """
     if not (np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()):
         return False
-    assembled = _assembled(form, t)
+    assembled = _assembled(form)
     if assembled is None or not (np.isfinite(assembled[0].data).all() and np.isfinite(assembled[1]).all()):
         return False
     lower, diagonal, collected = assembled
@@ -56,12 +55,12 @@ def is_form_positive_semidefinite(form: ScaledForm, t: Array) -> bool:
     return bool((diagonal > 0).all()) and _factors(lower, diagonal)
 
 
-def _assembled(form: ScaledForm, t: Array) -> tuple[Matrix, Array, int] | None:
+def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:
     """(strictly lower part, diagonal, roundings of an entry) of the scaled matrix, the output included.
 
     None where slopes that do not reach zero couple too much.
     """
-    network = form.network.to(torch.float64, "cpu")
+    network, t = form.network.to(torch.float64, "cpu"), form.t
     alpha, beta = slope_ranges(network)
     K, Y = freed_matrices(network)
     n, n_x = form.n, network.nodes[0].size

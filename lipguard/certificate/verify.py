@@ -101,7 +101,7 @@ def _check_proof(certificate: Certificate) -> None:
     """The certificate says what its blocks' proofs are, and how likely they fail."""
     found = weakest_proof(certificate.plan, [bool(parts) for parts in certificate.multipliers])
     probability = certificate.failure_probability
-    if certificate.proof != found and not (certificate.proof == "product" and found != "product"):
+    if certificate.proof not in (found, "product"):
         raise CertificateError(f"The certificate names the proof {certificate.proof!r}, but its blocks have {found!r}.")
     if (probability > 0) != (found == "randomised") or not 0 <= probability < 1:
         raise CertificateError(f"The certificate names the failure probability {probability!r} for a {found} proof.")
@@ -157,9 +157,10 @@ def checked_multipliers(arrays: Sequence[Array], parts: Sequence[Network], where
     if len(arrays) != len(parts):
         raise CertificateError(f"Expected {len(parts)} arrays of multipliers for {where}, but got {len(arrays)}.")
     for t, part in zip(arrays, parts, strict=True):
-        neurons = sum(part.nodes[i].size for i in part.activations)
-        if t.shape != (neurons,):
-            raise CertificateError(f"Expected {neurons} multipliers for {where}, but got an array of shape {t.shape}.")
+        if t.shape != (part.neurons,):
+            raise CertificateError(
+                f"Expected {part.neurons} multipliers for {where}, but got an array of shape {t.shape}."
+            )
         if not (np.isfinite(t).all() and (t >= 0).all()):
             raise CertificateError(f"The multipliers of {where} are not all finite and non-negative.")
     return list(arrays)

@@ -31,6 +31,7 @@ class ScaledForm:
         device: where the passes run.
 
     Attributes:
+        t: the multipliers.
         scale: the diagonal of D, shape (n,), in the order (x, b_1, .., b_L).
         diagonal: (rho, 2 t) scaled, shape (n,).
         roundings: relative roundings of an entry of `B @ z`, with respect to `magnitude(|z|)`, at most.
@@ -39,6 +40,7 @@ class ScaledForm:
     def __init__(self, network: Network, t: Array, rho: float, device: torch.device | str = "cpu") -> None:
         self.network = network.to(torch.float64, device)
         self.device = torch.device(device)
+        self.t = t
         n_x = network.nodes[0].size
         weights = np.concatenate([np.full(n_x, rho), 2 * t])
         with np.errstate(divide="ignore"):

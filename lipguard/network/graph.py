@@ -52,6 +52,11 @@ class Network:
         return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.layer, Activation))
 
     @cached_property
+    def neurons(self) -> int:
+        """Number of activations' entries, over all layers."""
+        return sum(self.nodes[i].size for i in self.activations)
+
+    @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
         """For every node, the nodes that read it."""
         readers: list[list[int]] = [[] for _ in self.nodes]

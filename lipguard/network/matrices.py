@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from functools import singledispatch
 from typing import Any
 
@@ -117,15 +119,8 @@ def freed_matrices(network: Network) -> tuple[Matrix, Matrix]:
             offset += sizes[i]
         else:
             terms = [layer_matrix(node.layer, network.nodes[j].shape, node.shape) @ values[j] for j in node.inputs]
-            values[i] = _sum(terms)
+            values[i] = functools.reduce(operator.add, terms)
         for j in set(node.inputs):
             if network.consumers[j][-1] == i:
                 del values[j]
     return sp.vstack(pre_activations, format="csr"), values[len(network.nodes) - 1]
-
-
-def _sum(terms: list[Matrix]) -> Matrix:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total

@@ -5,6 +5,7 @@ What a proof will take in time and memory is predicted from the architecture, be
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -118,7 +119,7 @@ def free_memory() -> float:
 
 
 def _because(proof: Proof, reason: str) -> Proof:
-    return Proof(proof.kind, proof.seconds, proof.bytes, reason)
+    return dataclasses.replace(proof, reason=reason)
 
 
 def _largest(config: DCPConfig) -> int:
@@ -126,7 +127,7 @@ def _largest(config: DCPConfig) -> int:
 
 
 def _dense(network: Network, cost: CostModel) -> Proof:
-    n = float(sum(network.nodes[i].size for i in network.activations) + network.nodes[0].size)
+    n = float(network.neurons + network.nodes[0].size)
     return Proof("dense", _FACTORISATIONS * n**3 / 3 / cost.flops + 1e-7 * n * n, 8 * 10 * n * n)
 
 
@@ -134,7 +135,7 @@ def _sparse(network: Network, cost: CostModel) -> Proof:
     """By the separator that a column of every layer's image makes; what has no image is in it with all its entries."""
     separator = float(network.nodes[-1].size if len(network.nodes[-1].shape) < 3 else _column(network, -1))
     separator += sum(_column(network, i) for i in (0, *network.activations))
-    entries = _weights(network) + sum(network.nodes[i].size for i in network.activations)
+    entries = _weights(network) + network.neurons
     seconds = _SEPARATORS_OF_WORK * separator**3 / 3 / cost.flops + _SECONDS_PER_ENTRY * entries + 0.01
     return Proof("sparse", seconds, 8 * _SEPARATORS_OF_MEMORY * separator**2 + _BYTES_PER_ENTRY * entries)
 

@@ -151,8 +151,7 @@ class _Search:
     def _may_grow(self, start: int, stop: int) -> bool:
         """Whether a block that begins earlier could still fit, or be the smallest: it has these neurons at least."""
         own = self.network.subnetwork(start, stop)
-        neurons = sum(own.nodes[i].size for i in own.activations)
-        return neurons <= max(self.limit, self.smallest) or is_tileable(own)
+        return own.neurons <= max(self.limit, self.smallest) or is_tileable(own)
 
     def _norm(self, start: int, stop: int) -> Block:
         return Block(start, stop, "norm", self._names(start, stop))

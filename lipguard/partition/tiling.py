@@ -297,10 +297,9 @@ def lmi_sizes(network: Network, sizes: Sequence[int]) -> tuple[int, int]:
 
 def proof_size(network: Network) -> int:
     """Rows of the matrix that proves an LMI: the input drops out where it reaches ReLU-like activations only."""
-    neurons = sum(network.nodes[i].size for i in network.activations)
     direct = reaches_without_activation(network, [0])
     readers = [network.nodes[i].layer for i in direct]
     apart = len(network.nodes) - 1 not in direct and all(
         layer.alpha * layer.beta == 0 for layer in readers if isinstance(layer, Activation)
     )
-    return neurons if apart else neurons + network.nodes[0].size
+    return network.neurons if apart else network.neurons + network.nodes[0].size

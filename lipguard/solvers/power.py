@@ -127,7 +127,6 @@ class _Neurons:
         product = layer.alpha * layer.beta / (1 - widening)
         spread = math.sqrt(max(mean * mean - product, 0.0))
         self.alpha, self.beta = mean - spread, mean + spread
-        self.widening = widening
         self.over = (0, 2, 3) if tied and u.dim() == 4 else (0,)
         self.u = u / self._length(u)  # (copies of the vectors, *shape)
         self.last = self.u
@@ -319,10 +318,7 @@ def _run(
     if not values:
         return [Proposal(None, math.nan, status) for _ in iteration.parts]
     if values[-1] == 0:  # of a network that is constant
-        zeros = [
-            np.zeros(sum(part.network.nodes[i].size for i in part.network.activations)) for part in iteration.parts
-        ]
-        return [Proposal(t, 0.0, "solved", {}, len(values)) for t in zeros]
+        return [Proposal(np.zeros(p.network.neurons), 0.0, "solved", {}, len(values)) for p in iteration.parts]
     if not usable:
         return [Proposal(None, math.nan, "failed (not finite)") for _ in iteration.parts]
     value, final = iteration.value(), iteration.state()

@@ -79,7 +79,7 @@ class Runs:
         self.weights = self._save(sample.model, "weights.pt")
         self.state = folder / "state.pt"
         network = trace(sample.model, sample.input_shape)
-        self.variables = sum(network.nodes[i].size for i in (0, *network.activations))
+        self.variables = network.nodes[0].size + network.neurons
 
     def outcome(self, method: str) -> Outcome | None:
         """What a method came to; None where it does not apply."""

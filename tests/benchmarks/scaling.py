@@ -143,7 +143,7 @@ def main() -> None:
         for value in SWEEPS[sweep][: chosen.points]:
             model, shape = network(sweep, value)
             nodes = trace(model, shape)
-            variables = sum(nodes.nodes[i].size for i in (0, *nodes.activations))
+            variables = nodes.nodes[0].size + nodes.neurons
             outcome = measure(certify, sweep, value, config.to_dict(), limit=chosen.limit, threads=chosen.threads)
             points.append(Point(sweep, value, multiply_adds(model, shape), variables, outcome))
             _print(_row(points[-1]))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from helpers.claims import proposed, smallest_eigenvalue, smallest_rho
+from helpers.claims import proposed, smallest_eigenvalue, with_smallest_rho
 from helpers.networks import Residual, networks, with_weights
 from hypothesis import assume, given, settings
 from numpy.typing import NDArray
@@ -213,10 +213,7 @@ def test_what_rounding_may_lose_is_bounded_by_the_norm_of_it(sample: Any) -> Non
 @settings(max_examples=30)
 @given(networks())
 def test_networks_with_a_margin_are_proved_and_others_are_not(sample: Any) -> None:
-    network = trace(sample.model, sample.input_shape)
-    t, _ = proposed(network)
-    least = smallest_rho(network, t)
-    assume(1e-100 < least < np.inf)
+    network, t, least = with_smallest_rho(sample)
     margin = smallest_eigenvalue(network, t, 1.2 * least)
     assume(margin > 1e-7)
     assert proves(WholeClaim(t, 1.2 * least, "randomised", 0.9 * margin, P), network)

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from helpers import exact
-from helpers.claims import matrix, proposed, smallest_eigenvalue, smallest_rho
+from helpers.claims import matrix, proposed, smallest_eigenvalue, smallest_rho, with_smallest_rho
 from helpers.networks import ACTIVATIONS, Residual, Sample, networks, with_weights
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -42,10 +42,7 @@ def is_proved(network: Network, t: Array, rho: float, proof: str = "sparse") -> 
 
 @given(networks())
 def test_what_is_proved_is_what_a_dense_matrix_proves(sample: Sample) -> None:
-    network = trace(sample.model, sample.input_shape)
-    t, _ = proposed(network)
-    least = smallest_rho(network, t)
-    assume(1e-100 < least < np.inf)
+    network, t, least = with_smallest_rho(sample)
     for relative in (1e-2, 1e-6, -1e-6, -1e-2):
         rho = least * (1 + relative)
         assert is_proved(network, t, rho) == is_proved(network, t, rho, "dense") == (relative > 0)
@@ -216,7 +213,7 @@ def test_the_matrix_is_that_of_the_claim_with_the_output_beside_it(claim: tuple[
     """Eliminating what was added gives the scaled matrix back."""
     network, t, rho = claim
     form = ScaledForm(network, t, rho)
-    assembled = sparse._assembled(form, t)
+    assembled = sparse._assembled(form)
     assert assembled is not None
     lower, diagonal, _ = assembled
     whole = lower.toarray() + lower.toarray().T + np.diag(diagonal)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
+from hypothesis import assume
 from numpy.typing import NDArray
 
+from helpers.networks import Sample
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
+from lipguard.network.trace import trace
 from lipguard.solvers.power import PowerOptions, propose
 from lipguard.solvers.repair import enlarged
 
@@ -17,8 +20,7 @@ Array = NDArray[np.float64]
 def proposed(network: Network, step: float = 0.02) -> tuple[Array, float]:
     """Multipliers with a margin, positive, and a rho that they are meant for."""
     proposal = propose(network, PowerOptions())
-    neurons = sum(network.nodes[i].size for i in network.activations)
-    t = np.ones(neurons) if proposal.multipliers is None else proposal.multipliers
+    t = np.ones(network.neurons) if proposal.multipliers is None else proposal.multipliers
     return enlarged(network, t, proposal.value**2, step)
 
 
@@ -46,3 +48,12 @@ def smallest_rho(network: Network, t: Array) -> float:
         return np.inf
     rest = scipy.linalg.solve(A[n:, n:], A[n:, :n], assume_a="pos") if freed.neurons else A[n:, :n]
     return float(np.linalg.eigvalsh(A[:n, n:] @ rest - A[:n, :n])[-1])
+
+
+def with_smallest_rho(sample: Sample) -> tuple[Network, Array, float]:
+    """A drawn network, multipliers for it, and their smallest rho; draws without one are passed over."""
+    network = trace(sample.model, sample.input_shape)
+    t, _ = proposed(network)
+    least = smallest_rho(network, t)
+    assume(1e-100 < least < np.inf)
+    return network, t, least

@@ -155,7 +155,7 @@ def test_what_misses_by_less_than_the_margin_is_repaired(build: Callable[..., Ne
 
 def test_the_price_counts_the_activations_to_come_and_the_output() -> None:
     network = residual(nn.ReLU(), 0)
-    t = np.full(sum(network.nodes[i].size for i in network.activations), 2.0)
+    t = np.full(network.neurons, 2.0)
     larger, rho = enlarged(network, t, 3.0, 0.1)
     sizes = [network.nodes[i].size for i in network.activations]
     assert sizes == [6, 5, 5, 5]
@@ -181,7 +181,7 @@ def test_without_activations_only_the_output_is_counted() -> None:
 
 def test_no_multiplier_stays_zero() -> None:
     network = chain(nn.ReLU(), 0)
-    t = np.ones(sum(network.nodes[i].size for i in network.activations))
+    t = np.ones(network.neurons)
     t[[0, -1]] = 0
     larger, _ = enlarged(network, t, 1.0, 1e-3)
     assert (larger > 0).all()
