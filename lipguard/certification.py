@@ -37,7 +37,7 @@ from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.proofs import LARGEST_MATRIX, has_cholmod
+from lipguard.partition.proofs import LARGEST_MATRIX
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
@@ -149,8 +149,7 @@ def _plan(network: Network, config: DCPConfig, warm: WarmStart | None, optimise:
             known.check(network)
         except CertificateError:
             return find_plan(network, config)
-        possible = has_cholmod() or all(block.proof != "sparse" for block in known.blocks)
-        if possible and (not optimise or known.settings == PartitionPlan.settings_of(config)):
+        if not optimise or known.settings == PartitionPlan.settings_of(config):
             return known
     return find_plan(network, config)
 

@@ -68,7 +68,7 @@ def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = Non
         return _is_form(freed, claim.t, freed.quadratic(claim.t), claim.rho * np.eye(freed.n_x))
     form = ScaledForm(network, claim.t, claim.rho)
     if claim.proof == "sparse":
-        return is_form_positive_semidefinite(form)
+        return is_form_positive_semidefinite(form, deadline)
     text = f"{network.digest} {claim.rho.hex()} {claim.margin.hex()} {claim.failure_probability.hex()}"
     seed = text.encode() + claim.t.tobytes()
     return is_positive_semidefinite_randomly(form, claim.margin, claim.failure_probability, seed, deadline)

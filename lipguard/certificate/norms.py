@@ -26,7 +26,8 @@ from lipguard.certificate.sparse import is_norm_at_most
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Scale, Shape
 from lipguard.network.matrices import Matrix, layer_matrix
-from lipguard.partition.proofs import has_cholmod
+from lipguard.network.sites import SiteGraph, layer_site_graph
+from lipguard.partition.elimination import eliminate
 
 Array = NDArray[np.float64]
 _DENSE_SIDE = 2048  # the largest dense Gram matrix to factor
@@ -131,8 +132,9 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
     n_in, n_out, output = math.prod(input_shape), example.numel(), example.shape[2:]
     if min(n_in, n_out) <= _DENSE_SIDE:
         W = layer_matrix(layer, input_shape, (len(layer.weight), *output))
-        if has_cholmod() and min(n_in, n_out) > _SPARSE_SIDE:
-            return _sparse_norm(W, layer.weight_ulps)
+        if min(n_in, n_out) > _SPARSE_SIDE:
+            graph = layer_site_graph(layer, input_shape, (len(layer.weight), *output))
+            return _sparse_norm(W, layer.weight_ulps, graph)
         return matrix_norm(W.toarray(), layer.weight_ulps)
     patches = _patch_norm(layer)
     torus = [_torus(layer, axis, input_shape[1 + axis], output[axis]) for axis in (0, 1)]
@@ -143,12 +145,11 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _sparse_norm(W: Matrix, weight_ulps: int) -> float:
+def _sparse_norm(W: Matrix, weight_ulps: int, graph: SiteGraph) -> float:
     """`matrix_norm` of a sparse matrix: the bound s is proved by [[s I, W], [W', s I]] >= 0, which has its entries."""
     exponent = math.frexp(float(np.abs(W.data).max()))[1]
     W.data = np.ldexp(W.data, -exponent)
-    if W.shape[0] > W.shape[1]:
-        W = W.T.tocsr()
+    elimination = eliminate(graph)
     crude = _crude_norm(W, weight_ulps)
     transposed = W.T.tocsr()
     estimate = math.sqrt(
@@ -160,7 +161,7 @@ def _sparse_norm(W: Matrix, weight_ulps: int) -> float:
         bound = estimate * (1 + slack)
         if bound >= crude:
             break
-        if is_norm_at_most(W, bound, mul_up(gamma_up(weight_ulps), crude)):
+        if is_norm_at_most(W, bound, mul_up(gamma_up(weight_ulps), crude), elimination):
             return float(np.ldexp(bound, exponent))
     return float(np.ldexp(crude, exponent))
 

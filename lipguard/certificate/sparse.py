@@ -1,15 +1,12 @@
 """Rigorous proofs of large LMIs by sparse Cholesky factorisation.
 
 The same theorem as for dense matrices (`lipguard.certificate.cholesky`), which allows any order of elimination and of
-summation. CHOLMOD comes with `cvxopt`, an optional dependency.
+summation.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,17 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import factorisation_error
+from lipguard.certificate.multifrontal import factors
 from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
 from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import roundings, slope_ranges
-from lipguard.network.matrices import Indices, Matrix, freed_matrices
+from lipguard.network.matrices import Matrix, freed_matrices
+from lipguard.partition.elimination import Elimination, elimination_of
 
 Array = NDArray[np.float64]
-_KEPT, _LARGEST_KEPT = 16, 2_000_000  # patterns, and entries of one
 _MOST_PRODUCTS = 3e8  # entries that slopes which do not reach zero may add
 
 
-def is_form_positive_semidefinite(form: ScaledForm) -> bool:
+def is_form_positive_semidefinite(form: ScaledForm, deadline: float = math.inf) -> bool:
     """Prove A(rho, t) >= 0, for the exact weights.
 
     The output, and slopes of both signs, enter the matrix as squares with a minus sign, -|Y z|^2, which would couple
@@ -36,6 +34,7 @@ def is_form_positive_semidefinite(form: ScaledForm) -> bool:
 
     Args:
         form: of the network, its multipliers and rho.
+        deadline: of `time.monotonic()`, at which it gives up.
 
     Returns:
         True only if it is proved; False says nothing.
@@ -52,7 +51,7 @@ def is_form_positive_semidefinite(form: ScaledForm) -> bool:
     lost = mul_up(1.001 * gamma_up(collected), add_up(rows, sqrt_up(rows), 1.0))
     shift = add_up(lost, factorisation_error(len(diagonal), float(diagonal.sum())))
     diagonal = np.nextafter(diagonal - shift, -np.inf)
-    return bool((diagonal > 0).all()) and _factors(lower, diagonal)
+    return bool((diagonal > 0).all()) and factors(lower, diagonal, elimination_of(form.network), deadline)
 
 
 def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:
@@ -65,17 +64,17 @@ def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:
     K, Y = freed_matrices(network)
     n, n_x = form.n, network.nodes[0].size
     product = 2 * t * alpha * beta
-    scale = sp.diags_array(form.scale)
-    cross = sp.diags_array(-(alpha + beta) * t * form.scale[n_x:]) @ K @ scale
-    apart = np.flatnonzero(product < 0)  # -|product| a^2, as the output
-    extra = sp.vstack([Y, sp.diags_array(np.sqrt(-product[apart])) @ K[apart]], format="csr") @ scale
+    apart = np.flatnonzero(alpha * beta < 0)  # -|product| a^2, as the output
+    roots = _scaled(K[apart], np.sqrt(-product[apart]), form.scale)
+    cross = _scaled(K, -(alpha + beta) * t * form.scale[n_x:], form.scale)
+    extra = sp.vstack([_scaled(Y, np.ones(Y.shape[0]), form.scale), roots], format="csr")
     lower = sp.vstack([sp.csr_array((n_x, n)), cross, extra], format="csr")
     lower.resize((n + extra.shape[0], n + extra.shape[0]))
     diagonal = np.concatenate([form.diagonal, np.ones(extra.shape[0])])
     collected = roundings(network) + 16
     joint = np.flatnonzero(product > 0)
     if len(joint):
-        bent = K[joint] @ scale
+        bent = _scaled(K[joint], np.ones(len(joint)), form.scale)
         if float((np.diff(bent.indptr).astype(np.float64) ** 2).sum()) > _MOST_PRODUCTS:
             return None
         positive = (bent.T @ (sp.diags_array(product[joint]) @ bent)).tocsr()
@@ -87,7 +86,13 @@ def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:
     return lower, diagonal, collected
 
 
-def is_norm_at_most(W: Matrix, bound: float, error: float) -> bool:
+def _scaled(W: Matrix, rows: Array, columns: Array) -> Matrix:
+    return sp.csr_array(
+        (W.data * np.repeat(rows, np.diff(W.indptr)) * columns[W.indices], W.indices, W.indptr), W.shape
+    )
+
+
+def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Elimination) -> bool:
     """Prove that every matrix within `error` of W, in the 2-norm, has a spectral norm of at most `bound`.
 
     That is [[bound I, W], [W', bound I]] >= 0.
@@ -96,6 +101,7 @@ def is_norm_at_most(W: Matrix, bound: float, error: float) -> bool:
         W: sparse, shape (m, n).
         bound: a number.
         error: non-negative.
+        elimination: of that matrix.
     """
     m, n = W.shape
     lower = sp.csr_array(
@@ -103,58 +109,4 @@ def is_norm_at_most(W: Matrix, bound: float, error: float) -> bool:
     )
     shift = add_up(error, factorisation_error(m + n, mul_up(float(m + n), bound)))
     diagonal = math.nextafter(bound - shift, -math.inf)
-    return bool(np.isfinite(W.data).all() and diagonal > 0) and _factors(lower, np.full(m + n, diagonal))
-
-
-@dataclass(frozen=True, eq=False)
-class _Analysis:
-    """A pattern that was analysed before, with CHOLMOD's matrix and ordering for it."""
-
-    starts: Indices
-    rows: Indices
-    matrix: Any
-    ordering: Any
-
-
-_analysed: OrderedDict[int, _Analysis] = OrderedDict()
-
-
-def _factors(lower: Matrix, diagonal: Array) -> bool:
-    """Whether the Cholesky factorisation of the matrix runs to completion."""
-    from cvxopt import cholmod, matrix  # type: ignore[import-untyped,unused-ignore]
-
-    A = (lower + sp.diags_array(diagonal)).tocsc()
-    A.sort_indices()
-    before = dict(cholmod.options)
-    cholmod.options["supernodal"] = 2  # L L': the other kinds go on past a negative pivot
-    try:
-        known = _analysis(A)
-        known.matrix.V = matrix(A.data)
-        cholmod.numeric(known.matrix, known.ordering)
-    except ArithmeticError:
-        return False
-    finally:
-        cholmod.options.clear()
-        cholmod.options.update(before)
-    return True
-
-
-def _analysis(A: Matrix) -> _Analysis:
-    """The ordering of a pattern, kept for the next epoch's matrix where it is small."""
-    from cvxopt import cholmod, matrix, spmatrix
-
-    key = hash((A.shape[0], A.indices[:: max(A.nnz // 1000, 1)].tobytes()))
-    known = _analysed.get(key)
-    if known is not None and np.array_equal(known.starts, A.indptr) and np.array_equal(known.rows, A.indices):
-        _analysed.move_to_end(key)
-        return known
-    columns = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
-    stored = spmatrix(
-        matrix(A.data), matrix(A.indices.astype(np.int64)), matrix(columns.astype(np.int64)), tuple(map(int, A.shape))
-    )
-    found = _Analysis(A.indptr, A.indices, stored, cholmod.symbolic(stored, uplo="L"))
-    if A.nnz <= _LARGEST_KEPT:
-        _analysed[key] = found
-        while len(_analysed) > _KEPT:
-            _analysed.popitem(last=False)
-    return found
+    return bool(np.isfinite(W.data).all() and diagonal > 0) and factors(lower, np.full(m + n, diagonal), elimination)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
+from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
@@ -59,68 +61,85 @@ def _(layer: Linear, input_shape: Shape, shape: Shape) -> Matrix:
 @layer_matrix.register
 def _(layer: Conv2d, input_shape: Shape, shape: Shape) -> Matrix:
     weight = layer.weight.cpu().numpy()
+    into, out = weight.shape[1], weight.shape[0] // layer.groups
     before = (layer.padding[2], layer.padding[0])
+    # By axis: what every output position reads with every tap, shape (positions, taps); negative where it is padding.
     reads = [
-        [_reads(tap, layer.stride[axis], layer.dilation[axis], before[axis], input_shape[1 + axis], shape[1 + axis])
-         for tap in range(weight.shape[2 + axis])]
+        _reads(weight.shape[2 + axis], layer.stride[axis], layer.dilation[axis], before[axis], input_shape[1 + axis],
+               shape[1 + axis])
         for axis in (0, 1)
     ]  # fmt: skip
-    pixels_in, pixels_out = input_shape[1] * input_shape[2], shape[1] * shape[2]
-    into, out = weight.shape[1], weight.shape[0] // layer.groups
-    group = np.arange(layer.groups)
-    rows, columns, values = [], [], []
-    for i, (to_row, from_row) in enumerate(reads[0]):
-        for j, (to_column, from_column) in enumerate(reads[1]):
-            to = (to_row[:, None] * shape[2] + to_column).ravel()
-            source = (from_row[:, None] * input_shape[2] + from_column).ravel()
-            tap = weight[:, :, i, j].reshape(layer.groups, out, into)
-            # axes: group, output channel, input channel, pixel
-            r = ((group[:, None] * out + np.arange(out))[:, :, None] * pixels_out)[..., None] + to
-            c = ((group[:, None] * into + np.arange(into))[:, None, :] * pixels_in)[..., None] + source
-            full = np.broadcast_shapes(r.shape, c.shape)
-            rows.append(np.broadcast_to(r, full).ravel())
-            columns.append(np.broadcast_to(c, full).ravel())
-            values.append(np.broadcast_to(tap[..., None], full).ravel())
-    return _assembled(np.concatenate(values), np.concatenate(rows), np.concatenate(columns), input_shape, shape)
+    rows, columns = reads[0][:, None, :, None], reads[1][None, :, None, :]
+    inside = (rows >= 0) & (columns >= 0)  # (output rows, output columns, taps, taps)
+    pixel = (rows * input_shape[2] + columns).astype(np.int32)
+    counts = np.tile(into * inside.sum(axis=(2, 3)).ravel(), weight.shape[0])
+    pointers = np.concatenate([[0], np.cumsum(counts)])
+    # Row by row: axes (output channel, output pixels, input channel, taps), as sparse rows have them.
+    full = (weight.shape[0], *inside.shape[:2], into, *inside.shape[2:])
+    channel = np.arange(layer.groups)[:, None, None] * into + np.arange(into)[None, None, :]
+    channel = np.broadcast_to(channel, (layer.groups, out, into)).reshape(weight.shape[0], 1, 1, into, 1, 1)
+    start = (channel * (input_shape[1] * input_shape[2])).astype(np.int32)
+    read = start + pixel[None, :, :, None]
+    value = np.broadcast_to(weight[:, None, None], full)
+    if inside.all():
+        indices, data = read.ravel(), value.ravel()
+    else:
+        kept = np.broadcast_to(inside[None, :, :, None], full)
+        indices, data = read[kept], value[kept]
+    return sp.csr_array((data, indices, pointers.astype(np.int32)), shape=(math.prod(shape), math.prod(input_shape)))
 
 
-def _reads(tap: int, stride: int, dilation: int, before: int, size: int, output: int) -> tuple[Indices, Indices]:
-    """The output positions at which a tap of the kernel stays inside the input, and what it reads there."""
-    source = np.arange(output) * stride + tap * dilation - before
-    inside = np.flatnonzero((source >= 0) & (source < size))
-    return inside, source[inside]
+def _reads(taps: int, stride: int, dilation: int, before: int, size: int, output: int) -> Indices:
+    source = np.arange(output)[:, None] * stride + np.arange(taps) * dilation - before
+    return np.where((source >= 0) & (source < size), source, -1)
 
 
 def _assembled(values: NDArray[np.float64], rows: Indices, columns: Indices, from_: Shape, to: Shape) -> Matrix:
     return sp.csr_array((values, (rows, columns)), shape=(int(np.prod(to)), int(np.prod(from_))))
 
 
-def freed_matrices(network: Network) -> tuple[Matrix, Matrix]:
+def freed_matrices(
+    network: Network,
+    matrix: Callable[[Layer, Shape, Shape], Matrix] = layer_matrix,
+    size: Callable[[Shape], int] = math.prod,
+) -> tuple[Matrix, Matrix]:
     """(K, Y): the pre-activations `a = K z` and the output `y = Y z` of the network with its activations freed.
 
     `z = (x, b_1, .., b_L)`, activations in order of execution; shapes (neurons, n) and (outputs, n).
+
+    Args:
+        network: any graph of layers.
+        matrix: of a layer.
+        size: number of rows that a value of some shape has in it.
     """
-    sizes = {i: network.nodes[i].size for i in network.activations}
-    n_x = network.nodes[0].size
-    total = n_x + sum(sizes.values())
-    offset = n_x
+    total = sum(size(network.nodes[i].shape) for i in (0, *network.activations))
     pre_activations = [sp.csr_array((0, total))]
-
-    def block(size: int, first: int) -> Matrix:
-        return sp.eye_array(size, total, k=first, format="csr")
-
-    values: dict[int, Matrix] = {0: block(n_x, 0)}
+    values: dict[int, int | Matrix] = {0: 0}  # or the first variable, of a value that consists of variables
+    offset = size(network.input_shape)
     for i, node in enumerate(network.nodes):
         if i == 0:
             continue
         if isinstance(node.layer, Activation):
-            pre_activations.append(values[node.inputs[0]])
-            values[i] = block(sizes[i], offset)
-            offset += sizes[i]
+            pre_activations.append(_written(values[node.inputs[0]], size(node.shape), total))
+            values[i] = offset
+            offset += size(node.shape)
         else:
-            terms = [layer_matrix(node.layer, network.nodes[j].shape, node.shape) @ values[j] for j in node.inputs]
+            terms = [
+                _times(matrix(node.layer, network.nodes[j].shape, node.shape), values[j], total) for j in node.inputs
+            ]
             values[i] = functools.reduce(operator.add, terms)
         for j in set(node.inputs):
             if network.consumers[j][-1] == i:
                 del values[j]
-    return sp.vstack(pre_activations, format="csr"), values[len(network.nodes) - 1]
+    Y = _written(values[len(network.nodes) - 1], size(network.output_shape), total)
+    return sp.vstack(pre_activations, format="csr"), Y
+
+
+def _written(value: int | Matrix, size: int, total: int) -> Matrix:
+    return sp.eye_array(size, total, k=value, format="csr") if isinstance(value, int) else value
+
+
+def _times(W: Matrix, value: int | Matrix, total: int) -> Matrix:
+    if isinstance(value, int):
+        return sp.csr_array((W.data, W.indices + value, W.indptr), shape=(W.shape[0], total))
+    return W @ value

@@ -6,42 +6,28 @@ What a proof will take in time and memory is predicted from the architecture, be
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import os
 from dataclasses import dataclass
 
 from lipguard.config import DCPConfig
-from lipguard.errors import ConfigError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Linear
 from lipguard.partition.cost import CostModel
+from lipguard.partition.elimination import elimination_of
 from lipguard.partition.tiling import proof_size
 
-MISSING_CHOLMOD = (
-    "A sparse proof needs CHOLMOD, which comes with cvxopt, and cvxopt is not installed. "
-    "Install lipguard[sparse], or use another proof."
-)
 # Rows of the largest dense matrix that a proof factors: 300 MB, and a few seconds on two cores.
 LARGEST_MATRIX = 6144
 _QUICK = 5.0  # seconds that a deterministic proof may take although a randomised one is faster
 _SHARE_OF_MEMORY = 0.5
-# Measured on CNN1, the paper's CNN2 and three larger networks: the work of a sparse factorisation in units of that of
-# its largest separator, and the entries of its factor in those of the separator.
-_SEPARATORS_OF_WORK = 30.0
-_SEPARATORS_OF_MEMORY = 14.0
 _FACTORISATIONS = 40.0  # in whose time a dense proof finds and proves its smallest rho
-_SECONDS_PER_ENTRY = 5e-7  # to assemble a sparse matrix
+_SECONDS_PER_ENTRY = 1e-7  # to assemble a sparse matrix
 _BYTES_PER_ENTRY = 100.0
 _STEPS = 250  # of a randomised proof at the margin that it is tried at first
 _VECTORS = 4
 _ITERATIONS = 150  # of the power iteration
 _POWER_VECTORS = 8
-
-
-def has_cholmod() -> bool:
-    """Whether sparse matrices can be factored on this machine."""
-    return importlib.util.find_spec("cvxopt") is not None
 
 
 @dataclass(frozen=True)
@@ -68,20 +54,14 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
         network: the network, or a part of it.
         config: `proof`, `failure_probability`, `max_block_size` and `max_seconds` decide.
         cost: speed of this machine.
-        memory: bytes that may be used; by default half of what is free.
-
-    Raises:
-        ConfigError: the settings ask for a sparse proof, and CHOLMOD is missing.
-    """
+        memory: bytes that may be used; by default half of what is free."""
     memory = _SHARE_OF_MEMORY * free_memory() if memory is None else memory
-    if config.proof == "sparse" and not has_cholmod():
-        raise ConfigError(f"proof='sparse' cannot be had. {MISSING_CHOLMOD}")
     dense, sparse, randomised = _dense(network, cost), _sparse(network, cost), _randomised(network, cost)
     if config.proof != "auto":
         asked = {"dense": dense, "sparse": sparse, "randomised": randomised}[config.proof]
         fits = asked.bytes <= memory and (asked.kind != "dense" or proof_size(network) <= _largest(config))
         return _because(asked, f"proof={config.proof!r}") if fits else None
-    found = [sparse] if has_cholmod() and sparse.bytes <= memory else []
+    found = [sparse] if sparse.bytes <= memory else []
     if proof_size(network) <= _largest(config) and dense.bytes <= memory:
         found.append(dense)
     exact = min(found, key=lambda proof: proof.seconds, default=None)
@@ -132,25 +112,10 @@ def _dense(network: Network, cost: CostModel) -> Proof:
 
 
 def _sparse(network: Network, cost: CostModel) -> Proof:
-    """By the separator that a column of every layer's image makes; what has no image is in it with all its entries."""
-    separator = float(network.nodes[-1].size if len(network.nodes[-1].shape) < 3 else _column(network, -1))
-    separator += sum(_column(network, i) for i in (0, *network.activations))
+    elimination = elimination_of(network)
     entries = _weights(network) + network.neurons
-    seconds = _SEPARATORS_OF_WORK * separator**3 / 3 / cost.flops + _SECONDS_PER_ENTRY * entries + 0.01
-    return Proof("sparse", seconds, 8 * _SEPARATORS_OF_MEMORY * separator**2 + _BYTES_PER_ENTRY * entries)
-
-
-def _column(network: Network, i: int) -> float:
-    """Entries of the columns of an image that separate its left from its right, for the layers that read it."""
-    node = network.nodes[i]
-    if len(node.shape) != 3:
-        return float(node.size)
-    width = 1
-    for reader in network.consumers[i]:
-        layer = network.nodes[reader].layer
-        if isinstance(layer, Conv2d):
-            width = max(width, *(d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.weight.shape[2:], strict=True)))
-    return float(node.shape[0] * min(node.shape[1:]) * min(width, max(node.shape[1:])))
+    seconds = elimination.operations / cost.flops + _SECONDS_PER_ENTRY * entries + 0.01
+    return Proof("sparse", seconds, elimination.bytes + _BYTES_PER_ENTRY * entries)
 
 
 def _randomised(network: Network, cost: CostModel) -> Proof:

@@ -1,0 +1,177 @@
+"""Cholesky factorisation of a sparse matrix of which only its success matters: nothing is stored.
+
+The multifrontal method (Duff and Reid, ACM TOMS 9, 1983): dense matrices along a tree, with the speed of dense
+factorisations on all cores. The order of elimination and of summation is free, as Rump's theorem allows it
+(`lipguard.certificate.cholesky`); nothing here relies on where the order comes from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.linalg import blas, lapack
+
+from lipguard.network.matrices import Matrix
+from lipguard.partition.elimination import Elimination, Front
+
+Array = NDArray[np.float64]
+_CHUNK = 384  # columns that are added at a time: above the diagonal nothing needs to be
+
+
+def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: float = math.inf) -> bool:
+    """Whether the Cholesky factorisation of a symmetric matrix runs to completion.
+
+    Args:
+        lower: what is below the diagonal, sparse, shape (n, n).
+        diagonal: shape (n,).
+        elimination: an order of its variables with its fronts. One that does not fit the matrix raises an error.
+        deadline: of `time.monotonic()`, at which it gives up.
+
+    Raises:
+        ValueError: the elimination does not cover the matrix.
+        MemoryError: there is not enough.
+    """
+    n = len(diagonal)
+    if not np.array_equal(np.bincount(elimination.order, minlength=n), np.ones(n)):
+        raise ValueError(f"The order of elimination is not one of {n} variables.")
+    columns = _permuted(lower, diagonal, elimination.order)
+    stacks = tuple(_Stack(entries) for entries in elimination.stacks)
+    room = np.zeros(max((front.pivots + front.rest) * front.pivots for front in elimination.fronts))
+    beside = np.zeros(max(front.rest * front.pivots for front in elimination.fronts))
+    local = np.zeros(n, dtype=np.int64)
+    done = 0
+    for k, front in enumerate(elimination.fronts):
+        if front.start != done:
+            raise ValueError("The fronts do not eliminate every variable once.")
+        done = front.stop
+        if time.monotonic() > deadline:
+            return False
+        p, r = front.pivots, front.rest
+        own = _shaped(room, p + r, p)
+        own.fill(0.0)
+        index = np.concatenate([np.arange(a, b) for a, b in ((front.start, front.stop), *front.later)])
+        local[index] = np.arange(p + r)
+        _enter(columns, front, index, local, own)
+        children = [(elimination.fronts[j], stacks[1 - front.side].pop(j)) for j in reversed(front.children)]
+        placed = [(_pieces(child, front), changes) for child, changes in children]
+        for pieces, changes in placed:
+            _extend(own, [piece for piece in pieces if piece.to < p], pieces, changes, 0)
+        pivots, failed = lapack.dpotrf(own[:p], lower=1, clean=0)
+        # A pivot that is not a number passes some implementations' test of its sign.
+        if failed or not np.isfinite(pivots.diagonal()).all():
+            return False
+        if not r:
+            continue
+        below = _shaped(beside, r, p)
+        below[:] = own[p:]
+        below = blas.dtrsm(1.0, pivots, below, side=1, lower=1, trans_a=1, overwrite_b=1)
+        rest = stacks[front.side].push(k, r)
+        changed = blas.dsyrk(-1.0, below, beta=0.0, c=rest, lower=1, overwrite_c=1)
+        if not np.may_share_memory(changed, rest):
+            rest[:] = changed
+        for pieces, changes in placed:
+            later = [piece for piece in pieces if piece.to >= p]
+            _extend(rest, later, later, changes, p)
+    if done != n or any(stack.waiting for stack in stacks):
+        raise ValueError("The fronts do not eliminate every variable once.")
+    return True
+
+
+class _Stack:
+    """The changes that wait for the parents of their fronts: the last one in is the first one out."""
+
+    def __init__(self, entries: int) -> None:
+        self._room = np.zeros(entries)
+        self._used = 0
+        self.waiting: list[tuple[int, int]] = []
+
+    def push(self, front: int, n: int) -> Array:
+        """Room for the changes of a front, n by n."""
+        self.waiting.append((front, n))
+        self._used += n * n
+        return self._top(n)
+
+    def pop(self, front: int) -> Array:
+        """The changes of a front, there until the next push."""
+        last, n = self.waiting.pop() if self.waiting else (-1, 0)
+        if last != front:
+            raise ValueError("The fronts are not in the order of their tree.")
+        top = self._top(n)
+        self._used -= n * n
+        return top
+
+    def _top(self, n: int) -> Array:
+        return _shaped(self._room[self._used - n * n : self._used], n, n)
+
+
+def _shaped(room: Array, m: int, n: int) -> Array:
+    """The first entries as a matrix, column by column, as BLAS has it."""
+    return room[: m * n].reshape((m, n), order="F")
+
+
+def _permuted(lower: Matrix, diagonal: Array, order: NDArray[np.int64]) -> Matrix:
+    """Lower part and diagonal in the order of elimination, by columns."""
+    n = len(order)
+    place = np.empty(n, dtype=np.int32)
+    place[order] = np.arange(n, dtype=np.int32)
+    rows, columns = np.repeat(place, np.diff(lower.indptr)), place[lower.indices]
+    data = np.concatenate([lower.data, diagonal])
+    to = np.concatenate([np.maximum(rows, columns), place]), np.concatenate([np.minimum(rows, columns), place])
+    return sp.csc_array((data, to), shape=(n, n))
+
+
+def _enter(columns: Matrix, front: Front, index: NDArray[np.int64], local: NDArray[np.int64], own: Array) -> None:
+    """The matrix's own entries in the columns that the front eliminates."""
+    pointers = columns.indptr[front.start : front.stop + 1]
+    rows = columns.indices[pointers[0] : pointers[-1]]
+    places = local[rows]
+    if not np.array_equal(np.take(index, places, mode="clip"), rows):
+        raise ValueError("The matrix has an entry outside of its front.")
+    own[places, np.repeat(np.arange(front.pivots), np.diff(pointers))] = columns.data[pointers[0] : pointers[-1]]
+
+
+class _Piece(NamedTuple):
+    """Variables that stay together on their way from a child to its parent."""
+
+    place: int  # in the child's changes
+    to: int  # in the parent
+    length: int
+
+
+def _pieces(child: Front, front: Front) -> list[_Piece]:
+    """Where the variables that a child left are in its parent, in ascending order."""
+    ranges = ((front.start, front.stop), *front.later)
+    pieces = []
+    place, i, offset = 0, 0, 0
+    for start, stop in child.later:
+        while start < stop:
+            while i < len(ranges) and ranges[i][1] <= start:
+                offset += ranges[i][1] - ranges[i][0]
+                i += 1
+            if i == len(ranges) or ranges[i][0] > start:
+                raise ValueError("A front leaves a variable that its parent does not know.")
+            length = min(stop, ranges[i][1], start + _CHUNK) - start
+            pieces.append(_Piece(place, offset + start - ranges[i][0], length))
+            place, start = place + length, start + length
+    return pieces
+
+
+def _extend(into: Array, columns: Sequence[_Piece], rows: Sequence[_Piece], changes: Array, first: int) -> None:
+    """Add what a child changes in some columns, on and below the diagonal; `into` begins at variable `first`."""
+    for k, column in enumerate(columns):
+        added = changes[:, column.place : column.place + column.length]
+        target = into[:, column.to - first : column.to - first + column.length]
+        j = k
+        while j < len(rows):
+            place, to, length = rows[j]
+            j += 1
+            while j < len(rows) and rows[j].to == to + length:
+                length += rows[j].length
+                j += 1
+            target[to - first : to - first + length] += added[place : place + length]

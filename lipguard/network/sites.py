@@ -1,0 +1,148 @@
+"""Which variables of LipSDP's matrix meet, by groups of them: the pattern that an order of elimination is found for.
+
+All channels of a pixel meet the same variables, so a layer's variables are grouped by pixel, or by blocks of pixels
+where there are too many. The pattern comes from the architecture alone, and covers that of any weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from lipguard.network.graph import Network
+from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pad, Shape
+from lipguard.network.matrices import Indices, Matrix, freed_matrices, layer_matrix
+
+_MOST_SITES = 8_000
+_FLAT = 256  # entries of a site of a value without pixels
+
+
+@dataclass(frozen=True, eq=False)
+class SiteGraph:
+    """Groups of variables, and which of them meet.
+
+    Attributes:
+        site: of every variable, shape (variables,).
+        meets: symmetric, without its diagonal, shape (sites, sites); what is stored meets.
+    """
+
+    site: Indices
+    meets: Matrix
+
+    @property
+    def sizes(self) -> Indices:
+        """Variables of every site."""
+        return np.bincount(self.site, minlength=self.meets.shape[0])
+
+
+def site_graph(network: Network) -> SiteGraph:
+    """Of the matrix that sparse proofs factor: inputs, activations, outputs, and slopes of both signs once more."""
+    grid = _Grid.fine_enough([network.nodes[i].shape for i in (0, *network.activations, len(network.nodes) - 1)])
+    K, Y = freed_matrices(network, grid.pattern, grid.sites)
+    layers = [network.nodes[i] for i in network.activations]
+    signs = [math.copysign(1.0, n.layer.alpha * n.layer.beta) * bool(n.layer.alpha * n.layer.beta) for n in layers
+             if isinstance(n.layer, Activation)]  # fmt: skip
+    starts = np.cumsum([0, *(grid.sites(node.shape) for node in layers)])
+    ranges = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
+    none = np.zeros(0, dtype=np.int64)
+    apart = np.concatenate([none, *(r for r, sign in zip(ranges, signs, strict=True) if sign < 0)])
+    joint = np.concatenate([none, *(r for r, sign in zip(ranges, signs, strict=True) if sign > 0)])
+    n, n_x = K.shape[1], grid.sites(network.input_shape)
+    lower = sp.vstack([sp.csr_array((n_x, n)), K, Y, K[apart]], format="csr")
+    lower.resize((lower.shape[0],) * 2)
+    if len(joint):
+        coupled = K[joint].T @ K[joint]
+        coupled.resize(lower.shape)
+        lower = lower + coupled
+    shapes = [network.input_shape, *(node.shape for node in layers), network.output_shape]
+    shapes += [node.shape for node, sign in zip(layers, signs, strict=True) if sign < 0]
+    return SiteGraph(grid.site_of_every_entry(shapes), _symmetric(lower))
+
+
+def layer_site_graph(layer: Layer, input_shape: Shape, shape: Shape) -> SiteGraph:
+    """Of [[s I, W], [W', s I]], outputs first, for the matrix W of a layer."""
+    grid = _Grid.fine_enough([shape, input_shape])
+    m, n = grid.sites(shape), grid.sites(input_shape)
+    lower = sp.csr_array((m + n, m + n))
+    pattern = grid.pattern(layer, input_shape, shape).tocoo()
+    lower = sp.csr_array((pattern.data, (pattern.col + m, pattern.row)), shape=lower.shape)
+    return SiteGraph(grid.site_of_every_entry([shape, input_shape]), _symmetric(lower))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How values are cut into sites: an image into at most `across` blocks along each axis."""
+
+    across: int
+
+    @classmethod
+    def fine_enough(cls, shapes: Sequence[Shape]) -> _Grid:
+        """The finest with at most so many sites in all."""
+        grid = cls(max([1, *(max(shape[1:]) for shape in shapes if _has_pixels(shape))]))
+        while grid.across > 1 and sum(map(grid.sites, shapes)) > _MOST_SITES:
+            grid = cls(max(1, grid.across * 3 // 4))
+        return grid
+
+    def sites(self, shape: Shape) -> int:
+        """Number of sites of a value."""
+        if _has_pixels(shape):
+            return min(shape[1], self.across) * min(shape[2], self.across)
+        return -(-math.prod(shape) // _FLAT)
+
+    def site_of_every_entry(self, shapes: Sequence[Shape]) -> Indices:
+        """For values one after another, shape (entries,)."""
+        starts = np.cumsum([0, *map(self.sites, shapes)])
+        return np.concatenate([self._site(shape) + start for shape, start in zip(shapes, starts, strict=False)])
+
+    def _site(self, shape: Shape) -> Indices:
+        if _has_pixels(shape):
+            return np.tile(self._block(shape), shape[0])
+        return np.arange(math.prod(shape)) // _FLAT
+
+    def _block(self, shape: Shape) -> Indices:
+        rows, columns = (np.arange(size) * min(size, self.across) // size for size in shape[1:])
+        return (rows[:, None] * min(shape[2], self.across) + columns).ravel()
+
+    def pattern(self, layer: Layer, input_shape: Shape, shape: Shape) -> Matrix:
+        """Which sites a layer's outputs read, shape (sites out, sites in); all of them where no more is known."""
+        if isinstance(layer, (Conv2d, Pad)) and _has_pixels(shape) and _has_pixels(input_shape):
+            pixels = _of_pixels(layer, input_shape, shape)
+            if pixels is not None:
+                coordinates = pixels.tocoo()
+                to, source = self._block(shape)[coordinates.row], self._block(input_shape)[coordinates.col]
+                return _pattern(to, source, self.sites(shape), self.sites(input_shape))
+        elif not isinstance(layer, Linear) and math.prod(input_shape) == math.prod(shape):  # entry by entry
+            return _pattern(self._site(shape), self._site(input_shape), self.sites(shape), self.sites(input_shape))
+        return sp.csr_array(np.ones((self.sites(shape), self.sites(input_shape))))
+
+
+def _of_pixels(layer: Conv2d | Pad, input_shape: Shape, shape: Shape) -> Matrix | None:
+    """The matrix of a layer for images of one channel."""
+    if isinstance(layer, Pad):
+        if len(layer.padding) > 4 or input_shape[0] != shape[0]:
+            return None
+    else:
+        layer = dataclasses.replace(layer, weight=torch.ones(1, 1, *layer.weight.shape[2:]), bias=None, groups=1)
+    return layer_matrix(layer, (1, *input_shape[1:]), (1, *shape[1:]))
+
+
+def _pattern(rows: Indices, columns: Indices, m: int, n: int) -> Matrix:
+    return sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(m, n))
+
+
+def _symmetric(lower: Matrix) -> Matrix:
+    """The pattern of a matrix and its transpose, without the diagonal."""
+    both = (lower + lower.T).tocoo()
+    off = both.row != both.col
+    return sp.csr_array((np.ones(off.sum(), dtype=np.int8), (both.row[off], both.col[off])), shape=both.shape)
+
+
+def _has_pixels(shape: Shape) -> bool:
+    return len(shape) == 3 and shape[1] * shape[2] > 1

@@ -1,0 +1,220 @@
+"""In which order a sparse matrix is eliminated, and what that takes.
+
+A multifrontal factorisation (Duff and Reid, ACM TOMS 9, 1983) works through a tree of small dense matrices, its fronts.
+A front eliminates some variables and hands what it changes about the later ones to its parent. The order is one of
+minimum degree, found on groups of variables (`lipguard.network.sites`); it depends on the architecture alone, so that
+time and memory are known before anything is allocated.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg
+
+from lipguard.network.graph import Network
+from lipguard.network.matrices import Indices, Matrix
+from lipguard.network.sites import SiteGraph, site_graph
+
+# What moving one entry of a front costs, and a front itself, in floating-point operations of its elimination.
+_ENTRY, _FRONT = 100.0, 5e6
+_KEPT = 32
+_known: OrderedDict[str, Elimination] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Front:
+    """A dense matrix of the variables `start` to `stop`, which it eliminates, and of later ones that they meet.
+
+    Attributes:
+        start, stop: in the order of elimination.
+        later: ranges of other variables, ascending and apart.
+        children: indices of earlier fronts, ascending, whose changes this one takes up.
+        side: 0 or 1, other than its children's: of the two stacks that changes wait on.
+    """
+
+    start: int
+    stop: int
+    later: tuple[tuple[int, int], ...]
+    children: tuple[int, ...]
+    side: int
+
+    @property
+    def pivots(self) -> int:
+        """Number of variables that it eliminates."""
+        return self.stop - self.start
+
+    @property
+    def rest(self) -> int:
+        """Number of the later variables."""
+        return sum(stop - start for start, stop in self.later)
+
+
+@dataclass(frozen=True, eq=False)
+class Elimination:
+    """An order of elimination with its fronts, children before parents.
+
+    Attributes:
+        order: the variable that is eliminated k-th, shape (variables,).
+        fronts: in the order of work, which is that of `order`.
+        stacks: entries that wait on each of the two stacks, at most.
+    """
+
+    order: Indices
+    fronts: tuple[Front, ...]
+    stacks: tuple[int, int]
+
+    @property
+    def operations(self) -> float:
+        """Of the factorisation, the time to move entries included."""
+        return sum(_work(front.pivots, front.rest) + _FRONT for front in self.fronts)
+
+    @property
+    def largest(self) -> int:
+        """Rows of the largest front."""
+        return max(front.pivots + front.rest for front in self.fronts)
+
+    @property
+    def bytes(self) -> float:
+        """Of the stacks and of the largest front."""
+        return 8.0 * (sum(self.stacks) + 2 * max((f.pivots + f.rest) * f.pivots for f in self.fronts))
+
+
+def elimination_of(network: Network) -> Elimination:
+    """Of the matrix that a sparse proof of `network` factors; found once for an architecture."""
+    key = network.architecture
+    if key in _known:
+        _known.move_to_end(key)
+    else:
+        _known[key] = eliminate(site_graph(network))
+        while len(_known) > _KEPT:
+            _known.popitem(last=False)
+    return _known[key]
+
+
+def eliminate(graph: SiteGraph) -> Elimination:
+    """An order for a symmetric matrix, by minimum degree of its sites."""
+    order = _minimum_degree(graph.meets)
+    tree = _Tree(graph.meets, graph.sizes, order)
+    tree.merge()
+    return tree.laid_out(graph.site)
+
+
+def _minimum_degree(meets: Matrix) -> Indices:
+    """Multiple minimum degree (Liu, ACM TOMS 11, 1985), as SuperLU has it."""
+    m = meets.shape[0]
+    A = sp.csc_array((-np.ones(meets.nnz), meets.indices, meets.indptr), shape=meets.shape)
+    A = A + sp.diags_array(np.diff(meets.indptr) + 1.0)
+    factors = scipy.sparse.linalg.splu(
+        A.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+    )
+    order = np.empty(m, dtype=np.int64)
+    order[factors.perm_c] = np.arange(m)
+    return order
+
+
+class _Tree:
+    """The elimination tree of sites; node k is the site that is eliminated k-th, and those merged into it."""
+
+    def __init__(self, meets: Matrix, sizes: Indices, order: Indices) -> None:
+        m = len(order)
+        self.sites = order
+        position = np.empty(m, dtype=np.int64)
+        position[order] = np.arange(m)
+        self.pivots: list[int] = sizes[order].tolist()
+        self.members = [[k] for k in range(m)]
+        self.later: list[set[int]] = []
+        self.parent = [-1] * m
+        self.children: list[list[int]] = [[] for _ in range(m)]
+        for k, site in enumerate(order):
+            met = position[meets.indices[meets.indptr[site] : meets.indptr[site + 1]]]
+            later = set(met[met > k].tolist()).union(*(self.later[j] for j in self.children[k]))
+            later.discard(k)
+            self.later.append(later)
+            if later:
+                self.parent[k] = min(later)
+                self.children[self.parent[k]].append(k)
+        weights = list(self.pivots)
+        self.rest = [sum(weights[j] for j in later) for later in self.later]
+
+    def merge(self) -> None:
+        """Nodes into their parents, while that saves more than it costs: few large fronts, rather than many small."""
+        for k in range(len(self.members)):
+            waiting = list(self.children[k])
+            kept = []
+            while waiting:
+                j = waiting.pop()
+                apart = _work(self.pivots[j], self.rest[j]) + _work(self.pivots[k], self.rest[k]) + _FRONT
+                if _work(self.pivots[j] + self.pivots[k], self.rest[k]) <= apart:
+                    self.members[k] = self.members[j] + self.members[k]
+                    self.pivots[k] += self.pivots[j]
+                    self.members[j] = []
+                    waiting += self.children[j]
+                else:
+                    kept.append(j)
+            self.children[k] = kept
+
+    def laid_out(self, site: Indices) -> Elimination:
+        """The fronts, children first, and the order of variables that they make."""
+        roots = [k for k, parent in enumerate(self.parent) if parent < 0]
+        nodes, depths = self._postorder(roots)
+        sequence = np.array([k for node in nodes for k in sorted(self.members[node])])
+        rank = np.empty(len(sequence), dtype=np.int64)
+        rank[self.sites[sequence]] = np.arange(len(sequence))
+        place = np.empty(len(sequence), dtype=np.int64)
+        place[sequence] = np.arange(len(sequence))
+        order = np.argsort(rank[site], kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rank[site], minlength=len(sequence)))])
+        index = {node: i for i, node in enumerate(nodes)}
+        fronts, first = [], 0
+        for node, depth in zip(nodes, depths, strict=True):
+            last = first + len(self.members[node])
+            later = np.sort(place[list(self.later[node])]) if self.later[node] else np.zeros(0, dtype=np.int64)
+            children = tuple(sorted(index[j] for j in self.children[node]))
+            fronts.append(Front(int(starts[first]), int(starts[last]), _ranges(later, starts), children, depth % 2))
+            first = last
+        return Elimination(order, tuple(fronts), _stacks(fronts))
+
+    def _postorder(self, roots: Sequence[int]) -> tuple[list[int], list[int]]:
+        nodes: list[int] = []
+        depths: list[int] = []
+        stack = [(root, 0, False) for root in roots]
+        while stack:
+            node, depth, done = stack.pop()
+            if done:
+                nodes.append(node)
+                depths.append(depth)
+                continue
+            stack.append((node, depth, True))
+            # The child that leaves most behind goes first: less waits while the others are worked on.
+            stack += [(j, depth + 1, False) for j in sorted(self.children[node], key=lambda j: self.rest[j])]
+        return nodes, depths
+
+
+def _work(pivots: int, rest: int) -> float:
+    """Operations of a front, the time to move its entries included."""
+    p, r = float(pivots), float(rest)
+    return p**3 / 3 + p * p * r + p * r * r + _ENTRY * (p + r) ** 2
+
+
+def _ranges(places: Indices, starts: Indices) -> tuple[tuple[int, int], ...]:
+    """The variables of the sites at ascending places, as ranges."""
+    if not len(places):
+        return ()
+    breaks = np.flatnonzero(np.diff(places) > 1)
+    first, last = places[np.append(0, breaks + 1)], places[np.append(breaks, len(places) - 1)]
+    return tuple(zip(starts[first].tolist(), starts[last + 1].tolist(), strict=True))
+
+
+def _stacks(fronts: Sequence[Front]) -> tuple[int, int]:
+    """Entries on each stack, at most."""
+    now, most = [0, 0], [0, 0]
+    for front in fronts:
+        now[front.side] += front.rest**2
+        most[front.side] = max(most[front.side], now[front.side])
+        now[1 - front.side] -= sum(fronts[j].rest ** 2 for j in front.children)
+    return most[0], most[1]
