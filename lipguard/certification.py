@@ -42,8 +42,9 @@ from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
 from lipguard.solvers import power
+from lipguard.solvers.adjustment import adjusted
 from lipguard.solvers.power import PowerOptions
-from lipguard.solvers.problem import Job, Problem, Proposal
+from lipguard.solvers.problem import Directions, Job, Problem, Proposal
 from lipguard.solvers.repair import enlarged, repaired
 
 Array = NDArray[np.float64]
@@ -119,16 +120,16 @@ def _certify(
     norms = node_norms(network)
     deadline = math.inf if config.max_seconds is None else start + config.max_seconds
     blocks = [
-        _BlockRun(network, plan, i, config, warm, block_product(network, norms, block), deadline)
+        _BlockRun(network, plan, i, config, warm, block_product(network, norms, block), deadline, device)
         for i, block in enumerate(plan.blocks)
     ]
     interrupted = False
     try:
-        _propose(blocks, config, norms, deadline, progress, optimise, device)
+        _propose(blocks, config, norms, deadline, progress, optimise)
         for run in blocks:
             run.prove()
             while optimise and run.may_improve():
-                run.iterate(True, device)
+                run.iterate(True)
                 run.prove()
     except KeyboardInterrupt:  # what is proved so far is the result
         interrupted = True
@@ -170,6 +171,7 @@ class _BlockRun:
     warm: WarmStart | None
     product: float  # of the block's norms
     deadline: float  # of `time.monotonic()`
+    device: torch.device
 
     def __post_init__(self) -> None:
         self.block: Block = self.plan.blocks[self.index]
@@ -220,7 +222,7 @@ class _BlockRun:
         enough = self.gap <= self.config.tolerance * (0.1 if self._neurons <= _SMALL else 3.0 if self._resumes else 1.0)
         return self.is_cheap and self.rounds < _ROUNDS and not late and not enough
 
-    def iterate(self, optimise: bool, device: torch.device) -> None:
+    def iterate(self, optimise: bool) -> None:
         """Proposals of the power iteration, which needs the parts themselves, and no matrix."""
         began = time.monotonic()
         if not self.parts or not (optimise or self._earlier.get(self._key(0))):
@@ -233,7 +235,7 @@ class _BlockRun:
         known = dict(self._earlier)
         if self.proposals:  # another round: on from where the last one ended
             known |= self.solver_state()
-        single = (self._neurons > _LARGE and self.rounds == 0) or device.type == "mps"
+        single = (self._neurons > _LARGE and self.rounds == 0) or self.device.type == "mps"
         options = PowerOptions(
             tolerance=self.config.tolerance * self._aim * 0.1**self.rounds,
             max_iterations=min(self.config.max_iterations, _MOST_ITERATIONS) if optimise else _REFRESH,
@@ -241,7 +243,7 @@ class _BlockRun:
             max_seconds=left,
             tied=self.config.multipliers == "channel",
             dtype=torch.float32 if single else torch.float64,
-            device=device,
+            device=self.device,
         )
         if self._jointly:
             own = self.block.tiling(self.block.network(self.network))
@@ -334,12 +336,15 @@ class _BlockRun:
 
     def _prove_by_steps(self) -> None:
         """Proposals with a larger and larger margin: each proof may take long, and few are needed."""
-        candidates = [(p.multipliers, p.value**2) for p in self.proposals if p.multipliers is not None and p.value > 0]
+        candidates = [
+            (p.multipliers, p.value**2, p.directions)
+            for p in self.proposals if p.multipliers is not None and p.value > 0
+        ]  # fmt: skip
         if self.warm is not None and self._has_warm_multipliers(self.warm):
             rho = self.warm.certificate.rhos[self.index]
-            candidates.append((self.warm.certificate.multipliers[self.index][0], rho))
-        for t, rho in candidates:
-            step, margin = self._first_step(t, rho)
+            candidates.append((self.warm.certificate.multipliers[self.index][0], rho, None))
+        for t, rho, directions in candidates:
+            t, step, margin = self._first_step(t, rho, directions)
             tried = False
             while step < (1 if self._neurons <= _LARGE else 0.2):
                 if time.monotonic() > self.deadline:
@@ -356,22 +361,24 @@ class _BlockRun:
                     return
                 step *= 2
 
-    def _first_step(self, t: Array, rho: float) -> tuple[float, float]:
-        """The step to try first, and the margin that a randomised proof is to count on.
+    def _first_step(self, t: Array, rho: float, directions: Directions | None) -> tuple[Array, float, float]:
+        """Multipliers, adjusted; the step to try first; and the margin that a randomised proof is to count on.
 
-        The smallest eigenvalue grows by half of the step. Where a proof is dear, it is estimated beforehand.
+        The smallest eigenvalue grows by half of the step. How far it is below zero is estimated beforehand.
         """
         tolerance = self.config.tolerance
         margin = 0.4 * tolerance if self.block.proof == "randomised" else 0.0
-        if self._neurons <= _SMALL and not margin:
-            return 0.02 * tolerance, margin
-        if self._neurons <= _LARGE and not margin:
-            return (1.0 if self._resumes else 0.3) * tolerance, margin
-        larger, claimed = enlarged(self.parts[0], t, rho, tolerance)
-        missing = tolerance / 2 - extreme_eigenvalues(ScaledForm(self.parts[0], larger, claimed))[0]
+        if directions is not None:
+            t, missing = adjusted(self.parts[0], t, rho, directions, self.device)
+        elif self._neurons <= _LARGE and not margin:
+            missing = tolerance / 4
+        else:
+            larger, claimed = enlarged(self.parts[0], t, rho, tolerance)
+            missing = tolerance / 2 - extreme_eigenvalues(ScaledForm(self.parts[0], larger, claimed, self.device))[0]
         if not missing < 0.1:
-            return tolerance, margin
-        return 2 * (1.1 * max(missing, 0.0) + max(1.2 * margin, 0.1 * tolerance)), margin
+            return t, tolerance, margin
+        least = 0.02 if self._neurons <= _SMALL else 0.05
+        return t, 2 * (max(missing, 0.0) + max(1.2 * margin, least * tolerance)), margin
 
     @property
     def is_cheap(self) -> bool:
@@ -452,7 +459,7 @@ class _BlockRun:
 
 def _propose(
     blocks: Sequence[_BlockRun], config: DCPConfig, norms: Sequence[float], deadline: float, progress: bool,
-    optimise: bool, device: torch.device,
+    optimise: bool,
 ) -> None:  # fmt: skip
     from tqdm import tqdm  # comes with Lightning; not needed to verify
 
@@ -462,7 +469,7 @@ def _propose(
     with tqdm(total=len(owners), desc="LMIs", unit="solve", disable=not progress or not owners, leave=False) as bar:
         if config.solver == "power":
             for run in blocks:
-                run.iterate(optimise, device)
+                run.iterate(optimise)
                 bar.update(len(run.parts))
             return
         from lipguard.solvers.conic import SolverOptions  # cvxpy takes a second to import

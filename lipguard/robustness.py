@@ -18,7 +18,7 @@ _POWER_STEPS = 6
 _JITTER = 1e-3
 _STRIDE = 0.1  # of the length of a point, shrinking to none at the last step
 _WORK = 1e8  # entries to compute, over all points and passes: large networks get fewer steps
-_WARM_WORK = 5e6
+_WARM_WORK = 2.5e6
 
 
 def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, steps: int = _STEPS) -> float:

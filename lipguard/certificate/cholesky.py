@@ -103,7 +103,7 @@ def minus(bound: float, G: Array, error: Array) -> tuple[Array, Array]:
     return A, widened
 
 
-def largest_eigenvalue(G: Any) -> float:
+def largest_eigenvalue(G: Any, tolerance: float = 1e-9) -> float:
     """Of a symmetric matrix, or linear operator, numerically; nothing depends on its accuracy."""
     n = G.shape[0]
     if n <= 400:
@@ -111,7 +111,7 @@ def largest_eigenvalue(G: Any) -> float:
         return float(scipy.linalg.eigvalsh(dense, subset_by_index=(n - 1, n - 1))[0])
     start = np.abs(G).sum(axis=1) if isinstance(G, np.ndarray) else np.ones(n)
     try:
-        return float(scipy.sparse.linalg.eigsh(G, k=1, v0=start, tol=1e-9, return_eigenvectors=False)[0])
+        return float(scipy.sparse.linalg.eigsh(G, k=1, v0=start, tol=tolerance, return_eigenvectors=False)[0])
     except scipy.sparse.linalg.ArpackError:
         dense = G if isinstance(G, np.ndarray) else G @ np.eye(n)
         return float(scipy.linalg.eigvalsh(dense, subset_by_index=(n - 1, n - 1))[0])

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
+from torch import Tensor
 
 from lipguard.network.matrices import Matrix
 from lipguard.partition.elimination import Elimination, Front
@@ -42,8 +43,9 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
         raise ValueError(f"The order of elimination is not one of {n} variables.")
     columns = _permuted(lower, diagonal, elimination.order)
     stacks = tuple(_Stack(entries) for entries in elimination.stacks)
-    room = np.zeros(max((front.pivots + front.rest) * front.pivots for front in elimination.fronts))
-    beside = np.zeros(max(front.rest * front.pivots for front in elimination.fronts))
+    room = torch.zeros(
+        max((front.pivots + front.rest) * front.pivots for front in elimination.fronts), dtype=torch.float64
+    )
     local = np.zeros(n, dtype=np.int64)
     done = 0
     for k, front in enumerate(elimination.fronts):
@@ -53,31 +55,27 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
         if time.monotonic() > deadline:
             return False
         p, r = front.pivots, front.rest
-        own = _shaped(room, p + r, p)
-        own.fill(0.0)
+        own = room[: (p + r) * p].reshape(p + r, p).zero_()
         index = np.concatenate([np.arange(a, b) for a, b in ((front.start, front.stop), *front.later)])
         local[index] = np.arange(p + r)
-        _enter(columns, front, index, local, own)
+        _enter(columns, front, index, local, own.numpy())
         children = [(elimination.fronts[j], stacks[1 - front.side].pop(j)) for j in reversed(front.children)]
-        placed = [(_pieces(child, front), changes) for child, changes in children]
+        placed = [(_pieces(child, front), changes.numpy()) for child, changes in children]
         for pieces, changes in placed:
-            _extend(own, [piece for piece in pieces if piece.to < p], pieces, changes, 0)
-        pivots, failed = lapack.dpotrf(own[:p], lower=1, clean=0)
+            _extend(own.numpy(), [piece for piece in pieces if piece.to < p], pieces, changes, 0)
+        pivots, failed = torch.linalg.cholesky_ex(own[:p])
         # A pivot that is not a number passes some implementations' test of its sign.
-        if failed or not np.isfinite(pivots.diagonal()).all():
+        if bool(failed) or not bool(pivots.diagonal().isfinite().all()):
             return False
         if not r:
             continue
-        below = _shaped(beside, r, p)
-        below[:] = own[p:]
-        below = blas.dtrsm(1.0, pivots, below, side=1, lower=1, trans_a=1, overwrite_b=1)
+        below = torch.linalg.solve_triangular(pivots, own[p:].T, upper=False)
         rest = stacks[front.side].push(k, r)
-        changed = blas.dsyrk(-1.0, below, beta=0.0, c=rest, lower=1, overwrite_c=1)
-        if not np.may_share_memory(changed, rest):
-            rest[:] = changed
+        for i in range(0, r, _CHUNK):
+            torch.mm(below[:, i:].T, below[:, i : i + _CHUNK], out=rest[i:, i : i + _CHUNK]).neg_()
         for pieces, changes in placed:
             later = [piece for piece in pieces if piece.to >= p]
-            _extend(rest, later, later, changes, p)
+            _extend(rest.numpy(), later, later, changes, p)
     if done != n or any(stack.waiting for stack in stacks):
         raise ValueError("The fronts do not eliminate every variable once.")
     return True
@@ -87,17 +85,17 @@ class _Stack:
     """The changes that wait for the parents of their fronts: the last one in is the first one out."""
 
     def __init__(self, entries: int) -> None:
-        self._room = np.zeros(entries)
+        self._room = torch.zeros(entries, dtype=torch.float64)
         self._used = 0
         self.waiting: list[tuple[int, int]] = []
 
-    def push(self, front: int, n: int) -> Array:
+    def push(self, front: int, n: int) -> Tensor:
         """Room for the changes of a front, n by n."""
         self.waiting.append((front, n))
         self._used += n * n
         return self._top(n)
 
-    def pop(self, front: int) -> Array:
+    def pop(self, front: int) -> Tensor:
         """The changes of a front, there until the next push."""
         last, n = self.waiting.pop() if self.waiting else (-1, 0)
         if last != front:
@@ -106,13 +104,8 @@ class _Stack:
         self._used -= n * n
         return top
 
-    def _top(self, n: int) -> Array:
-        return _shaped(self._room[self._used - n * n : self._used], n, n)
-
-
-def _shaped(room: Array, m: int, n: int) -> Array:
-    """The first entries as a matrix, column by column, as BLAS has it."""
-    return room[: m * n].reshape((m, n), order="F")
+    def _top(self, n: int) -> Tensor:
+        return self._room[self._used - n * n : self._used].reshape(n, n)
 
 
 def _permuted(lower: Matrix, diagonal: Array, order: NDArray[np.int64]) -> Matrix:
@@ -123,7 +116,9 @@ def _permuted(lower: Matrix, diagonal: Array, order: NDArray[np.int64]) -> Matri
     rows, columns = np.repeat(place, np.diff(lower.indptr)), place[lower.indices]
     data = np.concatenate([lower.data, diagonal])
     to = np.concatenate([np.maximum(rows, columns), place]), np.concatenate([np.minimum(rows, columns), place])
-    return sp.csc_array((data, to), shape=(n, n))
+    entries = sp.coo_array((data, to), shape=(n, n))
+    entries.has_canonical_format = True  # no place twice; the order within a column is free, and sorting takes time
+    return entries.tocsc()
 
 
 def _enter(columns: Matrix, front: Front, index: NDArray[np.int64], local: NDArray[np.int64], own: Array) -> None:

@@ -26,12 +26,13 @@ from lipguard.certificate.sparse import is_norm_at_most
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Scale, Shape
 from lipguard.network.matrices import Matrix, layer_matrix
-from lipguard.network.sites import SiteGraph, layer_site_graph
-from lipguard.partition.elimination import eliminate
+from lipguard.partition.elimination import Elimination, elimination_of_norm
 
 Array = NDArray[np.float64]
 _DENSE_SIDE = 2048  # the largest dense Gram matrix to factor
 _SPARSE_SIDE = 400  # from which on a sparse factorisation is faster
+# Of the eigenvector that a norm is estimated with; the norm itself is off by about its square. What that may leave:
+_RESIDUAL, _NORM_SLACK = 1e-5, 1e-7
 _FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the frequencies of one convolution
 
 
@@ -133,8 +134,8 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
     if min(n_in, n_out) <= _DENSE_SIDE:
         W = layer_matrix(layer, input_shape, (len(layer.weight), *output))
         if min(n_in, n_out) > _SPARSE_SIDE:
-            graph = layer_site_graph(layer, input_shape, (len(layer.weight), *output))
-            return _sparse_norm(W, layer.weight_ulps, graph)
+            elimination = elimination_of_norm(layer, input_shape, (len(layer.weight), *output))
+            return _sparse_norm(W, layer.weight_ulps, elimination)
         return matrix_norm(W.toarray(), layer.weight_ulps)
     patches = _patch_norm(layer)
     torus = [_torus(layer, axis, input_shape[1 + axis], output[axis]) for axis in (0, 1)]
@@ -145,20 +146,16 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _sparse_norm(W: Matrix, weight_ulps: int, graph: SiteGraph) -> float:
-    """`matrix_norm` of a sparse matrix: the bound s is proved by [[s I, W], [W', s I]] >= 0, which has its entries."""
+def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination) -> float:
+    """`matrix_norm` of a sparse matrix: the bound s is proved by [[s I, W'], [W, s I]] >= 0, which has its entries."""
     exponent = math.frexp(float(np.abs(W.data).max()))[1]
     W.data = np.ldexp(W.data, -exponent)
-    elimination = eliminate(graph)
     crude = _crude_norm(W, weight_ulps)
-    transposed = W.T.tocsr()
-    estimate = math.sqrt(
-        largest_eigenvalue(
-            scipy.sparse.linalg.LinearOperator((W.shape[0],) * 2, lambda v: W @ (transposed @ v), dtype=np.float64)
-        )
-    )
+    wide, narrow = (W, W.T.tocsr()) if W.shape[0] <= W.shape[1] else (W.T.tocsr(), W)
+    gram = scipy.sparse.linalg.LinearOperator((wide.shape[0],) * 2, lambda v: wide @ (narrow @ v), dtype=np.float64)
+    estimate = math.sqrt(largest_eigenvalue(gram, _RESIDUAL))
     for slack in slacks(sum(W.shape)):
-        bound = estimate * (1 + slack)
+        bound = estimate * (1 + max(slack, _NORM_SLACK))
         if bound >= crude:
             break
         if is_norm_at_most(W, bound, mul_up(gamma_up(weight_ulps), crude), elimination):

@@ -95,7 +95,7 @@ def _scaled(W: Matrix, rows: Array, columns: Array) -> Matrix:
 def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Elimination) -> bool:
     """Prove that every matrix within `error` of W, in the 2-norm, has a spectral norm of at most `bound`.
 
-    That is [[bound I, W], [W', bound I]] >= 0.
+    That is [[bound I, W'], [W, bound I]] >= 0.
 
     Args:
         W: sparse, shape (m, n).

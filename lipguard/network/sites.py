@@ -67,13 +67,13 @@ def site_graph(network: Network) -> SiteGraph:
 
 
 def layer_site_graph(layer: Layer, input_shape: Shape, shape: Shape) -> SiteGraph:
-    """Of [[s I, W], [W', s I]], outputs first, for the matrix W of a layer."""
-    grid = _Grid.fine_enough([shape, input_shape])
-    m, n = grid.sites(shape), grid.sites(input_shape)
-    lower = sp.csr_array((m + n, m + n))
-    pattern = grid.pattern(layer, input_shape, shape).tocoo()
-    lower = sp.csr_array((pattern.data, (pattern.col + m, pattern.row)), shape=lower.shape)
-    return SiteGraph(grid.site_of_every_entry([shape, input_shape]), _symmetric(lower))
+    """Of [[s I, W'], [W, s I]] for the matrix W of a layer."""
+    shapes = [input_shape, shape]
+    grid = _Grid.fine_enough(shapes)
+    n, m = map(grid.sites, shapes)
+    lower = sp.vstack([sp.csr_array((n, n)), grid.pattern(layer, input_shape, shape)], format="csr")
+    lower.resize((n + m, n + m))
+    return SiteGraph(grid.site_of_every_entry(shapes), _symmetric(lower))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ time and memory are known before anything is allocated.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,9 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 
 from lipguard.network.graph import Network
+from lipguard.network.layers import Conv2d, Shape
 from lipguard.network.matrices import Indices, Matrix
-from lipguard.network.sites import SiteGraph, site_graph
+from lipguard.network.sites import SiteGraph, layer_site_graph, site_graph
 
 # What moving one entry of a front costs, and a front itself, in floating-point operations of its elimination.
 _ENTRY, _FRONT = 100.0, 5e6
@@ -86,11 +87,20 @@ class Elimination:
 
 def elimination_of(network: Network) -> Elimination:
     """Of the matrix that a sparse proof of `network` factors; found once for an architecture."""
-    key = network.architecture
+    return _remembered(network.architecture, lambda: site_graph(network))
+
+
+def elimination_of_norm(layer: Conv2d, input_shape: Shape, shape: Shape) -> Elimination:
+    """Of the matrix that proves the norm of a convolution; found once for its geometry."""
+    geometry = (layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups, input_shape, shape)
+    return _remembered(repr(geometry), lambda: layer_site_graph(layer, input_shape, shape))
+
+
+def _remembered(key: str, graph: Callable[[], SiteGraph]) -> Elimination:
     if key in _known:
         _known.move_to_end(key)
     else:
-        _known[key] = eliminate(site_graph(network))
+        _known[key] = eliminate(graph())
         while len(_known) > _KEPT:
             _known.popitem(last=False)
     return _known[key]

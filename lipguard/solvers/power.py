@@ -38,7 +38,7 @@ from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.network.linearised import propagate
 from lipguard.partition.tiling import Tiling
-from lipguard.solvers.problem import Proposal
+from lipguard.solvers.problem import Directions, Proposal
 
 Array = NDArray[np.float64]
 _WINDOW = 10  # steps over which the value is compared
@@ -132,6 +132,7 @@ class _Neurons:
         self.last = self.u
         self.t = torch.zeros_like(u[0])
         self.momentum = 0.0
+        self.kept: list[Tensor] | None = None  # the last question and answer, where they are asked for
 
     def _length(self, v: Tensor) -> Tensor:
         """|v| for every multiplier, in a shape that broadcasts; the smallest normal number where it is zero."""
@@ -145,7 +146,10 @@ class _Neurons:
         return square.sqrt_().clamp_min(torch.finfo(v.dtype).tiny)
 
     def answer(self, a: Tensor) -> Tensor:
-        return (self.alpha + self.beta) / 2 * a + (self.beta - self.alpha) / 2 * self._length(a) * self.u
+        b = (self.alpha + self.beta) / 2 * a + (self.beta - self.alpha) / 2 * self._length(a) * self.u
+        if self.kept is not None:
+            self.kept[:] = [a, b]
+        return b
 
     def learn(self, a: Tensor, b: Tensor, H: Tensor) -> Tensor:
         length, size, tiny = self._length(H), self._length(a), torch.finfo(a.dtype).tiny
@@ -236,13 +240,20 @@ class _Iteration:
         unit: Tensor = raised / raised.norm()
         return unit
 
-    def value(self) -> float:
-        """What the state is worth for the true slopes, at the end: a lower bound of LipSDP's optimum."""
+    def value(self) -> tuple[float, Directions | None]:
+        """What the end is worth for the true slopes, a lower bound of LipSDP's optimum, and the vectors there."""
         for neurons in self.neurons.values():
             neurons.alpha, neurons.beta = neurons.true
+            neurons.kept = []
         with torch.no_grad():
             outputs = self.forward(self.x)
-        return math.sqrt(sum(float(z.double().square().sum()) for z in outputs))
+        value = math.sqrt(sum(float(z.double().square().sum()) for z in outputs))
+        if self.options.tied or len(self.parts) > 1 or self.parts[0].patches is not None:
+            return value, None
+        kept = [neurons.kept for neurons in self.neurons.values() if neurons.kept]
+        a, b = ([_rows(pair[k]) for pair in kept] for k in (0, 1))
+        none = np.zeros((len(self.x), 0))
+        return value, Directions(np.concatenate([_rows(self.x), *b], axis=1), np.concatenate([none, *a], axis=1))
 
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is not used
     def multipliers(self) -> list[Array]:
@@ -259,6 +270,11 @@ class _Iteration:
     def state(self) -> dict[str, Array]:
         arrays = {"x": self.x} | {_name(j, i): neurons.u for (j, i), neurons in self.neurons.items()}
         return {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
+
+
+def _rows(vectors: Tensor) -> Array:
+    rows: Array = vectors.flatten(1).double().cpu().numpy()
+    return rows
 
 
 def _name(part: int, node: int) -> str:
@@ -321,9 +337,9 @@ def _run(
         return [Proposal(np.zeros(p.network.neurons), 0.0, "solved", {}, len(values)) for p in iteration.parts]
     if not usable:
         return [Proposal(None, math.nan, "failed (not finite)") for _ in iteration.parts]
-    value, final = iteration.value(), iteration.state()
+    (value, directions), final = iteration.value(), iteration.state()
     return [
-        Proposal(t, value, status, final if j == 0 else {}, len(values) if j == 0 else 0)
+        Proposal(t, value, status, final if j == 0 else {}, len(values) if j == 0 else 0, directions)
         for j, t in enumerate(multipliers)
     ]
 

@@ -91,6 +91,19 @@ def _compressed(K: Array, Y: Array, n_x: int) -> tuple[Array, Array, int]:
 
 
 @dataclass(frozen=True, eq=False)
+class Directions:
+    """Where a vector relaxation ended: a few vectors, close to the null space of LipSDP's matrix.
+
+    Attributes:
+        values: of the variables (x, b_1, .., b_L), shape (vectors, n).
+        pre_activations: of the same vectors, shape (vectors, neurons).
+    """
+
+    values: Array
+    pre_activations: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Proposal:
     """What a solver proposes.
 
@@ -100,6 +113,7 @@ class Proposal:
         status: "solved", "inaccurate (why)" or "failed (why)".
         state: arrays to warm-start the same solver with, on the same block with other weights.
         iterations: iterations used.
+        directions: what the multipliers can be adjusted with, where each neuron has its own.
     """
 
     multipliers: Array | None
@@ -107,6 +121,7 @@ class Proposal:
     status: str
     state: Mapping[str, Array] = field(default_factory=dict)
     iterations: int = 0
+    directions: Directions | None = None
 
 
 @dataclass(frozen=True, eq=False)
