@@ -390,8 +390,6 @@ class _BlockRun:
         if self.rho and rho >= self.rho:
             return False
         kind = self.block.proof
-        if kind == "sparse" and self._neurons > _LARGE and not self._is_plausible(t, rho):
-            return False
         probability = share_of_probability(self.plan, self.config.failure_probability) if kind == "randomised" else 0.0
         claim = WholeClaim(t, rho, kind, margin, probability)
         if not proves(claim, self.parts[0], self.freed[0] if kind == "dense" else None, self.deadline):
@@ -399,10 +397,6 @@ class _BlockRun:
         self.multipliers, self.slack, self.rho = (t,), margin, rho
         self.proved = ProvedBlock(min(sqrt_up(rho), self.product), self.product)
         return True
-
-    def _is_plausible(self, t: Array, rho: float) -> bool:
-        """A quick test of what would take long to prove: it is wrong once in a thousand times, at most."""
-        return proves(WholeClaim(t, rho, "randomised", 1e-4, 1e-3), self.parts[0])
 
     def _chosen(self, j: int) -> tuple[Array, float] | None:
         """The proposed multipliers of part j, or the last ones where those are better, made feasible; with the norm."""

@@ -28,9 +28,9 @@ class DCPConfig:
             can only make a bound loose.
         merge: how tiles are put together: ``"form"`` (the sum of the sensitivity forms), ``"coverage"`` (the largest
             sum over the tiles that read one input entry) or ``"sum"`` (the sum over all tiles, as published).
-        proof: how the bound is proved: ``"dense"`` or ``"sparse"`` (Cholesky, deterministic; the latter needs the
-            extra ``lipguard[sparse]``), ``"randomised"`` (which errs with `failure_probability`), or ``"auto"``:
-            Cholesky while it is predicted to be cheap, or to fit into `max_seconds`, the randomised proof above that.
+        proof: how the bound is proved: ``"dense"`` or ``"sparse"`` (Cholesky, deterministic),
+            ``"randomised"`` (which errs with `failure_probability`), or ``"auto"``: Cholesky while it is predicted to
+            be cheap, or to fit into `max_seconds`, the randomised proof above that.
         failure_probability: of a randomised proof, at most. 0 asks for deterministic proofs only; a network for which
             none fits into memory is then cut.
         multipliers: one per ``"neuron"``, or one per ``"channel"`` of an image (a looser bound; power iteration only).

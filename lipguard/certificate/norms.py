@@ -16,13 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.cholesky import (
-    largest_eigenvalue,
-    largest_eigenvalue_bound,
-    slacks,
-)
+from lipguard.certificate.cholesky import largest_eigenvalue, largest_eigenvalue_bound, slacks
 from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up, up
-from lipguard.certificate.sparse import is_norm_at_most
+from lipguard.certificate.sparse import is_gram_at_most, is_norm_at_most
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Scale, Shape
 from lipguard.network.matrices import Matrix, layer_matrix
@@ -31,8 +27,9 @@ from lipguard.partition.elimination import Elimination, elimination_of_norm
 Array = NDArray[np.float64]
 _DENSE_SIDE = 2048  # the largest dense Gram matrix to factor
 _SPARSE_SIDE = 400  # from which on a sparse factorisation is faster
+_NARROW = 3  # times as long on one side as on the other: W W' is then so much smaller that its fill does not matter
 # Of the eigenvector that a norm is estimated with; the norm itself is off by about its square. What that may leave:
-_RESIDUAL, _NORM_SLACK = 1e-5, 1e-7
+_RESIDUAL, _NORM_SLACK = 1e-5, 1e-6
 _FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the frequencies of one convolution
 
 
@@ -134,8 +131,9 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
     if min(n_in, n_out) <= _DENSE_SIDE:
         W = layer_matrix(layer, input_shape, (len(layer.weight), *output))
         if min(n_in, n_out) > _SPARSE_SIDE:
-            elimination = elimination_of_norm(layer, input_shape, (len(layer.weight), *output))
-            return _sparse_norm(W, layer.weight_ulps, elimination)
+            gram = _NARROW * min(n_in, n_out) <= max(n_in, n_out)
+            elimination = elimination_of_norm(layer, input_shape, (len(layer.weight), *output), gram)
+            return _sparse_norm(W, layer.weight_ulps, elimination, gram)
         return matrix_norm(W.toarray(), layer.weight_ulps)
     patches = _patch_norm(layer)
     torus = [_torus(layer, axis, input_shape[1 + axis], output[axis]) for axis in (0, 1)]
@@ -146,19 +144,29 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination) -> float:
-    """`matrix_norm` of a sparse matrix: the bound s is proved by [[s I, W'], [W, s I]] >= 0, which has its entries."""
+def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination, gram: bool) -> float:
+    """`matrix_norm` of a sparse matrix: the bound s is proved by [[s I, W'], [W, s I]] >= 0, which has its entries.
+
+    With `gram`, by s^2 I - W W' >= 0, or W' W: more entries on fewer rows.
+    """
     exponent = math.frexp(float(np.abs(W.data).max()))[1]
     W.data = np.ldexp(W.data, -exponent)
     crude = _crude_norm(W, weight_ulps)
     wide, narrow = (W, W.T.tocsr()) if W.shape[0] <= W.shape[1] else (W.T.tocsr(), W)
-    gram = scipy.sparse.linalg.LinearOperator((wide.shape[0],) * 2, lambda v: wide @ (narrow @ v), dtype=np.float64)
-    estimate = math.sqrt(largest_eigenvalue(gram, _RESIDUAL))
-    for slack in slacks(sum(W.shape)):
-        bound = estimate * (1 + max(slack, _NORM_SLACK))
+    operator = scipy.sparse.linalg.LinearOperator((wide.shape[0],) * 2, lambda v: wide @ (narrow @ v), dtype=np.float64)
+    estimate = math.sqrt(largest_eigenvalue(operator, _RESIDUAL))
+    if gram:
+        G = wide @ narrow
+        # | |W| |W|' |_2 <= crude^2, and an entry collects no more than a rounding per column; the rest is underflow.
+        error = mul_up(1.01, gamma_up(wide.shape[1] + 2 * weight_ulps + 4), crude, crude) + 2.0**-1000
+    else:
+        error = mul_up(gamma_up(weight_ulps), crude)
+    for slack in slacks(sum(W.shape), _NORM_SLACK):
+        bound = estimate * (1 + slack)
         if bound >= crude:
             break
-        if is_norm_at_most(W, bound, mul_up(gamma_up(weight_ulps), crude), elimination):
+        square = math.nextafter(bound * bound, 0.0)
+        if is_gram_at_most(G, square, error, elimination) if gram else is_norm_at_most(W, bound, error, elimination):
             return float(np.ldexp(bound, exponent))
     return float(np.ldexp(crude, exponent))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import factorisation_error
 from lipguard.certificate.multifrontal import factors
-from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
+from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
 from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import roundings, slope_ranges
 from lipguard.network.matrices import Matrix, freed_matrices
@@ -110,3 +110,20 @@ def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Eliminat
     shift = add_up(error, factorisation_error(m + n, mul_up(float(m + n), bound)))
     diagonal = math.nextafter(bound - shift, -math.inf)
     return bool(np.isfinite(W.data).all() and diagonal > 0) and factors(lower, np.full(m + n, diagonal), elimination)
+
+
+def is_gram_at_most(G: Matrix, bound: float, error: float, elimination: Elimination) -> bool:
+    """Prove that the eigenvalues of every symmetric matrix within `error` of G, in the 2-norm, are at most `bound`.
+
+    Args:
+        G: sparse and symmetric, shape (n, n).
+        bound: a number.
+        error: non-negative.
+        elimination: of that matrix.
+    """
+    n = len(elimination.order)
+    diagonal = bound - G.diagonal()
+    shift = add_up(error, factorisation_error(n, mul_up(float(n), bound)), mul_up(2 * UNIT_ROUNDOFF, bound))
+    diagonal = np.nextafter(diagonal - shift, -np.inf)
+    usable = np.isfinite(G.data).all() and (diagonal > 0).all()
+    return bool(usable) and factors(-sp.tril(G, -1, format="csr"), diagonal, elimination)

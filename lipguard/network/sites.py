@@ -76,6 +76,15 @@ def layer_site_graph(layer: Layer, input_shape: Shape, shape: Shape) -> SiteGrap
     return SiteGraph(grid.site_of_every_entry(shapes), _symmetric(lower))
 
 
+def gram_site_graph(layer: Layer, input_shape: Shape, shape: Shape) -> SiteGraph:
+    """Of W W' for the matrix W of a layer, or of W' W where that is smaller."""
+    grid = _Grid.fine_enough([input_shape, shape])
+    W = grid.pattern(layer, input_shape, shape)
+    if math.prod(input_shape) < math.prod(shape):
+        W, shape = W.T, input_shape
+    return SiteGraph(grid.site_of_every_entry([shape]), _symmetric(W @ W.T))
+
+
 @dataclass(frozen=True)
 class _Grid:
     """How values are cut into sites: an image into at most `across` blocks along each axis."""

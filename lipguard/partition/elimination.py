@@ -19,7 +19,7 @@ import scipy.sparse.linalg
 from lipguard.network.graph import Network
 from lipguard.network.layers import Conv2d, Shape
 from lipguard.network.matrices import Indices, Matrix
-from lipguard.network.sites import SiteGraph, layer_site_graph, site_graph
+from lipguard.network.sites import SiteGraph, gram_site_graph, layer_site_graph, site_graph
 
 # What moving one entry of a front costs, and a front itself, in floating-point operations of its elimination.
 _ENTRY, _FRONT = 100.0, 5e6
@@ -90,10 +90,11 @@ def elimination_of(network: Network) -> Elimination:
     return _remembered(network.architecture, lambda: site_graph(network))
 
 
-def elimination_of_norm(layer: Conv2d, input_shape: Shape, shape: Shape) -> Elimination:
-    """Of the matrix that proves the norm of a convolution; found once for its geometry."""
-    geometry = (layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups, input_shape, shape)
-    return _remembered(repr(geometry), lambda: layer_site_graph(layer, input_shape, shape))
+def elimination_of_norm(layer: Conv2d, input_shape: Shape, shape: Shape, gram: bool) -> Elimination:
+    """Of the matrix that proves the norm of a convolution, W W' or W' W or both; found once for its geometry."""
+    geometry = (layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups, input_shape, shape, gram)
+    graph = gram_site_graph if gram else layer_site_graph
+    return _remembered(repr(geometry), lambda: graph(layer, input_shape, shape))
 
 
 def _remembered(key: str, graph: Callable[[], SiteGraph]) -> Elimination:

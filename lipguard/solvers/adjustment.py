@@ -21,7 +21,7 @@ from lipguard.solvers.problem import Directions
 
 Array = NDArray[np.float64]
 _INDEPENDENT = 1e-12  # of the squared length of the longest direction
-# Measured on networks in training: the smallest eigenvalue that is left, in the one that is seen, and in the one before.
+# Measured on networks in training: the smallest eigenvalue that is left, in the one seen, and in the one before.
 _UNSEEN, _LEFT = 2.0, 0.2
 _LARGEST_CHANGE = 0.5  # of a multiplier, relative
 

@@ -41,13 +41,13 @@ from lipguard.partition.tiling import Tiling
 from lipguard.solvers.problem import Directions, Proposal
 
 Array = NDArray[np.float64]
-_WINDOW = 10  # steps over which the value is compared
+_WINDOW, _RESUMED_WINDOW = 10, 5  # steps over which the value is compared
 _DEAD = 1e4  # the multiplier of a dead neuron, in those of the largest of its layer
 _FLOOR = 1e-6  # of the input's entries, in the largest; the value loses its square
 _FREE_STEPS = 5  # without momentum, from a random start
 _MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
 _FAST_STEPS = 30
-_POLISH = 10  # steps without it at the end
+_POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
 # Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
 _RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
 
@@ -347,7 +347,9 @@ def _run(
 def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) -> str:
     """Step until the value stands still; says how it ended."""
     deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
-    free = 0 if iteration.resumed else _FREE_STEPS
+    resumed = iteration.resumed
+    free = 0 if resumed else _FREE_STEPS
+    window, polish = (_RESUMED_WINDOW, _RESUMED_POLISH) if resumed else (_WINDOW, _POLISH)
     last = options.max_iterations
     try:
         while len(values) < last:
@@ -361,11 +363,11 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
             values.append(iteration.step(0.0 if n < free or still else _MOMENTUM[n >= _FAST_STEPS]))
             if not 0 < values[-1] < math.inf:
                 return "solved"
-            recent = values[-_WINDOW - 1 :]
-            if not still and len(recent) > _WINDOW and max(recent) - min(recent) <= options.tolerance * values[-1]:
+            recent = values[-window - 1 :]
+            if not still and len(recent) > window and max(recent) - min(recent) <= options.tolerance * values[-1]:
                 # Parts of the network that the best input leaves alone decay, and momentum makes them oscillate: a few
                 # steps without it give them multipliers of their own.
-                last = min(len(values) + (_POLISH // 2 if iteration.resumed else _POLISH), options.max_iterations)
+                last = min(len(values) + polish, options.max_iterations)
     except KeyboardInterrupt:
         return "interrupted"
     return "solved" if last < options.max_iterations else "inaccurate (iterations used up)"
