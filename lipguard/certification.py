@@ -368,13 +368,13 @@ class _BlockRun:
         """
         tolerance = self.config.tolerance
         margin = 0.4 * tolerance if self.block.proof == "randomised" else 0.0
+        missing = tolerance / 4
         if directions is not None:
             t, missing = adjusted(self.parts[0], t, rho, directions, self.device)
-        elif self._neurons <= _LARGE and not margin:
-            missing = tolerance / 4
-        else:
+        if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             larger, claimed = enlarged(self.parts[0], t, rho, tolerance)
-            missing = tolerance / 2 - extreme_eigenvalues(ScaledForm(self.parts[0], larger, claimed, self.device))[0]
+            smallest, _ = extreme_eigenvalues(ScaledForm(self.parts[0], larger, claimed, self.device))
+            missing = max(tolerance / 2 - smallest, 0.0 if directions is None else missing)
         if not missing < 0.1:
             return t, tolerance, margin
         least = 0.02 if self._neurons <= _SMALL else 0.05

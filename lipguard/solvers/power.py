@@ -48,6 +48,10 @@ _FREE_STEPS = 5  # without momentum, from a random start
 _MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
 _FAST_STEPS = 30
 _POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
+# The vectors are enough where their shortest principal axis gets short, relative to the longest. That shows long before
+# the value stands still: (relative change of the value, length of that axis).
+_FULL = ((1e-3, 0.2), (1e-2, 0.3))
+_MOST_VECTORS, _SPARE = 64, 0.02
 # Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
 _RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
 
@@ -57,8 +61,8 @@ class PowerOptions:
     """How the iteration runs.
 
     Args:
-        vectors: components `k` of every scalar.
-        tolerance: relative change of the value, over ten steps, at which it stops.
+        vectors: components `k` of every scalar, at first. Where the end has no rank to spare, they are doubled.
+        tolerance: relative change of the value, over ten steps (five from a known state), at which it stops.
         max_iterations: steps at most.
         widening: the slopes are taken a little wider, so that multipliers of an unconverged tail are feasible for the
             true ones: the interval whose quadratic is (1 - widening) b^2 - (alpha + beta) a b + alpha beta a^2.
@@ -128,11 +132,14 @@ class _Neurons:
         spread = math.sqrt(max(mean * mean - product, 0.0))
         self.alpha, self.beta = mean - spread, mean + spread
         self.over = (0, 2, 3) if tied and u.dim() == 4 else (0,)
-        self.u = u / self._length(u)  # (copies of the vectors, *shape)
-        self.last = self.u
+        self.turn_to(u)  # (copies of the vectors, *shape)
         self.t = torch.zeros_like(u[0])
         self.momentum = 0.0
         self.kept: list[Tensor] | None = None  # the last question and answer, where they are asked for
+
+    def turn_to(self, u: Tensor) -> None:
+        """Take other directions, at rest."""
+        self.u = self.last = u / self._length(u)
 
     def _length(self, v: Tensor) -> Tensor:
         """|v| for every multiplier, in a shape that broadcasts; the smallest normal number where it is zero."""
@@ -174,17 +181,18 @@ class _Iteration:
         self, parts: Sequence[_Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
     ):
         self.parts, self.options = parts, options
-        generator = torch.Generator().manual_seed(options.seed)
+        self.generator = torch.Generator().manual_seed(options.seed)
         self.resumed = True
+        vectors = min(max(options.vectors, len(state.get("x", ()))), _MOST_VECTORS)
 
         def initial(name: str, size: tuple[int, ...]) -> Tensor:
             known = state.get(name)
             if known is not None and known.shape == size and np.isfinite(known).all() and known.any():
                 return torch.from_numpy(np.array(known)).to(options.device, options.dtype)
             self.resumed = False
-            return torch.randn(size, generator=generator, dtype=torch.float64).to(options.device, options.dtype)
+            return self._random(size)
 
-        self.x = initial("x", (options.vectors, *shape))
+        self.x = initial("x", (vectors, *shape))
         self.x = self.x / self.x.norm()
         self.last = self.x
         self.scale = 0.0  # the last value, by which gradients are divided
@@ -193,8 +201,50 @@ class _Iteration:
             for i in part.network.activations:
                 node = part.network.nodes[i]
                 assert isinstance(node.layer, Activation)
-                u = initial(_name(j, i), (options.vectors * part.copies, *node.shape))
+                u = initial(_name(j, i), (vectors * part.copies, *node.shape))
                 self.neurons[j, i] = _Neurons(node.layer, options.widening, u, options.tied)
+
+    def _random(self, size: Sequence[int]) -> Tensor:
+        values = torch.randn(tuple(size), generator=self.generator, dtype=torch.float64)
+        return values.to(self.options.device, self.options.dtype)
+
+    def is_full(self, change: float) -> bool:
+        """Whether the vectors are too few, by what is seen when the value changes by `change`.
+
+        A point that stands still and does not need all of its rank is an optimum for any (Burer and Monteiro, 2005).
+        """
+        longest = next((limit for size, limit in _FULL if change <= size), math.inf)
+        if len(self.x) >= _MOST_VECTORS or longest == math.inf:
+            return False
+        lengths, _ = self._axes()
+        return float(lengths[0]) > longest * float(lengths[-1])
+
+    def grow(self) -> None:
+        """Twice as many vectors, the new ones random."""
+
+        def more(v: Tensor) -> Tensor:
+            return torch.cat([v, v.norm() / math.sqrt(v.numel()) * self._random(v.shape)])
+
+        self.x = more(self.x)
+        self.x = self.last = self.x / self.x.norm()
+        for neurons in self.neurons.values():
+            neurons.turn_to(more(neurons.u))
+
+    def _axes(self) -> tuple[Tensor, Tensor]:
+        """Lengths of the principal axes of all vectors, ascending, and the axes, as columns."""
+        for neurons in self.neurons.values():
+            neurons.kept = []
+        with torch.no_grad():
+            self.forward(self.x)
+        k = len(self.x)
+        rows = [self.x, *(neurons.kept[1] for neurons in self.neurons.values() if neurons.kept)]
+        gram = sum((flat @ flat.T for v in rows for flat in [v.reshape(k, -1).double()]), torch.zeros(k, k))
+        for neurons in self.neurons.values():
+            neurons.kept = None
+        if not bool(gram.isfinite().all()):
+            return torch.ones(k), torch.eye(k)
+        squares, axes = torch.linalg.eigh(gram.cpu())
+        return squares.clamp_min(0).sqrt(), axes
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The outputs of all parts."""
@@ -268,7 +318,15 @@ class _Iteration:
         ]  # fmt: skip
 
     def state(self) -> dict[str, Array]:
+        """The end, to go on from: as few vectors as it takes."""
         arrays = {"x": self.x} | {_name(j, i): neurons.u for (j, i), neurons in self.neurons.items()}
+        k, kept = len(self.x), len(self.x)
+        if k > self.options.vectors:
+            lengths, axes = self._axes()
+            while kept > self.options.vectors and float(lengths[-(kept // 2) - 1]) < _SPARE * float(lengths[-1]):
+                kept //= 2
+            turn = axes[:, -kept:].T.to(self.x)
+            arrays = {name: (turn @ v.reshape(k, -1)).reshape(-1, *v.shape[1:]) for name, v in arrays.items()}
         return {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
 
 
@@ -350,7 +408,7 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
     resumed = iteration.resumed
     free = 0 if resumed else _FREE_STEPS
     window, polish = (_RESUMED_WINDOW, _RESUMED_POLISH) if resumed else (_WINDOW, _POLISH)
-    last = options.max_iterations
+    begun, last = 0, options.max_iterations
     try:
         while len(values) < last:
             if time.monotonic() >= deadline:
@@ -363,8 +421,12 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
             values.append(iteration.step(0.0 if n < free or still else _MOMENTUM[n >= _FAST_STEPS]))
             if not 0 < values[-1] < math.inf:
                 return "solved"
-            recent = values[-window - 1 :]
-            if not still and len(recent) > window and max(recent) - min(recent) <= options.tolerance * values[-1]:
+            recent = values[begun:][-window - 1 :]
+            change = max(recent) - min(recent) if len(recent) > window else math.inf
+            if (n - begun) % _WINDOW == 0 and iteration.is_full(change / values[-1]):
+                iteration.grow()
+                begun, free, last = n + 1, n + 1 + _FREE_STEPS, options.max_iterations
+            elif not still and change <= options.tolerance * values[-1]:
                 # Parts of the network that the best input leaves alone decay, and momentum makes them oscillate: a few
                 # steps without it give them multipliers of their own.
                 last = min(len(values) + polish, options.max_iterations)
