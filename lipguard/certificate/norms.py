@@ -149,7 +149,10 @@ def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination, gram: bo
 
     With `gram`, by s^2 I - W W' >= 0, or W' W: more entries on fewer rows.
     """
-    exponent = math.frexp(float(np.abs(W.data).max()))[1]
+    size = float(np.abs(W.data).max(initial=0.0))
+    if size == 0:
+        return 0.0
+    exponent = math.frexp(size)[1]
     W.data = np.ldexp(W.data, -exponent)
     crude = _crude_norm(W, weight_ulps)
     wide, narrow = (W, W.T.tocsr()) if W.shape[0] <= W.shape[1] else (W.T.tocsr(), W)

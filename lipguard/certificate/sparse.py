@@ -122,8 +122,9 @@ def is_gram_at_most(G: Matrix, bound: float, error: float, elimination: Eliminat
         elimination: of that matrix.
     """
     n = len(elimination.order)
+    if not (math.isfinite(bound) and np.isfinite(G.data).all()):
+        return False
     diagonal = bound - G.diagonal()
     shift = add_up(error, factorisation_error(n, mul_up(float(n), bound)), mul_up(2 * UNIT_ROUNDOFF, bound))
     diagonal = np.nextafter(diagonal - shift, -np.inf)
-    usable = np.isfinite(G.data).all() and (diagonal > 0).all()
-    return bool(usable) and factors(-sp.tril(G, -1, format="csr"), diagonal, elimination)
+    return bool((diagonal > 0).all()) and factors(-sp.tril(G, -1, format="csr"), diagonal, elimination)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
@@ -13,25 +12,21 @@ import scipy.sparse as sp
 import torch
 from helpers import exact
 from helpers.claims import matrix, proposed, smallest_eigenvalue, smallest_rho, with_smallest_rho
+from helpers.eliminations import elimination_for, elimination_for_norm
 from helpers.networks import ACTIVATIONS, Residual, Sample, networks, with_weights
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-import lipguard
-from lipguard import DCPConfig
-from lipguard.certificate import sparse, verify
+from lipguard.certificate import sparse
 from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.certificate.cholesky import factorisation_error
-from lipguard.errors import CertificateError, ConfigError
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.linearised import slope_ranges
 from lipguard.network.trace import trace
-from lipguard.partition import proofs
-
-cholmod = pytest.importorskip("cvxopt.cholmod")
+from lipguard.partition import elimination
 
 Array = NDArray[np.float64]
 
@@ -78,12 +73,12 @@ def test_what_is_factored_is_below_the_exact_matrix_by_more_than_rounding(sample
     t, rho = proposed(network)
     factored: list[tuple[Any, Array]] = []
 
-    def refuse(lower: Any, diagonal: Array) -> bool:
+    def refuse(lower: Any, diagonal: Array, *_: object) -> bool:
         factored.append((lower, diagonal))
         return False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparse, "_factors", refuse)
+        patch.setattr(sparse, "factors", refuse)
         assert not is_proved(network, t, rho)
     assume(factored)
     lower, diagonal = factored[0]
@@ -225,29 +220,17 @@ def test_the_matrix_is_that_of_the_claim_with_the_output_beside_it(claim: tuple[
     assert lower.nnz < 0.1 * len(whole) ** 2
 
 
-def test_options_of_the_user_are_left_alone_and_do_not_matter(
-    claim: tuple[Network, Array, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network, t, rho = claim
-    least = smallest_rho(network, t)
-    for options in ({}, {"supernodal": 0}, {"supernodal": 1, "print": 0, "dbound": 1e-3}):
-        monkeypatch.setattr(cholmod, "options", dict(options))
-        assert is_proved(network, t, rho)
-        assert not is_proved(network, t, least * (1 - 1e-6))
-        assert cholmod.options == options
-
-
 def test_an_earlier_matrix_of_the_same_pattern_has_no_say(claim: tuple[Network, Array, float]) -> None:
     """The ordering is kept; the factorisation is not."""
     network, t, rho = claim
     least = smallest_rho(network, t)
     verdicts = [is_proved(network, t, value) for value in (rho, 0.9 * least, rho, 0.9 * least, rho, rho)]
     assert verdicts == [True, False, True, False, True, True]
-    for width in range(3, 3 + 2 * sparse._KEPT):  # other patterns push it out
+    for width in range(3, 3 + 2 * elimination._KEPT):  # other patterns push it out
         other = trace(with_weights(nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 1)), 0), (2,))
         own, _ = proposed(other)
         assert is_proved(other, own, 1.001 * smallest_rho(other, own))
-    assert len(sparse._analysed) <= sparse._KEPT
+    assert len(elimination._known) <= elimination._KEPT
     assert is_proved(network, t, rho)
     assert not is_proved(network, t, 0.9 * least)
 
@@ -255,12 +238,23 @@ def test_an_earlier_matrix_of_the_same_pattern_has_no_say(claim: tuple[Network, 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (40, 25), (25, 40), (60, 60)])
 def test_norms_are_bounded_closely(shape: tuple[int, int]) -> None:
     W = random_sparse(shape)
-    norm = float(np.linalg.norm(W.toarray(), 2))
-    assert sparse.is_norm_at_most(W, norm * (1 + 1e-9), 0.0)
-    assert not sparse.is_norm_at_most(W, norm * (1 - 1e-12), 0.0)
-    assert not sparse.is_norm_at_most(W, 0.5 * norm, 0.0)
-    assert sparse.is_norm_at_most(W, norm * (1 + 1e-3), 0.9e-3 * norm)
-    assert not sparse.is_norm_at_most(W, norm * (1 + 1e-3), 1.1e-3 * norm)
+    norm, order = float(np.linalg.norm(W.toarray(), 2)), elimination_for_norm(W)
+    assert sparse.is_norm_at_most(W, norm * (1 + 1e-9), 0.0, order)
+    assert not sparse.is_norm_at_most(W, norm * (1 - 1e-12), 0.0, order)
+    assert not sparse.is_norm_at_most(W, 0.5 * norm, 0.0, order)
+    assert sparse.is_norm_at_most(W, norm * (1 + 1e-3), 0.9e-3 * norm, order)
+    assert not sparse.is_norm_at_most(W, norm * (1 + 1e-3), 1.1e-3 * norm, order)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (40, 25), (60, 60)])
+def test_gram_matrices_are_bounded_closely(shape: tuple[int, int]) -> None:
+    W = random_sparse(shape)
+    G = sp.csr_array(W @ W.T)
+    largest, order = float(np.linalg.eigvalsh(G.toarray())[-1]), elimination_for(G)
+    assert sparse.is_gram_at_most(G, largest * (1 + 1e-9), 0.0, order)
+    assert not sparse.is_gram_at_most(G, largest * (1 - 1e-12), 0.0, order)
+    assert sparse.is_gram_at_most(G, largest * (1 + 1e-3), 0.9e-3 * largest, order)
+    assert not sparse.is_gram_at_most(G, largest * (1 + 1e-3), 1.1e-3 * largest, order)
 
 
 def random_sparse(shape: tuple[int, int]) -> Any:
@@ -272,27 +266,19 @@ def random_sparse(shape: tuple[int, int]) -> Any:
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, np.nan, np.inf])
 def test_norms_without_a_bound_are_not_proved(bound: float) -> None:
-    assert not sparse.is_norm_at_most(random_sparse((5, 7)), bound, 0.0)
+    W = random_sparse((5, 7))
+    assert not sparse.is_norm_at_most(W, bound, 0.0, elimination_for_norm(W))
+    G = sp.csr_array(W @ W.T)
+    assert not sparse.is_gram_at_most(G, bound, 0.0, elimination_for(G))
 
 
 @pytest.mark.parametrize("entry", [np.nan, np.inf])
 def test_matrices_that_are_not_finite_have_no_norm(entry: float) -> None:
     W = random_sparse((5, 7))
-    W.data[0] = entry
-    assert not sparse.is_norm_at_most(W, 1e6, 0.0)
-    assert not sparse.is_norm_at_most(random_sparse((5, 7)), 1e6, entry)
-
-
-def test_a_sparse_proof_without_cholmod_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
-    assert report.proof == "sparse"
-    monkeypatch.setattr(proofs, "has_cholmod", lambda: False)
-    monkeypatch.setattr(verify, "has_cholmod", lambda: False)
-    for partition in ("auto", "none"):
-        with pytest.raises(ConfigError, match=r"cvxopt is not installed.*lipguard\[sparse\]"):
-            lipguard.plan(cnn(), SHAPE, DCPConfig(proof="sparse", partition=partition))
-    with pytest.raises(CertificateError, match=r"cvxopt is not installed.*lipguard\[sparse\]"):
-        lipguard.verify(report.certificate, cnn())
-    disguised = dataclasses.replace(report.certificate, proof="product")
-    with pytest.raises(CertificateError, match=r"lipguard\[sparse\]"):
-        lipguard.verify(disguised, cnn())
+    G = sp.csr_array(W @ W.T)
+    orders = elimination_for_norm(W), elimination_for(G)
+    assert not sparse.is_norm_at_most(W, 1e6, entry, orders[0])
+    assert not sparse.is_gram_at_most(G, 1e6, entry, orders[1])
+    W.data[0] = G.data[0] = entry
+    assert not sparse.is_norm_at_most(W, 1e6, 0.0, orders[0])
+    assert not sparse.is_gram_at_most(G, 1e6, 0.0, orders[1])

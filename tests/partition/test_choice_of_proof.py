@@ -1,7 +1,6 @@
 """Which proof a whole network gets, and that every kind gives a verified bound."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certificate import verify as verifying
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.network.graph import Network
 from lipguard.network.trace import trace
@@ -95,15 +93,6 @@ def test_the_largest_block_limits_dense_matrices_only() -> None:
     assert kind(network, proof="dense") == "dense"
     assert kind(network, proof="dense", max_block_size=100) is None
     assert kind(network, max_block_size=100) == "sparse"
-
-
-def test_without_cholmod(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = convolutions(4, 14)
-    monkeypatch.setattr(proofs, "has_cholmod", lambda: False)
-    assert kind(network) in ("dense", "randomised")
-    assert kind(network, failure_probability=0) == "dense"
-    with pytest.raises(ConfigError, match=r"cvxopt.*lipguard\[sparse\]"):
-        chosen(network, proof="sparse")
 
 
 @pytest.mark.parametrize("p", [-1e-9, 1.0, 2, True, "0.1", float("nan")])
@@ -200,29 +189,6 @@ def test_a_margin_that_is_not_there_proves_nothing(
     network, found = reports
     with pytest.raises(CertificateError):
         lipguard.verify(dataclasses.replace(found["randomised"].certificate, slacks=(margin,)), network)
-
-
-def test_a_warm_start_that_needs_what_is_missing_costs_its_plan_only(
-    reports: tuple[nn.Module, dict[str, lipguard.Report]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network, found = reports
-    monkeypatch.setitem(sys.modules, "cvxopt", None)  # nothing can import it
-    assert not proofs.has_cholmod()
-    sparse = found["sparse"]
-    for optimise in (True, False):
-        again = lipguard.certify(network, sparse.certificate.input_shape, warm_start=sparse, optimise=optimise)
-        assert again.proof in ("dense", "randomised")
-        assert again.bound == pytest.approx(sparse.bound, rel=0.01)
-        assert lipguard.verify(again.certificate, network) == again.bound
-
-
-def test_a_sparse_certificate_says_what_checking_it_needs(
-    reports: tuple[nn.Module, dict[str, lipguard.Report]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network, found = reports
-    monkeypatch.setattr(verifying, "has_cholmod", lambda: False)
-    with pytest.raises(CertificateError, match="cvxopt"):
-        lipguard.verify(found["sparse"].certificate, network)
 
 
 def test_channel_multipliers_are_one_per_channel_and_looser() -> None:
