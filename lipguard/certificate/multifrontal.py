@@ -7,6 +7,7 @@ factorisations on all cores. The order of elimination and of summation is free, 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -39,19 +40,14 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
         MemoryError: there is not enough.
     """
     n = len(diagonal)
-    if not np.array_equal(np.bincount(elimination.order, minlength=n), np.ones(n)):
-        raise ValueError(f"The order of elimination is not one of {n} variables.")
+    _check(elimination, n)
     columns = _permuted(lower, diagonal, elimination.order)
     stacks = tuple(_Stack(entries) for entries in elimination.stacks)
     room = torch.zeros(
         max((front.pivots + front.rest) * front.pivots for front in elimination.fronts), dtype=torch.float64
     )
     local = np.zeros(n, dtype=np.int64)
-    done = 0
     for k, front in enumerate(elimination.fronts):
-        if front.start != done:
-            raise ValueError("The fronts do not eliminate every variable once.")
-        done = front.stop
         if time.monotonic() > deadline:
             return False
         p, r = front.pivots, front.rest
@@ -76,9 +72,23 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
         for pieces, changes in placed:
             later = [piece for piece in pieces if piece.to >= p]
             _extend(rest.numpy(), later, later, changes, p)
-    if done != n or any(stack.waiting for stack in stacks):
-        raise ValueError("The fronts do not eliminate every variable once.")
+    if any(stack.waiting for stack in stacks):
+        raise ValueError("A front has no parent that takes up what it leaves.")
     return True
+
+
+def _check(elimination: Elimination, n: int) -> None:
+    """That every variable is eliminated once; how the fronts hang together is seen while they are worked on."""
+    if not np.array_equal(np.bincount(elimination.order, minlength=n), np.ones(n)):
+        raise ValueError(f"The order of elimination is not one of {n} variables.")
+    done = 0
+    for front in elimination.fronts:
+        edges = [*itertools.chain(*((front.start, front.stop), *front.later)), n]
+        if front.start != done or any(one > other for one, other in itertools.pairwise(edges)):
+            raise ValueError("The fronts do not eliminate every variable once, or are not in ascending order.")
+        done = front.stop
+    if done != n:
+        raise ValueError("The fronts do not eliminate every variable.")
 
 
 class _Stack:
@@ -93,6 +103,8 @@ class _Stack:
         """Room for the changes of a front, n by n."""
         self.waiting.append((front, n))
         self._used += n * n
+        if self._used > len(self._room):
+            raise ValueError("The stacks are too small for the fronts.")
         return self._top(n)
 
     def pop(self, front: int) -> Tensor:

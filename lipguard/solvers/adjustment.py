@@ -51,8 +51,7 @@ def adjusted(
     basis, combination = _orthonormal(scaled)
     if not len(basis):
         return t, np.inf
-    image = _apply(form, basis)
-    small = basis @ image.T
+    small = basis @ _apply(form, basis).T
     values, vectors = np.linalg.eigh((small + small.T) / 2)
     if not np.isfinite(values).all():
         return t, np.inf
@@ -60,11 +59,13 @@ def adjusted(
     if before > 0:
         wanted = (vectors * np.maximum(-values, 0.0)) @ vectors.T
         a, b = combination @ directions.pre_activations, combination @ directions.values[:, -len(t) :]
-        t = _changed(t, wanted, a, b, *slope_ranges(network))
-        form = ScaledForm(network, t, rho, device)
-        image = _apply(form, basis)
-    # What is seen from inside the spectrum may be far too little where much was amiss.
-    return t, max(_UNSEEN * _deficit(form, basis, image), _LEFT * before)
+        changed = _changed(t, wanted, a, b, *slope_ranges(network))
+        after = ScaledForm(network, changed, rho, device)
+        deficit = _deficit(after, basis * form.scale / after.scale)
+        if deficit < before:
+            # What is seen from inside the spectrum may be far too little where much was amiss.
+            return changed, max(_UNSEEN * deficit, _LEFT * before)
+    return t, _UNSEEN * _deficit(form, basis)
 
 
 def _changed(t: Array, wanted: Array, a: Array, b: Array, alpha: Array, beta: Array) -> Array:
@@ -88,17 +89,21 @@ def _changed(t: Array, wanted: Array, a: Array, b: Array, alpha: Array, beta: Ar
     return changed
 
 
-def _deficit(form: ScaledForm, basis: Array, image: Array) -> float:
-    """How far below zero the matrix is on the span of the basis and its image."""
+def _deficit(form: ScaledForm, rows: Array) -> float:
+    """How far below zero the matrix is on the span of some rows and their image."""
+    basis, _ = _orthonormal(rows)
+    image = _apply(form, basis)
     beyond, _ = _orthonormal(image - (image @ basis.T) @ basis)
     both = np.concatenate([basis, beyond - (beyond @ basis.T) @ basis])
     images = np.concatenate([image, _apply(form, both[len(basis) :])])
     overlap, projected = both @ both.T, both @ images.T
+    if not (np.isfinite(overlap).all() and np.isfinite(projected).all()):
+        return np.inf
     lengths, axes = np.linalg.eigh((overlap + overlap.T) / 2)
     kept = lengths > 1e-8
     axes = axes[:, kept] / np.sqrt(lengths[kept])
     smallest = np.linalg.eigvalsh(axes.T @ ((projected + projected.T) / 2) @ axes)[0]
-    return max(0.0, -float(smallest)) if np.isfinite(smallest) else np.inf
+    return max(0.0, -float(smallest))
 
 
 def _orthonormal(rows: Array) -> tuple[Array, Array]:

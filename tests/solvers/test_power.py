@@ -106,6 +106,35 @@ def test_a_warm_start_saves_steps_and_comes_to_the_same_value() -> None:
     assert propose(network, PowerOptions(), odd).value == cold.value
 
 
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_vectors_that_are_too_few_become_more(vectors: int) -> None:
+    """An untrained network: its optimum needs a rank of more than two."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.Flatten()]
+    network = trace(nn.Sequential(*layers, nn.Linear(6 * 64, 20)).eval(), (1, 8, 8))
+    plenty = propose(network, PowerOptions(vectors=64, tolerance=1e-7))
+    found = propose(network, PowerOptions(vectors=vectors, tolerance=1e-7))
+    assert found.value == pytest.approx(plenty.value, rel=1e-4)
+    assert len(found.state["x"]) > vectors
+    again = propose(network, PowerOptions(vectors=vectors, tolerance=1e-7), found.state)
+    assert again.iterations < found.iterations / 2
+    assert len(again.state["x"]) == len(found.state["x"])
+
+
+def test_vectors_that_are_not_needed_are_dropped() -> None:
+    network = dense(nn.ReLU())
+    few, many = (propose(network, PowerOptions(vectors=k)) for k in (8, 64))
+    assert many.value == pytest.approx(few.value, rel=1e-5)
+    assert len(few.state["x"]) == 8
+    assert len(many.state["x"]) == 64  # asked for
+    warm = propose(network, PowerOptions(), many.state)
+    assert warm.value == pytest.approx(few.value, rel=1e-5)
+    assert len(warm.state["x"]) == 8
+    again = propose(network, PowerOptions(), warm.state)
+    assert again.iterations <= warm.iterations
+    assert again.value == pytest.approx(few.value, rel=1e-5)
+
+
 def test_the_same_seed_gives_the_same_multipliers_and_leaves_the_global_state_alone() -> None:
     network = dense(nn.Tanh())
     before = torch.get_rng_state()
