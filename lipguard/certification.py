@@ -55,6 +55,7 @@ _NORMS_HEADROOM = 1e-11
 _MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
 _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
+_LANCZOS = 100  # steps, to see what is missing to a margin of about their inverse square
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
 
@@ -373,7 +374,9 @@ class _BlockRun:
             t, missing = adjusted(self.parts[0], t, rho, directions, self.device)
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             larger, claimed = enlarged(self.parts[0], t, rho, tolerance)
-            smallest, _ = extreme_eigenvalues(ScaledForm(self.parts[0], larger, claimed, self.device))
+            steps = _LANCZOS if margin else 3 * _LANCZOS
+            form = ScaledForm(self.parts[0], larger, claimed, self.device)
+            smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2  # what so many steps may not see
             missing = max(tolerance / 2 - smallest, 0.0 if directions is None else missing)
         if not missing < 0.1:
             return t, tolerance, margin

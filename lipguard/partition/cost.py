@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
+import torch
 
 from lipguard import __version__
 
 _LOG = logging.getLogger(__name__)
+_FORMAT = 2  # of what is measured
 _PROBES = (48, 144)
 _ITERATIONS = 400  # a typical solve at the default tolerance
 CACHE_VARIABLE = "LIPGUARD_CACHE"
@@ -34,12 +35,12 @@ class CostModel:
     """Seconds of one SCS iteration on an LMI of N rows: coefficient * N ** exponent; and the speed of the rest.
 
     Attributes:
-        flops: floating-point operations per second of a dense factorisation.
+        flops: floating-point operations per second of a multifrontal factorisation.
     """
 
     coefficient: float
     exponent: float
-    flops: float = 2e10
+    flops: float = 6e10
 
     def seconds(self, variables: int, max_iterations: int) -> float:
         """Predicted time of one solve."""
@@ -48,7 +49,7 @@ class CostModel:
 
 def cost_model(path: Path | None = None) -> CostModel:
     """The model of this machine, from `path` or the cache folder; measured where there is none yet."""
-    path = path or _cache_folder() / f"cost-{__version__}-{platform.node() or 'machine'}.json"
+    path = path or _cache_folder() / f"cost-{__version__}-{_FORMAT}-{platform.node() or 'machine'}.json"
     try:
         stored = json.loads(path.read_text())
         model = CostModel(float(stored["coefficient"]), float(stored["exponent"]), float(stored["flops"]))
@@ -86,13 +87,17 @@ def _eigendecomposition_seconds(n: int) -> float:
 
 
 def _factorisation_flops(n: int = 768) -> float:
-    A = np.full((n, n), 0.5) + n * np.eye(n)
+    """Of a front that eliminates n variables and changes as many."""
+    front = torch.full((2 * n, n), 0.5, dtype=torch.float64)
+    front.diagonal().add_(n)
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        scipy.linalg.cholesky(A, lower=True, check_finite=False)
+        pivots, _ = torch.linalg.cholesky_ex(front[:n])
+        below = torch.linalg.solve_triangular(pivots, front[n:].T, upper=False)
+        torch.mm(below.T, below)
         times.append(time.perf_counter() - start)
-    return float(n**3 / 3 / min(times))
+    return float((1 / 3 + 1 + 1) * n**3 / min(times))
 
 
 def _cache_folder() -> Path:

@@ -19,7 +19,8 @@ from lipguard.partition.tiling import proof_size
 
 # Rows of the largest dense matrix that a proof factors: 300 MB, and a few seconds on two cores.
 LARGEST_MATRIX = 6144
-_QUICK = 5.0  # seconds that a deterministic proof may take although a randomised one is faster
+# A deterministic proof may take so many seconds although a randomised one is faster, or so many times as long.
+_QUICK, _WORTH = 5.0, 2.0
 _SHARE_OF_MEMORY = 0.5
 _FACTORISATIONS = 40.0  # in whose time a dense proof finds and proves its smallest rho
 _SECONDS_PER_ENTRY = 1e-7  # to assemble a sparse matrix
@@ -28,6 +29,8 @@ _STEPS = 250  # of a randomised proof at the margin that it is tried at first
 _VECTORS = 4
 _ITERATIONS = 150  # of the power iteration
 _POWER_VECTORS = 8
+# Passes through a network, in double and single precision, relative to a factorisation; and what a layer takes anyway.
+_DOUBLE, _SINGLE, _SECONDS_PER_LAYER = 0.15, 0.5, 1e-4
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,10 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
     if proof_size(network) <= _largest(config) and dense.bytes <= memory:
         found.append(dense)
     exact = min(found, key=lambda proof: proof.seconds, default=None)
-    budget = _QUICK
+    budget, worth = _QUICK, _WORTH
     if config.max_seconds is not None:
-        budget = 0.5 * config.max_seconds - iteration_seconds(network, cost)
-    if exact is not None and (exact.seconds <= budget or exact.seconds <= randomised.seconds):
+        budget, worth = 0.5 * config.max_seconds - iteration_seconds(network, cost), 1.0
+    if exact is not None and exact.seconds <= max(budget, worth * randomised.seconds):
         return _because(exact, "deterministic, and cheap")
     late = config.max_seconds is not None and randomised.seconds > 0.8 * config.max_seconds
     if config.failure_probability > 0 and not late:
@@ -81,7 +84,8 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
 
 def iteration_seconds(network: Network, cost: CostModel) -> float:
     """Predicted time of the power iteration."""
-    return _ITERATIONS * _passes(network, _POWER_VECTORS) / cost.flops
+    step = _passes(network, _POWER_VECTORS) / (_SINGLE * cost.flops) + 2 * _SECONDS_PER_LAYER * len(network.nodes)
+    return _ITERATIONS * step
 
 
 def free_memory() -> float:
@@ -120,8 +124,8 @@ def _sparse(network: Network, cost: CostModel) -> Proof:
 
 def _randomised(network: Network, cost: CostModel) -> Proof:
     variables = float(sum(node.size for node in network.nodes))
-    seconds = _STEPS * _passes(network, _VECTORS) / (0.5 * cost.flops)
-    return Proof("randomised", seconds, 8 * 30 * _VECTORS * variables)
+    step = _passes(network, _VECTORS) / (_DOUBLE * cost.flops) + _SECONDS_PER_LAYER * len(network.nodes)
+    return Proof("randomised", _STEPS * step, 8 * 30 * _VECTORS * variables)
 
 
 def _passes(network: Network, vectors: int) -> float:

@@ -84,7 +84,12 @@ def _solve(model: nn.Module, shape: Shape, solver: str) -> tuple[float | None, s
 
 
 def warm_in_steps(clock: Clock, epochs: int) -> Values:
-    """CNN1 while it trains: seconds of a step, and of a warm certificate after each of some more epochs."""
+    """CNN1 while it trains: seconds of a step, and of a warm certificate after each of some more epochs.
+
+    A step of a plain loop, and of a Lightning Trainer, both without logging.
+    """
+    from trainer import trainer_steps  # not in the memory of the other methods
+
     training = Training(cnn1, *mnist())
     for _ in range(8):
         training.epoch()
@@ -99,7 +104,11 @@ def warm_in_steps(clock: Clock, epochs: int) -> Values:
             start = time.perf_counter()
             report = lipguard.certify(training.model, (1, 28, 28), warm_start=report)
             certificates.append(time.perf_counter() - start)
-    return {"step": statistics.median(steps), "steps": len(steps), "warm": certificates, "cold": cold}
+    trainer = statistics.median(trainer_steps(training))
+    return {
+        "step": statistics.median(steps), "trainer step": trainer, "steps": len(steps), "warm": certificates,
+        "cold": cold,
+    }  # fmt: skip
 
 
 def warm_up(config: DCPConfig | None = None) -> None:
