@@ -12,8 +12,9 @@ a ReLU, then the mean over the image and a linear layer to 10 outputs. One of th
 Every point is one cold `lipguard.certify` in a fresh process; imports do not count, nor what is done once per machine.
 An iteration is a forward and a backward pass of the power iteration, all its vectors at once: the time of all proposals
 over their number of iterations, so it has its share of what is done once per solve. Multiply-adds are those of one
-forward pass of one sample. Peak memory is the process's own, with the imports (in the column before it). Below the
-table: exponents e of seconds ~ multiply-adds^e, fitted to all points of a sweep.
+forward pass of one sample. The gap is `report.relaxation_gap`: LipSDP's own optimum is at most so far below the bound.
+Peak memory is the process's own, with the imports (in the column before it). Below the table: exponents e of
+seconds ~ multiply-adds^e, fitted to all points of a sweep.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ SWEEPS = {"size": (14, 28, 56, 112), "channels": (4, 8, 16, 32, 64, 128), "depth
 LABELS = {"size": "image side", "channels": "channels", "depth": "convolutions"}
 HEADER = (
     "sweep", "value", "LMI variables", "multiply-adds (M)", "iterations", "ms per iteration", "s", "predicted s",
-    "bound / product", "proof", "imports MB", "peak MB",
+    "bound / product", "gap", "proof", "imports MB", "peak MB",
 )  # fmt: skip
 
 
@@ -121,7 +122,8 @@ def certify(clock: Clock, sweep: str, value: int, settings: dict[str, object]) -
         report = lipguard.certify(model, shape, config)
     return {
         "bound": report.bound, "product": report.product_bound, "proof": report.proof, "status": report.status,
-        "predicted": report.plan.seconds, "propose": sum(s for s, _ in spent), "iterations": sum(n for _, n in spent),
+        "gap": report.relaxation_gap, "predicted": report.plan.seconds, "propose": sum(s for s, _ in spent),
+        "iterations": sum(n for _, n in spent),
     }  # fmt: skip
 
 
@@ -163,11 +165,12 @@ def _row(point: Point) -> tuple[str, ...]:
     start = (point.sweep, str(point.value), f"{point.variables:,}", f"{point.multiply_adds / 1e6:.2f}")
     memory = tuple("-" if math.isnan(mb) else f"{mb:.0f}" for mb in (outcome.baseline, outcome.peak))
     if outcome.status != "done":
-        return (*start, "-", "-", f"{outcome.status}, > {outcome.seconds:.0f}", "-", "-", "-", *memory)
+        return (*start, "-", "-", f"{outcome.status}, > {outcome.seconds:.0f}", "-", "-", "-", "-", *memory)
     proof = values["proof"] if values["status"] == "complete" else f"{values['proof']} ({values['status']})"
     return (
         *start, str(values["iterations"]), f"{1e3 * point.iteration:.1f}", f"{point.total:.2f}",
-        f"{point.predicted:.2f}", f"{values['bound'] / values['product']:.4f}", proof, *memory,
+        f"{point.predicted:.2f}", f"{values['bound'] / values['product']:.2g}", f"{100 * values['gap']:.2g} %",
+        proof, *memory,
     )  # fmt: skip
 
 
