@@ -97,8 +97,9 @@ def certify(
 
 
 def _device(model: nn.Module) -> torch.device:
-    """Where the model's weights are: the power iteration runs there."""
-    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    """Where the model's weights are: the power iteration runs there, if it can do so in double precision."""
+    found = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    return torch.device("cpu") if found.type == "mps" else found
 
 
 def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None) -> PartitionPlan:
@@ -236,7 +237,7 @@ class _BlockRun:
         known = dict(self._earlier)
         if self.proposals:  # another round: on from where the last one ended
             known |= self.solver_state()
-        single = (self._neurons > _LARGE and self.rounds == 0) or self.device.type == "mps"
+        single = self._neurons > _LARGE and self.rounds == 0
         options = PowerOptions(
             tolerance=self.config.tolerance * self._aim * 0.1**self.rounds,
             max_iterations=min(self.config.max_iterations, _MOST_ITERATIONS) if optimise else _REFRESH,

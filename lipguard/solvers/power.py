@@ -238,12 +238,14 @@ class _Iteration:
             self.forward(self.x)
         k = len(self.x)
         rows = [self.x, *(neurons.kept[1] for neurons in self.neurons.values() if neurons.kept)]
-        gram = sum((flat @ flat.T for v in rows for flat in [v.reshape(k, -1).double()]), torch.zeros(k, k))
+        gram = torch.zeros(k, k, dtype=torch.float64)
+        for flat in (v.reshape(k, -1) for v in rows):
+            gram += (flat @ flat.T).cpu().double()
         for neurons in self.neurons.values():
             neurons.kept = None
-        if not bool(gram.isfinite().all()):
-            return torch.ones(k), torch.eye(k)
-        squares, axes = torch.linalg.eigh(gram.cpu())
+        if not bool(gram.isfinite().all()):  # nothing is known: as if one vector were enough
+            return torch.eye(k)[-1], torch.eye(k)
+        squares, axes = torch.linalg.eigh(gram)
         return squares.clamp_min(0).sqrt(), axes
 
     def forward(self, x: Tensor) -> list[Tensor]:

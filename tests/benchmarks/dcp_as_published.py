@@ -6,7 +6,7 @@
 whose folder is not given is left out. Every row is one certification with `DCPConfig.paper()` but for the
 merge: sum is the published one, coverage and form are other merges of the same solves, each as it is, even above the
 product of norms; certified is what the report says, never above the product; power is
-`DCPConfig(solver="power", max_block_size=6000)`, the whole network in one LMI.
+`DCPConfig()`, the whole network in one LMI.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _report(
     name: str, model: nn.Module, shape: tuple[int, ...], sizes: list[int | None], optimum: str
 ) -> Iterator[tuple[str, ...]]:
     """One row per N_max: bounds of the whole network with the tiles merged in each way."""
-    power = lipguard.certify(model, shape, DCPConfig(solver="power", max_block_size=6000))
+    power = lipguard.certify(model, shape, DCPConfig())
     for size in sizes:
         # The tighter merges are by-products of the same solves.
         report = lipguard.certify(model, shape, DCPConfig.paper(merge="form", max_block_size=size))
