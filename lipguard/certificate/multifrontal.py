@@ -43,9 +43,7 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
     _check(elimination, n)
     columns = _permuted(lower, diagonal, elimination.order)
     stacks = tuple(_Stack(entries) for entries in elimination.stacks)
-    room = torch.zeros(
-        max((front.pivots + front.rest) * front.pivots for front in elimination.fronts), dtype=torch.float64
-    )
+    room = _room(max((front.pivots + front.rest) * front.pivots for front in elimination.fronts))
     local = np.zeros(n, dtype=np.int64)
     for k, front in enumerate(elimination.fronts):
         if time.monotonic() > deadline:
@@ -91,11 +89,16 @@ def _check(elimination: Elimination, n: int) -> None:
         raise ValueError("The fronts do not eliminate every variable.")
 
 
+def _room(entries: int) -> Tensor:
+    """Zeros, which take memory only where they are written to."""
+    return torch.from_numpy(np.zeros(entries))
+
+
 class _Stack:
     """The changes that wait for the parents of their fronts: the last one in is the first one out."""
 
     def __init__(self, entries: int) -> None:
-        self._room = torch.zeros(entries, dtype=torch.float64)
+        self._room = _room(entries)
         self._used = 0
         self.waiting: list[tuple[int, int]] = []
 

@@ -9,6 +9,8 @@ much as two steps of the iteration, and saves some ten times the margin that a p
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,7 +31,6 @@ _UNSEEN, _LEFT = 2.0, 0.3
 _LARGEST_CHANGE = 0.5  # of a multiplier, relative
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def adjusted(
     network: Network, t: Array, rho: float, directions: Directions, device: torch.device | str = "cpu"
 ) -> tuple[Array, float]:
@@ -47,77 +48,78 @@ def adjusted(
         zero with them; infinite where there is none.
     """
     form = ScaledForm(network, t, rho, device)
-    scaled = directions.values / form.scale
-    basis, combination = _orthonormal(scaled)
+    directions_a, directions_z = torch.from_numpy(directions.pre_activations), torch.from_numpy(directions.values)
+    basis, combination = _orthonormal(directions_z / torch.from_numpy(form.scale))
     if not len(basis):
-        return t, np.inf
+        return t, math.inf
     small = basis @ _apply(form, basis).T
-    values, vectors = np.linalg.eigh((small + small.T) / 2)
-    if not np.isfinite(values).all():
-        return t, np.inf
+    if not small.isfinite().all():
+        return t, math.inf
+    values, vectors = torch.linalg.eigh((small + small.T) / 2)
     before = max(0.0, -float(values[0]))
     if before > 0:
-        wanted = (vectors * np.maximum(-values, 0.0)) @ vectors.T
-        a, b = combination @ directions.pre_activations, combination @ directions.values[:, -len(t) :]
-        changed = _changed(t, wanted, a, b, *slope_ranges(network))
+        wanted = (vectors * (-values).clamp_min(0.0)) @ vectors.T
+        a, b = combination @ directions_a, combination @ directions_z[:, -len(t) :]
+        changed = _changed(t, wanted, a, b, *map(torch.from_numpy, slope_ranges(network)))
         after = ScaledForm(network, changed, rho, device)
-        deficit = _deficit(after, basis * form.scale / after.scale)
+        deficit = _deficit(after, basis * torch.from_numpy(form.scale / after.scale))
         if deficit < before:
             # What is seen from inside the spectrum may be far too little where much was amiss.
             return changed, max(_UNSEEN * deficit, _LEFT * before)
     return t, _UNSEEN * _deficit(form, basis)
 
 
-def _changed(t: Array, wanted: Array, a: Array, b: Array, alpha: Array, beta: Array) -> Array:
+def _changed(t: Array, wanted: Tensor, a: Tensor, b: Tensor, alpha: Tensor, beta: Tensor) -> Array:
     """The smallest relative change of `t` that adds the matrix `wanted` on the span, or about that."""
-    low, high = b - alpha * a, b - beta * a
-    rows, columns = np.triu_indices(len(wanted))
+    weight, low, high = torch.from_numpy(t), b - alpha * a, b - beta * a
+    rows, columns = torch.triu_indices(len(wanted), len(wanted))
 
-    def effects(i: slice) -> Array:
+    def effects(i: slice) -> Tensor:
         """A neuron with multiplier t adds t (low_p high_q + low_q high_p) to entry (p, q); shape (entries, neurons)."""
-        added: Array = t[i] * (low[rows, i] * high[columns, i] + low[columns, i] * high[rows, i])
-        return added
+        return weight[i] * (low[rows, i] * high[columns, i] + low[columns, i] * high[rows, i])
 
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(t), _CHUNK)]
-    gram = sum((E @ E.T for E in map(effects, chunks)), np.zeros((len(rows), len(rows))))
-    gram[np.diag_indices_from(gram)] += _NOISE * max(float(np.trace(gram)), np.finfo(float).tiny)
-    solution = np.linalg.lstsq(gram, wanted[rows, columns], rcond=None)[0]
-    change = np.concatenate([solution @ effects(i) for i in chunks])
-    if not np.isfinite(change).all():
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for E in map(effects, chunks):
+        gram.addmm_(E, E.T)
+    gram.diagonal().add_(_NOISE * max(float(gram.trace()), torch.finfo(torch.float64).tiny))
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed or not gram.isfinite().all():
         return t
-    changed: Array = t * (1 + np.clip(change, -_LARGEST_CHANGE, _LARGEST_CHANGE))
-    return changed
+    solution = torch.cholesky_solve(wanted[rows, columns, None], factor).T
+    change = torch.cat([solution @ effects(i) for i in chunks], dim=1)[0].clamp(-_LARGEST_CHANGE, _LARGEST_CHANGE)
+    changed: Array = t * (1 + change.numpy())
+    return changed if np.isfinite(changed).all() else t
 
 
-def _deficit(form: ScaledForm, rows: Array) -> float:
+def _deficit(form: ScaledForm, rows: Tensor) -> float:
     """How far below zero the matrix is on the span of some rows and their image."""
     basis, _ = _orthonormal(rows)
     image = _apply(form, basis)
     beyond, _ = _orthonormal(image - (image @ basis.T) @ basis)
-    both = np.concatenate([basis, beyond - (beyond @ basis.T) @ basis])
-    images = np.concatenate([image, _apply(form, both[len(basis) :])])
+    both = torch.cat([basis, beyond - (beyond @ basis.T) @ basis])
+    images = torch.cat([image, _apply(form, both[len(basis) :])])
     overlap, projected = both @ both.T, both @ images.T
-    if not (np.isfinite(overlap).all() and np.isfinite(projected).all()):
-        return np.inf
-    lengths, axes = np.linalg.eigh((overlap + overlap.T) / 2)
+    if not (overlap.isfinite().all() and projected.isfinite().all()):
+        return math.inf
+    lengths, axes = torch.linalg.eigh((overlap + overlap.T) / 2)
     kept = lengths > 1e-8
-    axes = axes[:, kept] / np.sqrt(lengths[kept])
-    smallest = np.linalg.eigvalsh(axes.T @ ((projected + projected.T) / 2) @ axes)[0]
+    axes = axes[:, kept] / lengths[kept].sqrt()
+    smallest = torch.linalg.eigvalsh(axes.T @ ((projected + projected.T) / 2) @ axes)[0]
     return max(0.0, -float(smallest))
 
 
-def _orthonormal(rows: Array) -> tuple[Array, Array]:
+def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
     """(basis, C) with basis = C rows, orthonormal, of the directions that are independent."""
     gram = rows @ rows.T
-    if not np.isfinite(gram).all():
+    if not gram.isfinite().all():
         return rows[:0], gram[:0]
-    squares, axes = np.linalg.eigh(gram)
-    kept = squares > _INDEPENDENT * max(float(squares[-1]), np.finfo(float).tiny)
+    squares, axes = torch.linalg.eigh(gram)
+    kept = squares > _INDEPENDENT * squares[-1:].clamp_min(torch.finfo(torch.float64).tiny)
     kept[:-_MOST_DIRECTIONS] = False
-    combination = (axes[:, kept] / np.sqrt(squares[kept])).T
+    combination = (axes[:, kept] / squares[kept].sqrt()).T
     return combination @ rows, combination
 
 
-def _apply(form: ScaledForm, rows: Array) -> Array:
-    image: Tensor = form(torch.from_numpy(np.ascontiguousarray(rows)).to(form.device))
-    return image.cpu().numpy()
+def _apply(form: ScaledForm, rows: Tensor) -> Tensor:
+    return form(rows.to(form.device)).cpu()
