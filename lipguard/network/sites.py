@@ -14,13 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+import scipy.sparse.linalg
 import torch
+from numpy.typing import NDArray
 
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pad, Shape
 from lipguard.network.matrices import Indices, Matrix, freed_matrices, layer_matrix
 
-_MOST_SITES = 8_000
+Array = NDArray[np.float64]
+_MOST_SITES = 32_000
 _FLAT = 256  # entries of a site of a value without pixels
 
 
@@ -31,10 +34,12 @@ class SiteGraph:
     Attributes:
         site: of every variable, shape (variables,).
         meets: symmetric, without its diagonal, shape (sites, sites); what is stored meets.
+        place: of every site on the input's image, about, shape (sites, 2); None where there is no image.
     """
 
     site: Indices
     meets: Matrix
+    place: Array | None = None
 
     @property
     def sizes(self) -> Indices:
@@ -57,13 +62,14 @@ def site_graph(network: Network) -> SiteGraph:
     n, n_x = K.shape[1], grid.sites(network.input_shape)
     lower = sp.vstack([sp.csr_array((n_x, n)), K, Y, K[apart]], format="csr")
     lower.resize((lower.shape[0],) * 2)
+    place = grid.places(network.input_shape, lower)
     if len(joint):
         coupled = K[joint].T @ K[joint]
         coupled.resize(lower.shape)
         lower = lower + coupled
     shapes = [network.input_shape, *(node.shape for node in layers), network.output_shape]
     shapes += [node.shape for node, sign in zip(layers, signs, strict=True) if sign < 0]
-    return SiteGraph(grid.site_of_every_entry(shapes), _symmetric(lower))
+    return SiteGraph(grid.site_of_every_entry(shapes), _symmetric(lower), place)
 
 
 def layer_site_graph(layer: Layer, input_shape: Shape, shape: Shape) -> SiteGraph:
@@ -73,7 +79,7 @@ def layer_site_graph(layer: Layer, input_shape: Shape, shape: Shape) -> SiteGrap
     n, m = map(grid.sites, shapes)
     lower = sp.vstack([sp.csr_array((n, n)), grid.pattern(layer, input_shape, shape)], format="csr")
     lower.resize((n + m, n + m))
-    return SiteGraph(grid.site_of_every_entry(shapes), _symmetric(lower))
+    return SiteGraph(grid.site_of_every_entry(shapes), _symmetric(lower), grid.places(input_shape, lower))
 
 
 def gram_site_graph(layer: Layer, input_shape: Shape, shape: Shape) -> SiteGraph:
@@ -82,7 +88,7 @@ def gram_site_graph(layer: Layer, input_shape: Shape, shape: Shape) -> SiteGraph
     W = grid.pattern(layer, input_shape, shape)
     if math.prod(input_shape) < math.prod(shape):
         W, shape = W.T, input_shape
-    return SiteGraph(grid.site_of_every_entry([shape]), _symmetric(W @ W.T))
+    return SiteGraph(grid.site_of_every_entry([shape]), _symmetric(W @ W.T), grid.places(shape))
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,27 @@ class _Grid:
         if _has_pixels(shape):
             return min(shape[1], self.across) * min(shape[2], self.across)
         return -(-math.prod(shape) // _FLAT)
+
+    def places(self, input_shape: Shape, lower: Matrix | None = None) -> Array | None:
+        """Where the sites of the input are on its image, in [0, 1], and every later one amid those that it reads.
+
+        Args:
+            input_shape: of the first value.
+            lower: which sites read which earlier ones, shape (sites, sites); None where there are those of the input
+                only.
+        """
+        if not _has_pixels(input_shape):
+            return None
+        rows, columns = (min(size, self.across) for size in input_shape[1:])
+        own = np.indices((rows, columns)).reshape(2, -1).T / (rows, columns)
+        if lower is None:
+            return own
+        mean = sp.csr_array((np.ones(lower.nnz), lower.indices, lower.indptr), lower.shape)
+        mean = sp.diags_array(1 / np.maximum(np.diff(lower.indptr), 1)) @ mean
+        given = np.zeros((lower.shape[0], 2))
+        given[: len(own)] = own
+        place: Array = scipy.sparse.linalg.spsolve_triangular(sp.eye_array(len(given)) - mean, given)
+        return place
 
     def site_of_every_entry(self, shapes: Sequence[Shape]) -> Indices:
         """For values one after another, shape (entries,)."""

@@ -2,8 +2,9 @@
 
 A multifrontal factorisation (Duff and Reid, ACM TOMS 9, 1983) works through a tree of small dense matrices, its fronts.
 A front eliminates some variables and hands what it changes about the later ones to its parent. The order is one of
-minimum degree, found on groups of variables (`lipguard.network.sites`); it depends on the architecture alone, so that
-time and memory are known before anything is allocated.
+minimum degree, or of nested dissection (`lipguard.partition.dissection`), found on groups of variables
+(`lipguard.network.sites`); it depends on the architecture alone, so that time and memory are known before anything is
+allocated.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from lipguard.network.graph import Network
 from lipguard.network.layers import Conv2d, Shape
 from lipguard.network.matrices import Indices, Matrix
 from lipguard.network.sites import SiteGraph, gram_site_graph, layer_site_graph, site_graph
+from lipguard.partition.dissection import dissected
 
 # What moving one entry of a front costs, and a front itself, in floating-point operations of its elimination.
 _ENTRY, _FRONT = 100.0, 5e6
+_COMPARED = 8_000  # sites for which both orders are tried
 _KEPT = 32
 _known: OrderedDict[str, Elimination] = OrderedDict()
 
@@ -108,11 +111,25 @@ def _remembered(key: str, graph: Callable[[], SiteGraph]) -> Elimination:
 
 
 def eliminate(graph: SiteGraph) -> Elimination:
-    """An order for a symmetric matrix, by minimum degree of its sites."""
-    order = _minimum_degree(graph.meets)
+    """An order for a symmetric matrix: by minimum degree of its sites or by halving the image, whichever takes less."""
+    pieces = [] if graph.place is None else dissected(graph.meets, graph.sizes, graph.place)
+    orders = [_by_pieces(graph.meets, pieces)] if len(pieces) > 1 else []
+    if not orders or len(graph.sizes) <= _COMPARED:
+        orders.append(_minimum_degree(graph.meets))
+    return min((_eliminated(graph, order) for order in orders), key=lambda found: found.operations)
+
+
+def _eliminated(graph: SiteGraph, order: Indices) -> Elimination:
     tree = _Tree(graph.meets, graph.sizes, order)
     tree.merge()
     return tree.laid_out(graph.site)
+
+
+def _by_pieces(meets: Matrix, pieces: Sequence[tuple[Indices, bool]]) -> Indices:
+    """One piece after the other; those that are no separators by minimum degree."""
+    return np.concatenate([
+        sites if is_separator else sites[_minimum_degree(meets[sites][:, sites])] for sites, is_separator in pieces
+    ])  # fmt: skip
 
 
 def _minimum_degree(meets: Matrix) -> Indices:

@@ -118,3 +118,25 @@ def test_channels_of_a_pixel_are_one_site_until_there_are_too_many_pixels(monkey
     coarse = site_graph(network)
     assert len(coarse.sizes) <= 100
     assert coarse.sizes.sum() == fine.sizes.sum()
+
+
+def test_sites_have_places_amid_what_they_read() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 1, 3, stride=2), nn.ReLU(), nn.Flatten())
+    graph = site_graph(trace(nn.Sequential(model, nn.Linear(4, 3)), (1, 7, 7)))
+    assert graph.place is not None
+    pixel = np.indices((7, 7)).reshape(2, -1).T
+    assert np.allclose(graph.place[:49] * 7, pixel)
+    assert np.allclose(graph.place[49:74] * 7, np.indices((5, 5)).reshape(2, -1).T + 1)
+    assert np.allclose(graph.place[74:78] * 7, 2 * np.indices((2, 2)).reshape(2, -1).T + 2)
+    assert np.allclose(graph.place[78:] * 7, 3)  # what reads all of it is in the middle
+    assert site_graph(trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), (4,))).place is None
+
+
+def test_sites_of_norms_have_places() -> None:
+    layer = Conv2d(torch.ones(2, 1, 3, 3, dtype=torch.float64))
+    own, gram = layer_site_graph(layer, (1, 5, 6), (2, 3, 4)), gram_site_graph(layer, (1, 5, 6), (2, 3, 4))
+    assert own.place is not None
+    assert gram.place is not None
+    assert len(own.place) == 30 + 12
+    assert np.allclose(own.place[30] * (5, 6), (1, 1))
+    assert len(gram.place) == len(gram.sizes) == 12

@@ -52,7 +52,7 @@ def kind(network: Network, memory: float = PLENTY, **settings: object) -> str | 
 def test_deterministic_while_it_is_cheap_randomised_above_that() -> None:
     assert kind(convolutions(4, 14)) == "sparse"
     assert kind(trace(nn.Sequential(nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 2)).eval(), (9,))) == "dense"
-    large = convolutions(32, 56)
+    large = convolutions(32, 32, depth=8)
     assert kind(large) == "randomised"
     assert kind(large, failure_probability=0) == "sparse"
 
@@ -77,7 +77,7 @@ def test_what_does_not_fit_into_memory_is_not_chosen() -> None:
 
 
 def test_the_time_budget_decides() -> None:
-    network = convolutions(16, 40, depth=4)
+    network = convolutions(64, 40, depth=4)
     sparse, randomised = (chosen(network, proof=name) for name in ("sparse", "randomised"))
     assert sparse is not None
     assert randomised is not None
