@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,7 @@ _HEADROOM = 1e-9
 _NORMS_HEADROOM = 1e-11
 _MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
 _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
+_ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
 _LANCZOS = 100  # steps, to see what is missing to a margin of about their inverse square
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
@@ -108,14 +109,17 @@ def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None 
     Raises:
         UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
     """
-    return find_plan(trace(model, input_shape), config or DCPConfig())
+    config = config or DCPConfig()
+    with torch.inference_mode(False):
+        network = trace(model, input_shape)
+        return find_plan(network, config, value=_value(config, _device(model)))
 
 
 def _certify(
     network: Network, config: DCPConfig, warm: WarmStart | None, progress: bool, data: Tensor | None, optimise: bool,
     start: float, device: torch.device,
 ) -> Report:  # fmt: skip
-    plan = _plan(network, config, warm, optimise)
+    plan = _plan(network, config, warm, optimise, device)
     if warm is not None and not _same_blocks(plan, warm.certificate.plan):
         _LOG.info("The warm start belongs to another architecture or plan; starting cold.")
         warm = None
@@ -145,20 +149,31 @@ def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:
     return WarmStart(source) if isinstance(source, Certificate) else source
 
 
-def _plan(network: Network, config: DCPConfig, warm: WarmStart | None, optimise: bool) -> PartitionPlan:
+def _value(config: DCPConfig, device: torch.device) -> Callable[[Network], float]:
+    """A few steps of the power iteration: what the relaxation of a network is worth, roughly."""
+    options = PowerOptions(
+        tolerance=_ROUGH, max_iterations=_ROUGH_STEPS, seed=config.seed, dtype=torch.float32, device=device,
+        tied=config.multipliers == "channel",
+    )  # fmt: skip
+    return lambda network: power.propose(network, options).value
+
+
+def _plan(
+    network: Network, config: DCPConfig, warm: WarmStart | None, optimise: bool, device: torch.device
+) -> PartitionPlan:
     if warm is not None:
         known = warm.certificate.plan
         try:
             known.check(network)
         except CertificateError:
-            return find_plan(network, config)
+            return find_plan(network, config, value=_value(config, device))
         if not optimise or known.settings == PartitionPlan.settings_of(config):
             return known
-    return find_plan(network, config)
+    return find_plan(network, config, value=_value(config, device))
 
 
 def _same_blocks(one: PartitionPlan, other: PartitionPlan) -> bool:
-    places = [[(b.start, b.stop, b.kind, b.tile) for b in plan.blocks] for plan in (one, other)]
+    places = [[(b.start, b.stop, b.kind, b.tile, b.cuts) for b in plan.blocks] for plan in (one, other)]
     return one.architecture == other.architecture and places[0] == places[1]
 
 

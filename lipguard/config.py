@@ -34,10 +34,12 @@ class DCPConfig:
         failure_probability: of a randomised proof, at most. 0 asks for deterministic proofs only; a network for which
             none fits into memory is then cut.
         multipliers: one per ``"neuron"``, or one per ``"channel"`` of an image (a looser bound; power iteration only).
-        max_block_size: ``N_max``, the largest dense matrix, in rows, that one solve or proof may factor. None takes 300
-            (100 for Clarabel; 2,048 for cuts and tiles of the power iteration), or as many more (up to 1,000; 150;
-            4,096) as the smallest block of the network needs; where that is not enough, norms are multiplied.
+        max_block_size: ``N_max``, the largest dense matrix, in rows, that one solve or proof may factor, the fronts of
+            sparse proofs included. None takes 300 (100 for Clarabel; 2,048 for cuts and tiles of the power iteration),
+            or as many more (up to 1,000; 150; 4,096) as the smallest block of the network needs; where that is not
+            enough, norms are multiplied. Sparse proofs are then limited by memory only.
         partition_factors: tiles per axis (rows, columns) of every tiled subnetwork, or None to search for them.
+        max_memory: bytes that a proof may take, or None for half of what is free.
         max_seconds: time budget; what is not solved at the deadline falls back to a looser, verified bound.
         tolerance: relative accuracy asked of the solver.
         max_iterations: iterations after which the solver must propose what it has.
@@ -56,6 +58,7 @@ class DCPConfig:
     multipliers: str = "neuron"
     max_block_size: int | None = None
     partition_factors: tuple[int, int] | None = None
+    max_memory: float | None = None
     max_seconds: float | None = None
     tolerance: float = 1e-3
     max_iterations: int = 2000
@@ -81,6 +84,8 @@ class DCPConfig:
         _check_integer("seed", self.seed, minimum=0)
         if self.workers is not None:
             _check_integer("workers", self.workers, minimum=1)
+        if self.max_memory is not None:
+            _check_positive("max_memory", self.max_memory)
         if self.max_seconds is not None:
             _check_positive("max_seconds", self.max_seconds)
         _check_positive("tolerance", self.tolerance)

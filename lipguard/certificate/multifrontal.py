@@ -41,7 +41,7 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
     """
     n = len(diagonal)
     _check(elimination, n)
-    columns = _permuted(lower, diagonal, elimination.order)
+    columns, diagonal = _permuted(lower, elimination.order), diagonal[elimination.order]
     stacks = tuple(_Stack(entries) for entries in elimination.stacks)
     room = _room(max((front.pivots + front.rest) * front.pivots for front in elimination.fronts))
     local = np.zeros(n, dtype=np.int64)
@@ -52,6 +52,7 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
         own = room[: (p + r) * p].reshape(p + r, p).zero_()
         index = np.concatenate([np.arange(a, b) for a, b in ((front.start, front.stop), *front.later)])
         local[index] = np.arange(p + r)
+        own.diagonal().copy_(torch.from_numpy(diagonal[front.start : front.stop]))
         _enter(columns, front, index, local, own.numpy())
         children = [(elimination.fronts[j], stacks[1 - front.side].pop(j)) for j in reversed(front.children)]
         placed = [(_pieces(child, front), changes.numpy()) for child, changes in children]
@@ -123,21 +124,22 @@ class _Stack:
         return self._room[self._used - n * n : self._used].reshape(n, n)
 
 
-def _permuted(lower: Matrix, diagonal: Array, order: NDArray[np.int64]) -> Matrix:
-    """Lower part and diagonal in the order of elimination, by columns."""
+def _permuted(lower: Matrix, order: NDArray[np.int64]) -> Matrix:
+    """What is below the diagonal in the order of elimination, by columns."""
     n = len(order)
     place = np.empty(n, dtype=np.int32)
     place[order] = np.arange(n, dtype=np.int32)
-    rows, columns = np.repeat(place, np.diff(lower.indptr)), place[lower.indices]
-    data = np.concatenate([lower.data, diagonal])
-    to = np.concatenate([np.maximum(rows, columns), place]), np.concatenate([np.minimum(rows, columns), place])
-    entries = sp.coo_array((data, to), shape=(n, n))
+    one, other = np.repeat(place, np.diff(lower.indptr)), place[lower.indices]
+    columns = np.minimum(one, other)
+    rows = np.maximum(one, other, out=one)
+    del other
+    entries = sp.coo_array((lower.data, (rows, columns)), shape=(n, n))
     entries.has_canonical_format = True  # no place twice; the order within a column is free, and sorting takes time
     return entries.tocsc()
 
 
 def _enter(columns: Matrix, front: Front, index: NDArray[np.int64], local: NDArray[np.int64], own: Array) -> None:
-    """The matrix's own entries in the columns that the front eliminates."""
+    """The matrix's own entries below the diagonal, in the columns that the front eliminates."""
     pointers = columns.indptr[front.start : front.stop + 1]
     rows = columns.indices[pointers[0] : pointers[-1]]
     places = local[rows]

@@ -22,11 +22,12 @@ from lipguard.network.matrices import Matrix, freed_matrices
 from lipguard.partition.elimination import Elimination, elimination_of
 
 Array = NDArray[np.float64]
+_ROWS = 4096  # that are scaled at a time
 _MOST_PRODUCTS = 3e8  # entries that slopes which do not reach zero may add
 
 
 def is_form_positive_semidefinite(form: ScaledForm, deadline: float = math.inf) -> bool:
-    """Prove A(rho, t) >= 0, for the exact weights.
+    """Prove A(rho, t) >= 0, for the exact weights, piece by piece.
 
     The output, and slopes of both signs, enter the matrix as squares with a minus sign, -|Y z|^2, which would couple
     all that the output reads. With the output as a variable of its own, [[A, Y'], [Y, I]], the matrix stays sparse;
@@ -39,6 +40,10 @@ def is_form_positive_semidefinite(form: ScaledForm, deadline: float = math.inf) 
     Returns:
         True only if it is proved; False says nothing.
     """
+    return all(_is_piece_positive_semidefinite(piece, deadline) for piece in form.pieces())
+
+
+def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
     if not (np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()):
         return False
     assembled = _assembled(form)
@@ -66,15 +71,16 @@ def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:
     product = 2 * t * alpha * beta
     apart = np.flatnonzero(alpha * beta < 0)  # -|product| a^2, as the output
     roots = _scaled(K[apart], np.sqrt(-product[apart]), form.scale)
-    cross = _scaled(K, -(alpha + beta) * t * form.scale[n_x:], form.scale)
-    extra = sp.vstack([_scaled(Y, np.ones(Y.shape[0]), form.scale), roots], format="csr")
-    lower = sp.vstack([sp.csr_array((n_x, n)), cross, extra], format="csr")
-    lower.resize((n + extra.shape[0], n + extra.shape[0]))
+    extra = sp.vstack([_scaled(Y.copy(), np.sqrt(form.outward), form.scale), roots], format="csr")
+    joint = np.flatnonzero(product > 0)
+    bent = _scaled(K[joint], np.ones(len(joint)), form.scale)
+    lower = _scaled(K, -(alpha + beta) * t * form.scale[n_x:], form.scale)
+    if (alpha + beta == 0).any():
+        lower.eliminate_zeros()  # the pattern does not have them
+    lower = _below(n_x, lower, extra)
     diagonal = np.concatenate([form.diagonal, np.ones(extra.shape[0])])
     collected = roundings(network) + 16
-    joint = np.flatnonzero(product > 0)
     if len(joint):
-        bent = _scaled(K[joint], np.ones(len(joint)), form.scale)
         if float((np.diff(bent.indptr).astype(np.float64) ** 2).sum()) > _MOST_PRODUCTS:
             return None
         positive = (bent.T @ (sp.diags_array(product[joint]) @ bent)).tocsr()
@@ -87,9 +93,22 @@ def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:
 
 
 def _scaled(W: Matrix, rows: Array, columns: Array) -> Matrix:
-    return sp.csr_array(
-        (W.data * np.repeat(rows, np.diff(W.indptr)) * columns[W.indices], W.indices, W.indptr), W.shape
-    )
+    """W with its rows and columns scaled, in its place: large matrices are not copied, and shared ones must be."""
+    for start in range(0, W.shape[0], _ROWS):
+        pointers = W.indptr[start : start + _ROWS + 1]
+        data = W.data[pointers[0] : pointers[-1]]
+        data *= np.repeat(rows[start : start + _ROWS], np.diff(pointers))
+        data *= columns[W.indices[pointers[0] : pointers[-1]]]
+    return W
+
+
+def _below(first: int, *matrices: Matrix) -> Matrix:
+    """The matrices below `first` empty rows, and as many columns as rows."""
+    counts = [np.zeros(first, dtype=np.int64), *(np.diff(matrix.indptr) for matrix in matrices)]
+    pointers = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    data, indices = (np.concatenate([getattr(m, name) for m in matrices]) for name in ("data", "indices"))
+    n = first + sum(matrix.shape[0] for matrix in matrices)
+    return sp.csr_array((data, indices, pointers.astype(indices.dtype)), shape=(n, n))
 
 
 def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Elimination) -> bool:

@@ -27,8 +27,9 @@ class ScaledForm:
     Args:
         network: any graph of layers.
         t: multipliers, shape (neurons,).
-        rho: the square of a Lipschitz constant.
+        rho: the square of a Lipschitz constant, or one number per entry of the input: a diagonal form.
         device: where the passes run.
+        outward: one number per entry of the output, the diagonal form of what is behind it; None for ones.
 
     Attributes:
         t: the multipliers.
@@ -37,12 +38,16 @@ class ScaledForm:
         roundings: relative roundings of an entry of `B @ z`, with respect to `magnitude(|z|)`, at most.
     """
 
-    def __init__(self, network: Network, t: Array, rho: float, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, network: Network, t: Array, rho: float | Array, device: torch.device | str = "cpu",
+        outward: Array | None = None,
+    ) -> None:  # fmt: skip
         self.network = network.to(torch.float64, device)
         self.device = torch.device(device)
-        self.t = t
+        self.t, self.rho = t, rho
         n_x = network.nodes[0].size
-        weights = np.concatenate([np.full(n_x, rho), 2 * t])
+        self.outward = np.ones(network.nodes[-1].size) if outward is None else outward
+        weights = np.concatenate([np.broadcast_to(rho, n_x), 2 * t])
         with np.errstate(divide="ignore"):
             self.scale = np.where(weights > 0, 1 / np.sqrt(weights), 1.0)
         self.diagonal = self.scale * weights * self.scale
@@ -53,6 +58,7 @@ class ScaledForm:
         self._unsigned = self._split(np.abs(both)), self._split(np.abs(product))
         self._units = self._split(self.scale)
         self._own = torch.from_numpy(self.diagonal).to(self.device)
+        self._outward = torch.from_numpy(self.outward.reshape(network.output_shape)).to(self.device)
         forward, backward = path_roundings(network)
         sinks = [network.nodes[i].inputs[0] for i in network.activations] + [len(network.nodes) - 1]
         collected = [forward[i] + backward[i] + _OWN_ROUNDINGS for i in sinks]
@@ -67,6 +73,29 @@ class ScaledForm:
     def __call__(self, z: Tensor) -> Tensor:
         """B z for rows z, shape (vectors, n), float64."""
         return self._apply(self.network, z, *self._signed, -1.0)
+
+    def pieces(self) -> list[ScaledForm]:
+        """Forms of no common variable, of which this one is the sum, but for scales: those of the network's pieces.
+
+        Copies b of a, with multipliers d, add 2 d (b^2 - a^2): a diagonal form at the input of the piece that reads
+        them, and less of one at the output of the piece before.
+        """
+        network = self.network.to(torch.float64, "cpu")
+        if len(network.pieces) == 1:
+            return [self]
+        sizes = [network.nodes[i].size for i in network.activations]
+        multipliers = dict(zip(network.activations, np.split(self.t, np.cumsum(sizes)[:-1]), strict=True))
+        starts = [start for start, _ in network.pieces[1:]]
+        forms = [self.rho, *(2 * multipliers[i] for i in starts), None]
+        found = []
+        for k, (start, stop) in enumerate(network.pieces):
+            own = [multipliers[i] for i in network.activations if start < i <= stop]
+            t = np.concatenate([np.zeros(0), *own])
+            inward, outward = forms[k], forms[k + 1]
+            assert inward is not None
+            assert outward is None or isinstance(outward, np.ndarray)
+            found.append(ScaledForm(network.subnetwork(start, stop), t, inward, self.device, outward))
+        return found
 
     def magnitude(self, z: Tensor) -> Tensor:
         """|B| z for non-negative rows z, where |B| collects the magnitudes of all terms."""
@@ -112,7 +141,7 @@ class ScaledForm:
             for k, a in enumerate(pre_activations, start=1):
                 onward.append(slope * both[k] * parts[k] + product[k] * a)
                 direct.append(slope * both[k] * a)
-            onward.append(sign * y)
+            onward.append(sign * (self._outward * y))
         gradients = torch.autograd.grad(outputs, parts, onward, allow_unused=True)
         with torch.no_grad():
             pieces = [

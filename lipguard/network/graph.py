@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipguard.network.layers import Activation, Input, Layer, Shape
+from lipguard.network.layers import Activation, Input, Layer, Shape, copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +112,37 @@ class Network:
             nodes.append(dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)))
         return Network(tuple(nodes))
 
+    def cut(self, behind: Sequence[int]) -> Network:
+        """The network in which what reads some nodes reads copies of their entries, of any sign and at most as long.
+
+        The identity is one such copy, so every bound of the cut network is one of this network. With multipliers d of
+        the copies, d_i (a_i^2 - b_i^2) >= 0: what is behind a separator sees the diagonal form diag(d) in place of what
+        is before it, and LipSDP's matrix falls into blocks.
+
+        Args:
+            behind: nodes, none of them the input or the output.
+
+        Raises:
+            ValueError: a node is not one of them.
+        """
+        if not set(behind) <= set(range(1, len(self.nodes) - 1)):
+            raise ValueError(f"Expected nodes between 1 and {len(self.nodes) - 2}, but got {sorted(behind)}.")
+        index: list[int] = []
+        nodes: list[Node] = []
+        for i, node in enumerate(self.nodes):
+            nodes.append(dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)))
+            if i in behind:
+                nodes.append(Node(node.path, copies(), (len(nodes) - 1,), node.shape))
+            index.append(len(nodes) - 1)
+        return Network(tuple(nodes))
+
+    @cached_property
+    def pieces(self) -> tuple[tuple[int, int], ...]:
+        """(first, last) of the parts between which only copies are handed on, where every path passes."""
+        joints = [i for i in self.separators if _are_copies(self.nodes[i].layer)]
+        starts, stops = [0, *joints], [*(self.nodes[i].inputs[0] for i in joints), len(self.nodes) - 1]
+        return tuple(zip(starts, stops, strict=True))
+
     @cached_property
     def architecture(self) -> str:
         """Digest of everything but the weights: two networks of one architecture can share a partition plan."""
@@ -121,6 +152,10 @@ class Network:
     def digest(self) -> str:
         """Digest of the architecture and of every weight and bias: it names the function that a bound belongs to."""
         return _digest(self, weights=True)
+
+
+def _are_copies(layer: Layer) -> bool:
+    return isinstance(layer, Activation) and layer.alpha == -1 and layer.beta == 1
 
 
 def _moved(layer: Layer, dtype: torch.dtype, device: torch.device | str) -> Layer:

@@ -183,6 +183,11 @@ class Activation(Layer):
         return max(abs(self.alpha), abs(self.beta))
 
 
+def copies() -> Activation:
+    """Copies of the entries, of which only the length is known: the identity, as one of slopes in [-1, 1]."""
+    return Activation("copies", -1.0, 1.0, lambda x: x)
+
+
 def relu() -> Activation:
     """max(x, 0): slopes in [0, 1]."""
     return Activation("relu", 0.0, 1.0, torch.relu)

@@ -63,7 +63,8 @@ def site_graph(network: Network) -> SiteGraph:
     lower = sp.vstack([sp.csr_array((n_x, n)), K, Y, K[apart]], format="csr")
     lower.resize((lower.shape[0],) * 2)
     place = grid.places(network.input_shape, lower)
-    opposite = [n_x + ranges[k] for k, n in enumerate(layers) if n.layer.alpha + n.layer.beta == 0]
+    opposite = [n_x + own for own, n in zip(ranges, layers, strict=True)
+                if isinstance(n.layer, Activation) and n.layer.alpha + n.layer.beta == 0]  # fmt: skip
     if opposite:  # then an answer meets no question
         apart_from = np.ones(lower.shape[0])
         apart_from[np.concatenate(opposite)] = 0.0

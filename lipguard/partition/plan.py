@@ -32,6 +32,7 @@ class Block:
         seconds: predicted time of the solves and of the proof.
         proof: "dense", "sparse" or "randomised"; tiles are proved by dense matrices.
         reason: why this proof, in words.
+        cuts: nodes of the network, inside a block of one LMI, behind which it is cut: a diagonal form is handed on.
     """
 
     start: int
@@ -45,12 +46,15 @@ class Block:
     seconds: float = 0.0
     proof: str = "dense"
     reason: str = ""
+    cuts: tuple[int, ...] = ()
 
     @property
     def method(self) -> str:
         """How the block is bounded, in words."""
         if self.kind == "tiles" and self.tile is not None:
             return f"tiles {self.tile[0]}x{self.tile[1]}"
+        if self.cuts:
+            return f"one LMI, cut {len(self.cuts)} times"
         return {"norm": "product of norms", "whole": "one LMI"}[self.kind]
 
     def network(self, network: Network) -> Network:
@@ -63,7 +67,7 @@ class Block:
             return []
         own = self.network(network)
         if self.kind == "whole":
-            return [own]
+            return [own.cut([i - self.start for i in self.cuts])] if self.cuts else [own]
         tiling = self.tiling(own)
         return [tiling.shape_network(shape) for shape in tiling.shapes]
 
@@ -94,7 +98,7 @@ class PartitionPlan:
         """The settings that decide a plan."""
         names = (
             "partition", "solver", "merge", "proof", "failure_probability", "max_block_size", "partition_factors",
-            "max_seconds", "max_iterations",
+            "max_seconds", "max_memory", "max_iterations",
         )  # fmt: skip
         factors = config.partition_factors
         return {name: getattr(config, name) for name in names} | {"partition_factors": factors and list(factors)}
@@ -143,6 +147,12 @@ class PartitionPlan:
                 )
             if block.proof not in PROOFS or (block.kind == "tiles" and block.proof != "dense"):
                 raise CertificateError(f"The partition plan names the proof {block.proof!r} where it cannot be.")
+            if block.cuts and not (
+                block.kind == "whole" and set(block.cuts) <= set(range(block.start + 1, block.stop))
+            ):
+                raise CertificateError(
+                    f"The partition plan cuts a block behind nodes {block.cuts}, where it cannot be."
+                )
             if block.kind not in KINDS or (block.kind == "tiles" and not _fits(block, network)):
                 raise CertificateError(f"The partition plan has a block of kind {block.kind!r} where it cannot be.")
         if ends[-1] != len(network.nodes) - 1:
@@ -170,6 +180,7 @@ def _block(state: Mapping[str, Any]) -> Block:
         int(state["start"]), int(state["stop"]), str(state["kind"]), (str(first), str(last)),
         None if tile is None else (int(tile[0]), int(tile[1])), tuple(int(n) for n in state["variables"]),
         int(state["tiles"]), float(state["ratio"]), float(state["seconds"]), str(state["proof"]), str(state["reason"]),
+        tuple(int(i) for i in state.get("cuts", ())),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ _QUICK, _WORTH = 5.0, 2.0
 _SHARE_OF_MEMORY = 0.5
 _FACTORISATIONS = 40.0  # in whose time a dense proof finds and proves its smallest rho
 _SECONDS_PER_ENTRY = 1e-7  # to assemble a sparse matrix
-_BYTES_PER_ENTRY = 100.0
+_BYTES_PER_ENTRY, _KEPT_PER_ENTRY = 45.0, 24.0  # while it is assembled, and factored
 _STEPS = 250  # of a randomised proof at the margin that it is tried at first
 _VECTORS = 4
 _ITERATIONS = 150  # of the power iteration
@@ -57,16 +57,14 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
         network: the network, or a part of it.
         config: `proof`, `failure_probability`, `max_block_size` and `max_seconds` decide.
         cost: speed of this machine.
-        memory: bytes that may be used; by default half of what is free."""
-    memory = _SHARE_OF_MEMORY * free_memory() if memory is None else memory
+        memory: bytes that may be used; by default `config.max_memory`, or half of what is free.
+    """
+    memory = memory or usable_memory(config)
     dense, sparse, randomised = _dense(network, cost), _sparse(network, cost), _randomised(network, cost)
     if config.proof != "auto":
         asked = {"dense": dense, "sparse": sparse, "randomised": randomised}[config.proof]
-        fits = asked.bytes <= memory and (asked.kind != "dense" or proof_size(network) <= _largest(config))
-        return _because(asked, f"proof={config.proof!r}") if fits else None
-    found = [sparse] if sparse.bytes <= memory else []
-    if proof_size(network) <= _largest(config) and dense.bytes <= memory:
-        found.append(dense)
+        return _because(asked, f"proof={config.proof!r}") if _fits(asked, network, config, memory) else None
+    found = [proof for proof in (sparse, dense) if _fits(proof, network, config, memory)]
     exact = min(found, key=lambda proof: proof.seconds, default=None)
     budget, worth = _QUICK, _WORTH
     if config.max_seconds is not None:
@@ -80,6 +78,27 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
     if exact is not None and (config.max_seconds is None or exact.seconds <= config.max_seconds):
         return _because(exact, "failure_probability=0")
     return None
+
+
+def sparse_seconds(network: Network, config: DCPConfig, cost: CostModel) -> float | None:
+    """Predicted time of a sparse proof; None where it takes too much memory or too large a front."""
+    proof = _sparse(network, cost)
+    return proof.seconds if _fits(proof, network, config, usable_memory(config)) else None
+
+
+def usable_memory(config: DCPConfig) -> float:
+    """Bytes that a proof may take."""
+    return config.max_memory or _SHARE_OF_MEMORY * free_memory()
+
+
+def _fits(proof: Proof, network: Network, config: DCPConfig, memory: float) -> bool:
+    """Whether a proof takes neither too much memory nor a dense matrix that is too large."""
+    if proof.kind == "dense" and proof_size(network) > min(config.max_block_size or LARGEST_MATRIX, LARGEST_MATRIX):
+        return False
+    if proof.kind == "sparse" and config.max_block_size is not None:
+        largest = max(elimination_of(piece).largest for piece in _pieces(network))
+        return proof.bytes <= memory and largest <= config.max_block_size
+    return proof.bytes <= memory
 
 
 def iteration_seconds(network: Network, cost: CostModel) -> float:
@@ -106,20 +125,24 @@ def _because(proof: Proof, reason: str) -> Proof:
     return dataclasses.replace(proof, reason=reason)
 
 
-def _largest(config: DCPConfig) -> int:
-    return min(config.max_block_size or LARGEST_MATRIX, LARGEST_MATRIX)
-
-
 def _dense(network: Network, cost: CostModel) -> Proof:
     n = float(network.neurons + network.nodes[0].size)
     return Proof("dense", _FACTORISATIONS * n**3 / 3 / cost.flops + 1e-7 * n * n, 8 * 10 * n * n)
 
 
 def _sparse(network: Network, cost: CostModel) -> Proof:
-    elimination = elimination_of(network)
-    entries = _weights(network) + network.neurons
-    seconds = elimination.operations / cost.flops + _SECONDS_PER_ENTRY * entries + 0.01
-    return Proof("sparse", seconds, elimination.bytes + _BYTES_PER_ENTRY * entries)
+    seconds, most = 0.01, 0.0
+    for piece in _pieces(network):
+        elimination = elimination_of(piece)
+        entries = _weights(piece) + piece.neurons
+        seconds += elimination.operations / cost.flops + _SECONDS_PER_ENTRY * entries
+        most = max(most, elimination.bytes + _KEPT_PER_ENTRY * entries, _BYTES_PER_ENTRY * entries)
+    return Proof("sparse", seconds, most)
+
+
+def _pieces(network: Network) -> list[Network]:
+    """What a sparse proof works on, one after the other."""
+    return [network.subnetwork(*ends) for ends in network.pieces] if len(network.pieces) > 1 else [network]
 
 
 def _randomised(network: Network, cost: CostModel) -> Proof:

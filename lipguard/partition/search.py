@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Add, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
+from lipguard.partition.cuts import best_cuts, candidates, losses, segments
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.proofs import LARGEST_MATRIX, choose_proof, iteration_seconds
+from lipguard.partition.proofs import LARGEST_MATRIX, Proof, choose_proof, iteration_seconds, sparse_seconds
 from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes, proof_size
 
 # What a joint LMI gains over the product of norms, per activation layer inside it, and what tiles give back of it
@@ -27,17 +28,26 @@ _LONGEST_AXIS_SEARCH = 24
 # N_max where none is given: the usual one, and the most that a network's smallest block may ask for. Clarabel's
 # interior point method factors a matrix with a row for every entry of the LMI.
 _BLOCK_SIZES = {"scs": (300, 1000), "clarabel": (100, 150), "power": (2048, 4096)}
+Value = Callable[[Network], float]
 _WEIGHTS = (Conv2d, Linear, Scale)
 
 
-def find_plan(network: Network, config: DCPConfig, cost: CostModel | None = None) -> PartitionPlan:
-    """The plan with the smallest predicted bound within `max_block_size` and `max_seconds`.
+def find_plan(
+    network: Network, config: DCPConfig, cost: CostModel | None = None, value: Value | None = None
+) -> PartitionPlan:
+    """The plan with the smallest predicted bound within `max_block_size`, `max_memory` and `max_seconds`.
+
+    Args:
+        network: the network.
+        config: the settings.
+        cost: speed of this machine, measured where it is not given.
+        value: of the relaxation of a network, roughly; it shows what a cut loses. None assumes the same for every cut.
 
     Raises:
         ConfigError: no LMI of the network is as small as `max_block_size`, or the partition asked for does not fit.
     """
     cost = cost or cost_model()
-    whole = _whole_by_power(network, config, cost)
+    whole = _whole_by_power(network, config, cost) or _cut_by_power(network, config, cost, value)
     if whole is not None:
         return PartitionPlan(network.architecture, (whole,), PartitionPlan.settings_of(config))
     plan = _plan_within(network, config, cost, _largest_block(network, config, cost))
@@ -57,12 +67,44 @@ def _whole_by_power(network: Network, config: DCPConfig, cost: CostModel) -> Blo
     proof = choose_proof(network, config, cost)
     if proof is None:
         return None
-    last = len(network.nodes) - 1
-    _, rows = lmi_sizes(network, [node.size for node in network.nodes])
-    seconds = iteration_seconds(network, cost) + proof.seconds
-    names = network.nodes[1].path, network.nodes[last].path
-    ratio = _GAIN ** len(network.activations)
-    return Block(0, last, "whole", names, None, (rows,), 1, ratio, seconds, proof.kind, proof.reason)
+    return _one_lmi(network, cost, proof, ())
+
+
+def _cut_by_power(network: Network, config: DCPConfig, cost: CostModel, value: Value | None) -> Block | None:
+    """One block that is cut where it loses least, so that sparse proofs of what is between the cuts fit."""
+    if config.solver != "power" or config.partition != "auto" or config.proof not in ("auto", "sparse"):
+        return None
+    found = segments(network, lambda part: sparse_seconds(part, config, cost))
+    budget = math.inf
+    if config.max_seconds is not None:
+        iterations = iteration_seconds(network, cost)
+        budget = 0.8 * config.max_seconds - 2 * iterations
+        if len(candidates(network)) * iterations > 0.2 * config.max_seconds:
+            value = None  # there is no time to ask
+    if best_cuts(network, found, dict.fromkeys(candidates(network), 0.0), budget) is None:
+        return None
+    chosen = best_cuts(network, found, losses(network, candidates(network), value), budget)
+    if chosen is None or not chosen[0]:
+        return None
+    cuts, lost = chosen
+    own = network.cut(cuts)
+    seconds = sparse_seconds(own, config, cost)
+    if seconds is None:
+        return None
+    reason = (
+        f"a diagonal form behind {', '.join(network.nodes[i].path for i in cuts)}: {math.expm1(lost):+.1%} predicted"
+    )
+    return _one_lmi(own, cost, Proof("sparse", seconds, 0.0, reason), cuts, math.exp(lost))
+
+
+def _one_lmi(own: Network, cost: CostModel, proof: Proof, cuts: tuple[int, ...], loss: float = 1.0) -> Block:
+    """The block of a whole network, given as it is cut."""
+    last = len(own.nodes) - 1
+    _, rows = lmi_sizes(own, [node.size for node in own.nodes])
+    seconds = iteration_seconds(own, cost) + proof.seconds
+    names = own.nodes[1].path, own.nodes[last].path
+    ratio = min(_GAIN ** (len(own.activations) - len(cuts)) * loss, 1.0)
+    return Block(0, last - len(cuts), "whole", names, None, (rows,), 1, ratio, seconds, proof.kind, proof.reason, cuts)
 
 
 def _plan_within(network: Network, config: DCPConfig, cost: CostModel, limit: int) -> PartitionPlan:
