@@ -21,7 +21,7 @@ from lipguard.errors import CertificateError
 from lipguard.network.layers import Shape
 from lipguard.partition.plan import PartitionPlan
 
-FORMAT = 2
+FORMAT = 3
 Array = NDArray[np.float64]
 
 

@@ -180,7 +180,7 @@ def _block(state: Mapping[str, Any]) -> Block:
         int(state["start"]), int(state["stop"]), str(state["kind"]), (str(first), str(last)),
         None if tile is None else (int(tile[0]), int(tile[1])), tuple(int(n) for n in state["variables"]),
         int(state["tiles"]), float(state["ratio"]), float(state["seconds"]), str(state["proof"]), str(state["reason"]),
-        tuple(int(i) for i in state.get("cuts", ())),
+        tuple(int(i) for i in state["cuts"]),
     )  # fmt: skip
 
 

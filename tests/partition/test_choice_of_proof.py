@@ -14,6 +14,7 @@ from lipguard.network.graph import Network
 from lipguard.network.trace import trace
 from lipguard.partition import proofs
 from lipguard.partition.cost import CostModel
+from lipguard.partition.elimination import elimination_of
 from lipguard.partition.proofs import choose_proof, free_memory
 
 COST = CostModel(1e-8, 2.5, 2e10)
@@ -88,11 +89,25 @@ def test_the_time_budget_decides() -> None:
     assert kind(network, max_seconds=0.5 * sparse.seconds, failure_probability=0) is None
 
 
-def test_the_largest_block_limits_dense_matrices_only() -> None:
+def test_the_largest_block_limits_dense_matrices_and_fronts() -> None:
     network = convolutions(2, 8)
+    largest = elimination_of(network).largest
     assert kind(network, proof="dense") == "dense"
-    assert kind(network, proof="dense", max_block_size=100) is None
-    assert kind(network, max_block_size=100) == "sparse"
+    assert kind(network, proof="dense", max_block_size=largest) is None
+    assert kind(network, max_block_size=largest) == "sparse"
+    assert kind(network, max_block_size=largest - 1) == "randomised"
+    assert kind(network, max_block_size=largest - 1, failure_probability=0) is None
+
+
+def test_the_memory_is_as_given_or_half_of_what_is_free() -> None:
+    network = convolutions(8, 28)
+    sparse = choose_proof(network, DCPConfig(proof="sparse"), COST, PLENTY)
+    assert sparse is not None
+    assert choose_proof(network, DCPConfig(max_memory=sparse.bytes), COST).kind == "sparse"  # type: ignore[union-attr]
+    assert choose_proof(network, DCPConfig(max_memory=sparse.bytes - 1), COST).kind == "randomised"  # type: ignore[union-attr]
+    for wrong in (0, -1.0, True, "1e9", float("inf")):
+        with pytest.raises(ConfigError, match="max_memory"):
+            DCPConfig.from_dict({"max_memory": wrong})
 
 
 @pytest.mark.parametrize("p", [-1e-9, 1.0, 2, True, "0.1", float("nan")])

@@ -118,6 +118,9 @@ TAMPERED = {
     "tiles of no rows": lambda: with_block(0, tile=(0, 2)),
     "tiles of negative size": lambda: with_block(0, tile=(2, -1)),
     "tiles larger than the grid": lambda: with_block(0, tile=(2, 5)),
+    "a cut before its block": lambda: with_block(1, cuts=(plan().blocks[1].start,)),
+    "a cut behind its block": lambda: with_block(1, cuts=(plan().blocks[1].stop,)),
+    "cut tiles": lambda: with_block(0, cuts=(plan().blocks[0].start + 1,)),
 }
 
 
@@ -152,7 +155,7 @@ UNREADABLE: dict[str, Any] = {
 }
 FIELDS: dict[str, Any] = {
     "start": "first", "stop": None, "layers": ["one"], "tile": [1], "variables": 3, "ratio": "low", "seconds": None,
-    "tiles": float("inf"), "kind": None,
+    "tiles": float("inf"), "kind": None, "cuts": [[1]],
 }  # fmt: skip
 
 

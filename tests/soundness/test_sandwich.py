@@ -1,5 +1,6 @@
 """sampled lower bound <= exact value where known <= certified bound <= product of norms."""
 
+import dataclasses
 import itertools
 import math
 
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard import DCPConfig
+from lipguard.errors import CertificateError, ConfigError
+from lipguard.network.trace import trace
+from lipguard.partition.elimination import elimination_of
 
 CONFIGS = [
     DCPConfig(),
@@ -57,6 +61,42 @@ def test_random_networks_of_every_kind(sample: Sample, config: DCPConfig) -> Non
 @settings(max_examples=20)
 def test_random_convolutional_networks_in_tiles(sample: Sample, config: DCPConfig) -> None:
     assert_sandwich(sample.model, sample, config)
+
+
+def too_large_by_one(sample: Sample) -> DCPConfig:
+    """Deterministic proofs with fronts one row smaller than those of the whole network: it is cut, if it can be."""
+    largest = elimination_of(trace(sample.model, sample.input_shape)).largest
+    return DCPConfig(proof="sparse", failure_probability=0, max_block_size=max(largest - 1, 2))
+
+
+@given(sample=networks() | convolutional(largest=6, depth=4))
+@settings(max_examples=40)
+def test_random_networks_that_are_cut(sample: Sample) -> None:
+    try:
+        report = assert_sandwich(sample.model, sample, too_large_by_one(sample))
+    except ConfigError:  # no block can be as small
+        return
+    for block, parts in zip(report.plan.blocks, report.certificate.multipliers, strict=True):
+        if not (block.cuts and parts):
+            continue
+        uncut = dataclasses.replace(report.plan, blocks=(dataclasses.replace(block, cuts=()),))
+        with pytest.raises(CertificateError):
+            lipguard.verify(dataclasses.replace(report.certificate, plan=uncut), sample.model)
+
+
+def test_a_cut_network_is_bounded_better_than_the_product_of_its_parts() -> None:
+    torch.manual_seed(0)
+    layers = [m for i in range(4) for m in (nn.Conv2d(3 if i else 1, 3, 3, padding=1), nn.ReLU())]
+    sample = Sample(nn.Sequential(*layers, nn.Flatten(), nn.Linear(192, 3)).double().eval(), (1, 8, 8))
+    report = assert_sandwich(sample.model, sample, too_large_by_one(sample))
+    (block,) = report.plan.blocks
+    assert block.cuts
+    assert report.proof == "sparse"
+    parts = [sample.model[: block.cuts[0]], sample.model[block.cuts[0] :]]
+    first = lipguard.certify(parts[0], (1, 8, 8))
+    second = lipguard.certify(parts[1], (3, 8, 8))
+    whole = lipguard.certify(sample.model, (1, 8, 8))
+    assert whole.bound * (1 - 1e-3) <= report.bound < 0.99 * first.bound * second.bound
 
 
 @pytest.mark.slow
