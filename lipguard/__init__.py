@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lipguard.certification import certify as certify
     from lipguard.certification import plan as plan
     from lipguard.config import DCPConfig as DCPConfig
+    from lipguard.many import certify_many as certify_many
     from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
     from lipguard.report import Report as Report
 
@@ -28,6 +29,7 @@ _HOMES = {
     "LipschitzMonitor": "lipguard.callbacks.lipschitz_monitor",
     "Report": "lipguard.report",
     "certify": "lipguard.certification",
+    "certify_many": "lipguard.many",
     "plan": "lipguard.certification",
     "verify": "lipguard.certificate.verify",
 }

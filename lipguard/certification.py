@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,6 +71,7 @@ def certify(
     *,
     data: Tensor | None = None,
     optimise: bool = True,
+    executor: Executor | None = None,
 ) -> Report:
     """Certify an upper bound of the Lipschitz constant of `model` (l2 to l2, over all inputs, in eval mode).
 
@@ -81,6 +83,7 @@ def certify(
         progress: show a progress bar of the solves.
         data: samples, shape (n, *input_shape), from which the search for the lower bound starts.
         optimise: False only proves what the multipliers of `warm_start` give for the weights as they are now.
+        executor: solves the LMIs of a conic solver, instead of processes of this machine.
 
     Returns:
         The report. A solver that fails, or a budget that ends, costs tightness only; `report.status` says so.
@@ -94,7 +97,8 @@ def certify(
     config = config or DCPConfig()
     with torch.inference_mode(False):  # the search for the lower bound differentiates
         network = trace(model, input_shape)
-        return _certify(network, config, _warm(warm_start), progress, data, optimise, start, _device(model))
+        request = Request(network, config, _warm(warm_start), data, optimise, _device(model))
+        return certify_network(request, start, progress, executor)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -115,10 +119,22 @@ def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None 
         return find_plan(network, config, value=_value(config, _device(model)))
 
 
-def _certify(
-    network: Network, config: DCPConfig, warm: WarmStart | None, progress: bool, data: Tensor | None, optimise: bool,
-    start: float, device: torch.device,
-) -> Report:  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be certified, in values that travel to another process."""
+
+    network: Network
+    config: DCPConfig
+    warm: WarmStart | None = None
+    data: Tensor | None = None
+    optimise: bool = True
+    device: torch.device | str = "cpu"
+
+
+def certify_network(request: Request, start: float, progress: bool = False, executor: Executor | None = None) -> Report:
+    """`certify` of a network that is traced already; `start` is when the time of its budget began."""
+    network, config, warm, device = request.network, request.config, request.warm, request.device
+    optimise = request.optimise
     plan = _plan(network, config, warm, optimise, device)
     if warm is not None and not _same_blocks(plan, warm.certificate.plan):
         _LOG.info("The warm start belongs to another architecture or plan; starting cold.")
@@ -131,7 +147,7 @@ def _certify(
     ]
     interrupted = False
     try:
-        _propose(blocks, config, norms, deadline, progress, optimise)
+        _propose(blocks, config, norms, deadline, progress, optimise, executor)
         for run in blocks:
             run.prove()
             while optimise and run.may_improve():
@@ -140,7 +156,7 @@ def _certify(
     except KeyboardInterrupt:  # what is proved so far is the result
         interrupted = True
     interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
-    return _report(network, config, plan, norms, blocks, data, start, optimise, interrupted, warm)
+    return _report(network, config, plan, norms, blocks, request.data, start, optimise, interrupted, warm)
 
 
 def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:
@@ -149,7 +165,7 @@ def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:
     return WarmStart(source) if isinstance(source, Certificate) else source
 
 
-def _value(config: DCPConfig, device: torch.device) -> Callable[[Network], float]:
+def _value(config: DCPConfig, device: torch.device | str) -> Callable[[Network], float]:
     """A few steps of the power iteration: what the relaxation of a network is worth, roughly."""
     options = PowerOptions(
         tolerance=_ROUGH, max_iterations=_ROUGH_STEPS, seed=config.seed, dtype=torch.float32, device=device,
@@ -159,7 +175,7 @@ def _value(config: DCPConfig, device: torch.device) -> Callable[[Network], float
 
 
 def _plan(
-    network: Network, config: DCPConfig, warm: WarmStart | None, optimise: bool, device: torch.device
+    network: Network, config: DCPConfig, warm: WarmStart | None, optimise: bool, device: torch.device | str
 ) -> PartitionPlan:
     if warm is not None:
         known = warm.certificate.plan
@@ -188,7 +204,7 @@ class _BlockRun:
     warm: WarmStart | None
     product: float  # of the block's norms
     deadline: float  # of `time.monotonic()`
-    device: torch.device
+    device: torch.device | str
 
     def __post_init__(self) -> None:
         self.block: Block = self.plan.blocks[self.index]
@@ -472,7 +488,7 @@ class _BlockRun:
 
 def _propose(
     blocks: Sequence[_BlockRun], config: DCPConfig, norms: Sequence[float], deadline: float, progress: bool,
-    optimise: bool,
+    optimise: bool, executor: Executor | None,
 ) -> None:  # fmt: skip
     from tqdm import tqdm  # comes with Lightning; not needed to verify
 
@@ -491,7 +507,8 @@ def _propose(
         began = time.monotonic()
         options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
         jobs = [job for run in blocks for job in run.jobs(norms)]
-        proposals = solve_all(jobs, options, config.workers, deadline if deadline < math.inf else None, bar.update)
+        limit = deadline if deadline < math.inf else None
+        proposals = solve_all(jobs, options, config.workers, limit, bar.update, executor)
     for run, proposal in zip(owners, proposals, strict=True):
         run.proposals.append(proposal)
         run.seconds += (time.monotonic() - began) / len(owners)

@@ -8,7 +8,18 @@ import pytest
 import lipguard
 
 ROOT = Path(lipguard.__file__).parent
-ORDER = ["errors", "config", "network", "partition", "solvers", "certificate", "robustness", "report", "certification"]
+ORDER = [
+    "errors",
+    "config",
+    "network",
+    "partition",
+    "solvers",
+    "certificate",
+    "robustness",
+    "report",
+    "certification",
+    "many",
+]
 OUTER = {"metrics", "callbacks", "app", "plotting"}
 SOURCES = sorted(path for path in ROOT.rglob("*.py"))
 

@@ -26,6 +26,12 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
         input_shape: shape of one input without the batch axis, e.g. ``(1, 28, 28)``. If None it is read from the
             module's ``example_input_array``, or else from the first training batch.
         log_prefix: what the logged keys start with.
+        background: compute certificates while the training goes on, in one other process with half of the cores. The
+            weights are copied at the epoch's end; a bound is logged, straight to the loggers, with the epoch and step
+            that it belongs to, when it is known. Nothing can monitor it then, and off-schedule epochs have none.
+        max_queue: certificates that may wait in the background; an epoch that finds no place is left out, and said so.
+        max_wait: seconds to wait for them when the training ends, with a progress bar. An interrupt does not wait.
+        executor: what computes them instead, such as `dask.distributed.Client(...).get_executor()`.
 
     Attributes:
         history: one row of plain values per measurement, with the keys ``epoch``, ``step``, ``bound``,

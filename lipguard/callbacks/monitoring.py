@@ -16,19 +16,22 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any, TypeAlias
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lipguard.callbacks.background import Queue
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
 from lipguard.certificate.rounding import to_float32_down, to_float32_up
-from lipguard.certification import certify, plan
+from lipguard.certification import Request, certify, plan
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
-from lipguard.network.trace import eval_mode
+from lipguard.network.trace import eval_mode, trace
 from lipguard.report import Report, WarmStart
+from lipguard.solvers.executing import has_processes
 
 Row: TypeAlias = dict[str, Any]  # plain values: it is broadcast, and stored in checkpoints
 
@@ -54,6 +57,10 @@ class LipschitzMonitorMixin:
         config: DCPConfig | None = None,
         input_shape: Sequence[int] | None = None,
         log_prefix: str = "lipschitz",
+        background: bool = False,
+        max_queue: int = 2,
+        max_wait: float = 600.0,
+        executor: Executor | None = None,
     ) -> None:
         super().__init__()
         if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int) or every_n_epochs < 1:
@@ -67,7 +74,17 @@ class LipschitzMonitorMixin:
             )
         if not isinstance(log_prefix, str) or not log_prefix.strip("/"):
             raise self._configuration_error(f"Expected log_prefix to be a name, but got {log_prefix!r}.")
+        if background and executor is None and not has_processes():
+            raise self._configuration_error(
+                "background=True needs an executor, or the package loky. Run: pip install 'lipguard[parallel]'"
+            )
+        if not isinstance(max_queue, int) or isinstance(max_queue, bool) or max_queue < 1:
+            raise self._configuration_error(f"Expected max_queue to be at least 1, but got {max_queue!r}.")
+        if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not max_wait >= 0:
+            raise self._configuration_error(f"Expected max_wait to be a number of seconds, but got {max_wait!r}.")
         self.every_n_epochs = every_n_epochs
+        self.max_wait = float(max_wait)
+        self._queue = Queue(max_queue, executor) if background else None
         self.config = config if config is not None else DCPConfig()
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self.log_prefix = log_prefix.rstrip("/")
@@ -112,6 +129,14 @@ class LipschitzMonitorMixin:
                 f"ModelCheckpoint(train_time_interval=...) would save weights with the {self.log_prefix} bound of "
                 "earlier ones. Use every_n_epochs or every_n_train_steps."
             )
+        if self._queue is not None:
+            stopping = [c for c in trainer.early_stopping_callbacks if str(c.monitor).startswith(f"{self.log_prefix}/")]
+            if watching or stopping:
+                raise self._configuration_error(
+                    f"With background=True the bound of an epoch is known later than {self.log_prefix}/bound would be "
+                    f"read by {type((watching + stopping)[0]).__name__}. Use background=False, or choose among the "
+                    "checkpoints afterwards."
+                )
         steps = (getattr(checkpoint, "_every_n_train_steps", 0) for checkpoint in watching)
         self._step_triggers = tuple(n for n in steps if n >= 1)
 
@@ -158,7 +183,9 @@ class LipschitzMonitorMixin:
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Tell when weights are stored that were changed after they had been measured."""
-        if trainer.state.fn != "fit" or not trainer.is_global_zero or trainer.fit_loop.total_batch_idx != self._batch:
+        if self._queue is not None or trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        if trainer.fit_loop.total_batch_idx != self._batch:
             return
         if fingerprint(stored_module(trainer, pl_module)) != self._fingerprint:
             self._warn(
@@ -166,6 +193,31 @@ class LipschitzMonitorMixin:
                 "the LightningModule, or a later callback): the checkpoint holds weights that its bound is not about. "
                 "Change them in on_train_batch_end, or in a callback that is listed earlier."
             )
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Wait for the certificates that are still being computed."""
+        if self._queue is None:
+            return
+        from tqdm import tqdm  # comes with Lightning
+
+        shown = trainer.progress_bar_callback is not None
+        with tqdm(
+            total=len(self._queue), desc="certificates", disable=not shown or not self._queue, leave=False
+        ) as bar:
+            for label, result in self._queue.finished(self.max_wait):
+                self._keep(trainer, label, result)
+                bar.update()
+        lost = self._queue.close()
+        if lost:
+            epochs = ", ".join(str(label["epoch"]) for label in lost)
+            self._warn(f"The certificates of epochs {epochs} were not done {self.max_wait:.0f} s after the training.")
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Keep what is done in the background, and do not wait for the rest."""
+        if self._queue is not None:
+            for label, result in self._queue.finished():
+                self._keep(trainer, label, result)
+            self._queue.close()
 
     # --- state ---
 
@@ -197,6 +249,10 @@ class LipschitzMonitorMixin:
     def _measure(self, trainer: Any, pl_module: Any, *, end_of_epoch: bool) -> None:
         if trainer.barebones:
             return
+        if self._queue is not None:
+            if trainer.is_global_zero:
+                self._measure_later(trainer, pl_module, self._queue, end_of_epoch)
+            return
         row = self._new_row(trainer, pl_module, end_of_epoch) if trainer.is_global_zero else None
         row = trainer.strategy.broadcast(row)  # one process computes, all log: keys must match on all ranks
         if row is not None:
@@ -206,6 +262,42 @@ class LipschitzMonitorMixin:
         self._batch = trainer.fit_loop.total_batch_idx
         if row is not None and str(row["status"]).startswith("interrupted"):
             raise KeyboardInterrupt  # certify ended with what it had; the training was meant as well
+
+    def _measure_later(self, trainer: Any, pl_module: Any, queue: Queue, end_of_epoch: bool) -> None:
+        """Take up what is done in the background, and submit the current weights when they are due."""
+        for label, result in queue.finished():
+            self._keep(trainer, label, result)
+        epoch, model = int(trainer.current_epoch), stored_module(trainer, pl_module)
+        if not end_of_epoch or (epoch + 1) % self.every_n_epochs or self._fingerprint == fingerprint(model) != "":
+            return
+        if queue.is_full:
+            self._warn(
+                f"The certificate of epoch {epoch} is left out: {len(queue)} earlier ones are not done yet. Raise "
+                "every_n_epochs or max_queue, or give a time budget: DCPConfig(max_seconds=...)."
+            )
+            return
+        self._fingerprint = fingerprint(model)
+        label = {"epoch": epoch, "step": int(trainer.global_step)}
+        try:
+            with torch.random.fork_rng(devices=[]), eval_mode(model):
+                network = trace(model, self._known_shape())
+            queue.submit(label, Request(network, self.config, self._warm_start, self._data))
+        except Exception as error:  # nothing that goes wrong here may end the training
+            self._keep(trainer, label, error)
+
+    def _keep(self, trainer: Any, label: Row, result: Report | Exception) -> None:
+        """Log a result of the background with the epoch that it belongs to."""
+        if isinstance(result, Report):
+            self.last_report, self._warm_start = result, result.warm_start
+            values = _values(result, str(result.status))
+        else:
+            reason = f"{type(result).__name__}: {result}"
+            self._warn(f"An epoch's network could not be bounded, training goes on. {reason}")
+            values = _failed(reason, 0.0)
+        self.history.append(label | values)
+        logged = {f"{self.log_prefix}/{name}": _narrowed(values[name], up=name in _ROUNDED_UP) for name in _LOGGED}
+        for logger in trainer.loggers:
+            logger.log_metrics(logged | {"epoch": label["epoch"]}, step=label["step"])
 
     def _new_row(self, trainer: Any, pl_module: Any, end_of_epoch: bool) -> Row | None:
         """The row of the current weights, or None if the last one is about them."""
@@ -236,39 +328,26 @@ class LipschitzMonitorMixin:
             status = f"fallback: {reasons[0]}" if reasons else str(report.status)
             if status.startswith("fallback"):
                 self._warn(f"The bound is looser than it could be, training goes on. {status}")
-            return {
-                "bound": float(report.bound),
-                "product_bound": float(report.product_bound),
-                "lower_bound": float(report.lower_bound),
-                "tightness": float(report.tightness),
-                "seconds": float(report.seconds),
-                "status": status,
-                "digest": str(report.certificate.digest),
-            }
+            return _values(report, status)
         self._warn(
             f"The network could not be bounded, training goes on and {self.log_prefix}/bound is logged as infinite. "
             f"{reasons[0]}"
         )
-        return {
-            "bound": math.inf,  # a true upper bound, and monitors find their key
-            "product_bound": math.inf,
-            "lower_bound": 0.0,
-            "tightness": 0.0,
-            "seconds": time.monotonic() - started,
-            "status": f"failed: {reasons[0]}",
-            "digest": None,
-        }
+        return _failed(reasons[0], time.monotonic() - started)
 
-    def _certify(self, model: nn.Module, config: DCPConfig, optimise: bool, progress: bool) -> Report:
+    def _known_shape(self) -> tuple[int, ...]:
         if self._shape is None:
             raise ValueError(
                 "the input shape is not known, because no tensor of floats was found in the training batch. "
                 f"Pass {type(self).__name__}(input_shape=...) or set example_input_array."
             )
+        return self._shape
+
+    def _certify(self, model: nn.Module, config: DCPConfig, optimise: bool, progress: bool) -> Report:
         with torch.random.fork_rng(devices=[]), eval_mode(model):
             return certify(
                 model,
-                self._shape,
+                self._known_shape(),
                 config,
                 warm_start=self._warm_start,
                 progress=progress,
@@ -307,6 +386,30 @@ class LipschitzMonitorMixin:
         if message not in self._warned:
             self._warned.add(message)
             rank_zero_warn(f"{type(self).__name__}: {message}")
+
+
+def _values(report: Report, status: str) -> Row:
+    return {
+        "bound": float(report.bound),
+        "product_bound": float(report.product_bound),
+        "lower_bound": float(report.lower_bound),
+        "tightness": float(report.tightness),
+        "seconds": float(report.seconds),
+        "status": status,
+        "digest": str(report.certificate.digest),
+    }
+
+
+def _failed(reason: str, seconds: float) -> Row:
+    return {
+        "bound": math.inf,  # a true upper bound, and monitors find their key
+        "product_bound": math.inf,
+        "lower_bound": 0.0,
+        "tightness": 0.0,
+        "seconds": seconds,
+        "status": f"failed: {reason}",
+        "digest": None,
+    }
 
 
 def _is_shape(shape: object) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -167,6 +168,7 @@ class Activation(Layer):
     """An element-wise function whose difference quotients all lie in [alpha, beta].
 
     It has no linear part: what stands in for it is the caller's choice (a free variable, a slope, a relaxation).
+    The function has a name of its own, or is a partial of one that has, so that networks travel to other processes.
     """
 
     name: str
@@ -183,9 +185,13 @@ class Activation(Layer):
         return max(abs(self.alpha), abs(self.beta))
 
 
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
 def copies() -> Activation:
     """Copies of the entries, of which only the length is known: the identity, as one of slopes in [-1, 1]."""
-    return Activation("copies", -1.0, 1.0, lambda x: x)
+    return Activation("copies", -1.0, 1.0, _itself)
 
 
 def relu() -> Activation:
@@ -196,7 +202,7 @@ def relu() -> Activation:
 def leaky_relu(negative_slope: float) -> Activation:
     """x where positive, negative_slope * x elsewhere: slopes between the two."""
     low, high = sorted((float(negative_slope), 1.0))
-    return Activation("leaky_relu", low, high, lambda x: F.leaky_relu(x, negative_slope))
+    return Activation("leaky_relu", low, high, partial(F.leaky_relu, negative_slope=negative_slope))
 
 
 def tanh() -> Activation:
@@ -212,4 +218,4 @@ def sigmoid() -> Activation:
 def elu(alpha: float) -> Activation:
     """x where positive, alpha (e^x - 1) elsewhere: derivative 1, or alpha e^x between 0 and alpha."""
     alpha = float(alpha)
-    return Activation(f"elu({alpha})", min(0.0, alpha), max(1.0, alpha), lambda x: F.elu(x, alpha))
+    return Activation(f"elu({alpha})", min(0.0, alpha), max(1.0, alpha), partial(F.elu, alpha=alpha))

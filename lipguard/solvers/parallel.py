@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lipguard.errors import ConfigError
 from lipguard.solvers.conic import SolverOptions, solve
+from lipguard.solvers.executing import has_processes, run_all
 from lipguard.solvers.problem import Job, Problem, Proposal
 
-_LOG = logging.getLogger(__name__)
 _WORTH_PROCESSES = 5.0  # predicted seconds below which starting a process costs more than it saves
-_GRACE = 10.0  # seconds past its own time limit after which a worker counts as lost
 
 
 def solve_all(
-    jobs: Sequence[Job], options: SolverOptions, workers: int | None, deadline: float | None, done: Callable[[], None]
-) -> list[Proposal]:
+    jobs: Sequence[Job], options: SolverOptions, workers: int | None, deadline: float | None,
+    done: Callable[[], None], executor: Executor | None = None,
+) -> list[Proposal]:  # fmt: skip
     """Solve every job; `done` is called after each. What a deadline or a lost worker cuts off is a failed proposal.
 
     Args:
@@ -33,12 +31,14 @@ def solve_all(
         workers: processes, 1 for none, None to choose.
         deadline: of `time.monotonic()`, or None.
         done: progress.
+        executor: what solves them instead of processes of this machine.
 
     Raises:
         ConfigError: processes were asked for and loky is not installed.
     """
-    count = _workers(workers, jobs)
-    results = _serial(jobs, options, deadline) if count == 1 else _processes(jobs, options, count, deadline)
+    count = workers_for([job.seconds for job in jobs], workers)
+    serial = executor is None and count == 1
+    results = _serial(jobs, options, deadline) if serial else _apart(jobs, options, count, deadline, executor)
     found: dict[int, Proposal] = {}
     for index, proposal in results:
         found[index] = proposal
@@ -46,14 +46,17 @@ def solve_all(
     return [found[i] for i in range(len(jobs))]
 
 
-def _workers(asked: int | None, jobs: Sequence[Job]) -> int:
-    there = importlib.util.find_spec("loky") is not None
-    if asked is not None and asked > 1 and not there:
+def workers_for(seconds: Sequence[float], asked: int | None) -> int:
+    """How many processes tasks of these predicted times get; 1 for none.
+
+    Raises:
+        ConfigError: more were asked for and loky is not installed.
+    """
+    if asked is not None and asked > 1 and not has_processes():
         raise ConfigError(f"workers={asked} needs the package loky. Run: pip install 'lipguard[parallel]'")
     if asked is None:
-        worth = there and sum(job.seconds for job in jobs) > _WORTH_PROCESSES
-        asked = (os.cpu_count() or 1) if worth else 1
-    return max(1, min(asked, len(jobs)))
+        asked = (os.cpu_count() or 1) if has_processes() and sum(seconds) > _WORTH_PROCESSES else 1
+    return max(1, min(asked, len(seconds)))
 
 
 def _late() -> Proposal:
@@ -65,31 +68,18 @@ def _serial(jobs: Sequence[Job], options: SolverOptions, deadline: float | None)
         yield i, _solve_before(job.problem, options, job.state, _wall(deadline))
 
 
-def _processes(
-    jobs: Sequence[Job], options: SolverOptions, count: int, deadline: float | None
+def _apart(
+    jobs: Sequence[Job], options: SolverOptions, count: int, deadline: float | None, executor: Executor | None
 ) -> Iterator[tuple[int, Proposal]]:
     """Longest first. A worker that dies costs its block only: the job is a failed proposal."""
-    import loky
-
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    pool: Executor = loky.get_reusable_executor(count, timeout=600, env=dict.fromkeys(names, threads))
     order = sorted(range(len(jobs)), key=lambda i: -jobs[i].seconds)
-    waiting: dict[Future[Proposal], int] = {
-        pool.submit(_solve_before, jobs[i].problem, options, dict(jobs[i].state), _wall(deadline)): i for i in order
-    }
-    patience = None if deadline is None else max(deadline - time.monotonic(), 0.0) + _GRACE
-    try:
-        for future in as_completed(waiting, timeout=patience):
-            error = future.exception()
-            if error is not None:
-                _LOG.warning("A worker process failed: %r", error)
-            index = waiting.pop(future)
-            yield index, future.result() if error is None else Proposal(None, float("nan"), f"failed ({error!r})")
-    except TimeoutError:
-        pool.shutdown(wait=False, kill_workers=True)  # type: ignore[call-arg]  # loky's own argument
-        for index in waiting.values():
-            yield index, _late()
+    tasks = [(jobs[i].problem, options, dict(jobs[i].state), _wall(deadline)) for i in order]
+    for k, result in run_all(_solve_before, tasks, count, executor, deadline):
+        if isinstance(result, TimeoutError):
+            result = _late()
+        elif isinstance(result, Exception):
+            result = Proposal(None, float("nan"), f"failed ({result!r})")
+        yield order[k], result
 
 
 def _wall(deadline: float | None) -> float | None:

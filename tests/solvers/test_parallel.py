@@ -13,7 +13,7 @@ from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.errors import ConfigError
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
-from lipguard.solvers import parallel
+from lipguard.solvers import executing, parallel
 from lipguard.solvers.conic import SolverOptions
 from lipguard.solvers.parallel import Job, solve_all
 from lipguard.solvers.problem import Problem, Proposal
@@ -64,7 +64,7 @@ def test_a_worker_that_dies_costs_its_jobs_only(
 
 
 def test_processes_without_loky_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(executing.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"lipguard\[parallel\]"):
         solve_all(jobs(2), OPTIONS, 2, None, lambda: None)
     assert len(solve_all(jobs(2), OPTIONS, None, None, lambda: None)) == 2
@@ -72,6 +72,6 @@ def test_processes_without_loky_are_a_clear_error(monkeypatch: pytest.MonkeyPatc
 
 def test_processes_are_used_where_they_are_worth_their_start() -> None:
     short, long = jobs(3)[:2], [Job(job.problem, job.state, 60.0) for job in jobs(3)]
-    assert parallel._workers(None, short) == 1
-    assert parallel._workers(None, long) == min(os.cpu_count() or 1, 3)
-    assert parallel._workers(8, long) == 3
+    assert parallel.workers_for([job.seconds for job in short], None) == 1
+    assert parallel.workers_for([job.seconds for job in long], None) == min(os.cpu_count() or 1, 3)
+    assert parallel.workers_for([job.seconds for job in long], 8) == 3

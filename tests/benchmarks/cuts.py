@@ -1,0 +1,116 @@
+"""What cuts lose, and what they save: diagonal forms beside scalars, on networks trained here.
+
+    python tests/benchmarks/cuts.py [--only NAME] [--certify]
+
+For the four-convolution network and the CIFAR-shaped one (`LIPGUARD_MNIST`, a folder with the IDX files), cut behind
+some of their activations: the value of the relaxation over that of the whole network, where the cut hands on a diagonal
+form, and where the constants of the parts are multiplied; and what a sparse proof takes then, as predicted. With
+`--certify`, deterministic certificates within a tenth of the memory that the proof of the whole network would take, and
+without a limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from pathlib import Path
+
+import torch
+from measuring import Outcome, measure
+from methods import certify
+from training import Sample, samples
+
+from lipguard import DCPConfig
+from lipguard.network.graph import Network
+from lipguard.network.trace import trace
+from lipguard.partition.cost import cost_model
+from lipguard.partition.cuts import candidates
+from lipguard.partition.proofs import choose_proof
+from lipguard.solvers.power import PowerOptions, propose
+
+NAMES = ("four convolutions", "CIFAR-shaped")
+HEADER = ("network", "cuts behind", "diagonal form", "product of parts", "proof, s", "proof, MB")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser.add_argument("--certify", action="store_true", help="certify within a tenth of the memory, too")
+    chosen = parser.parse_args()
+    torch.set_num_threads(2)
+    certified = []
+    _print(HEADER)
+    _print(["---"] * len(HEADER))
+    for name in NAMES:
+        if chosen.only.lower() not in name.lower():
+            continue
+        for sample in samples(name, [0], print):
+            network = trace(sample.model, sample.input_shape)
+            _table(name, network)
+            if chosen.certify:
+                certified += _certificates(name, sample, _proof(network)[1] / 10)
+    for name, memory, outcome in certified:
+        print(_certified(name, memory, outcome))
+
+
+def _table(name: str, network: Network) -> None:
+    places = candidates(network)
+    middle = len(places) // 2
+    sets = [(), *((i,) for i in places), tuple(places[1::2]), (places[middle - 1], places[middle + 1]), tuple(places)]
+    whole = _value(network)
+    for cuts in dict.fromkeys(sets):
+        ends = [0, *cuts, len(network.nodes) - 1]
+        parts = 1.0
+        for start, stop in itertools.pairwise(ends):
+            parts *= _value(network.subnetwork(start, stop))
+        own = network.cut(cuts)
+        seconds, memory = _proof(own)
+        names = ", ".join(network.nodes[i].path for i in cuts) or "-"
+        _print((
+            name, names, f"{_value(own) / whole:.3f}", f"{parts / whole:.3f}", f"{seconds:.0f}", f"{memory / 1e6:.0f}",
+        ))  # fmt: skip
+
+
+def _value(network: Network) -> float:
+    return propose(network, PowerOptions(tolerance=1e-5, max_iterations=300, dtype=torch.float32)).value
+
+
+def _certificates(name: str, sample: Sample, memory: float) -> list[tuple[str, float | None, Outcome]]:
+    """Without a limit, and within so many bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, "weights.pt")
+        torch.save(sample.model, weights)
+        found = []
+        for limit in (None, memory):
+            settings = DCPConfig(failure_probability=0, max_memory=limit).to_dict()
+            outcome = measure(certify, weights, sample.input_shape, settings, None, None, limit=900.0, threads=2)
+            found.append((name, limit, outcome))
+    return found
+
+
+def _proof(network: Network) -> tuple[float, float]:
+    proof = choose_proof(network, DCPConfig(proof="sparse"), cost_model(), 1e15)
+    assert proof is not None
+    return proof.seconds, proof.bytes
+
+
+def _certified(name: str, memory: float | None, outcome: Outcome) -> str:
+    limit = "no limit" if memory is None else f"max_memory={memory:.3g}"
+    values = outcome.values
+    if outcome.status != "done":
+        return f"- {name}, {limit}: {outcome.status}"
+    return (
+        f"- {name}, {limit}: {values['bound']:.6g}, {values['bound'] / values['product']:.4f} of the product, "
+        f"{values['proof']}, {outcome.seconds:.0f} s, peak {outcome.peak:.0f} MB, imports {outcome.baseline:.0f}"
+    )
+
+
+def _print(cells: object) -> None:
+    assert hasattr(cells, "__iter__")
+    print("|", " | ".join(cells), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
