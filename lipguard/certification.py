@@ -21,6 +21,7 @@ from lipguard.certificate.blocks import SMALLEST_FORM, WholeClaim, form_norm, pr
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
+from lipguard.certificate.randomised import VECTORS, steps_needed
 from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.certificate.verify import (
     ProvedBlock,
@@ -38,7 +39,7 @@ from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.proofs import LARGEST_MATRIX
+from lipguard.partition.proofs import LARGEST_MATRIX, usable_memory
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
@@ -56,6 +57,7 @@ _NORMS_HEADROOM = 1e-11
 _MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
 _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
 _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
+_COPIES = 12  # of every vector that the iteration keeps at once
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
 _LANCZOS = 100  # steps, to see what is missing to a margin of about their inverse square
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
@@ -264,7 +266,7 @@ class _BlockRun:
         if self.deadline < math.inf:  # the proof needs its share
             reserved = self.block.seconds if self.block.proof != "dense" else 0.2 * self.block.seconds
             total = self.deadline - time.monotonic()
-            left = max(total - reserved, 0.2 * total)
+            left = max(total - reserved, 0.3 * total)
         known = dict(self._earlier)
         if self.proposals:  # another round: on from where the last one ended
             known |= self.solver_state()
@@ -275,6 +277,7 @@ class _BlockRun:
             seed=self.config.seed,
             max_seconds=left,
             tied=self.config.multipliers == "channel",
+            most_vectors=self._most_vectors(4 if single else 8),
             dtype=torch.float32 if single else torch.float64,
             device=self.device,
         )
@@ -290,6 +293,11 @@ class _BlockRun:
         ]
         self.rounds += 1
         self.seconds += time.monotonic() - began
+
+    def _most_vectors(self, size: int) -> int:
+        """What the iteration's state leaves of the memory that a proof may take, at so many bytes per number."""
+        entries = sum(node.size for part in self.parts for node in part.nodes)
+        return min(64, int(usable_memory(self.config) / (_COPIES * entries * size)))
 
     @property
     def _aim(self) -> float:
@@ -379,7 +387,7 @@ class _BlockRun:
         for t, rho, directions in candidates:
             t, step, margin = self._first_step(t, rho, directions)
             tried = False
-            while step < (1 if self._neurons <= _LARGE else 0.2):
+            while step < (1 if self._neurons <= _LARGE else 0.2 + 3 * margin):
                 if time.monotonic() > self.deadline:
                     self.status += "; no time left"
                     return
@@ -400,13 +408,19 @@ class _BlockRun:
         The smallest eigenvalue grows by half of the step. How far it is below zero is estimated beforehand.
         """
         tolerance = self.config.tolerance
-        margin = 0.4 * tolerance if self.block.proof == "randomised" else 0.0
+        margin = 0.0
+        if self.block.proof == "randomised":
+            margin = max(0.4 * tolerance, self._affordable_margin(ScaledForm(self.parts[0], t, rho, self.device)))
         missing = tolerance / 4
         if directions is not None:
             t, missing = adjusted(self.parts[0], t, rho, directions, self.device)
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             larger, claimed = enlarged(self.parts[0], t, rho, tolerance)
             steps = _LANCZOS if margin else 3 * _LANCZOS
+            if margin > 2 * tolerance:
+                steps = (
+                    int(steps * (2 * tolerance / margin) ** 0.5) + 1
+                )  # what they may not see is less than the margin
             form = ScaledForm(self.parts[0], larger, claimed, self.device)
             smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2  # what so many steps may not see
             missing = max(tolerance / 2 - smallest, 0.0 if directions is None else missing)
@@ -414,6 +428,21 @@ class _BlockRun:
             return t, tolerance, margin
         least = 0.02 if self._neurons <= _SMALL else 0.05
         return t, 2 * (max(missing, 0.0) + max(1.2 * margin, least * tolerance)), margin
+
+    def _affordable_margin(self, form: ScaledForm) -> float:
+        """The margin at which a randomised proof takes no more than 0.6 of the time that is left."""
+        if self.deadline == math.inf:
+            return 0.0
+        probe = torch.ones(1, form.n, dtype=torch.float64, device=self.device)
+        began = time.monotonic()
+        form(probe)
+        step = time.monotonic() - began  # of one vector
+        steps = 0.6 * max(self.deadline - time.monotonic(), 0.0) / step
+        share = share_of_probability(self.plan, self.config.failure_probability)
+        margin = 0.4 * self.config.tolerance
+        while margin < 0.1 and min(m * steps_needed(form.n, margin, 2.0, share, m) for m in VECTORS) > steps:
+            margin *= 1.25
+        return margin
 
     @property
     def is_cheap(self) -> bool:

@@ -30,7 +30,7 @@ from lipguard.certificate.rounding import UNIT_ROUNDOFF, gamma_up
 from lipguard.network.form import ScaledForm, extreme_eigenvalues
 
 Array = NDArray[np.float64]
-_VECTORS = (4, 8, 16)  # more of them take fewer steps; the first that rounding leaves something of is taken
+VECTORS = (4, 8, 16)  # more of them take fewer steps; the first that rounding leaves something of is taken
 _GROWTH = 1.5  # what a matrix that passes stays below; exact arithmetic stays at 1
 _MOST_STEPS = 100_000
 
@@ -63,7 +63,7 @@ def is_positive_semidefinite_randomly(
     if not (0 < top < math.inf and math.isfinite(lost)):
         return False
     eps = 1.01 * (4 / top * (gamma_up(form.roundings) * lost + gamma_up(16) * margin) + 4 * gamma_up(16))
-    for vectors in _VECTORS:
+    for vectors in VECTORS:
         steps = steps_needed(form.n, margin, top, probability, vectors)
         share = _share(form.n, probability, vectors) - eps * steps * steps / 2 * _GROWTH
         if steps <= _MOST_STEPS and share > 0.5 * _share(form.n, probability, vectors):

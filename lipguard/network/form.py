@@ -15,6 +15,7 @@ from lipguard.network.graph import Network
 from lipguard.network.linearised import path_roundings, propagate, slope_ranges
 
 Array = NDArray[np.float64]
+_ENTRIES = 2**25  # of vectors that go through the network together
 _OWN_ROUNDINGS = 20  # of multipliers, slopes and scales, beside those of the layers
 
 
@@ -72,7 +73,8 @@ class ScaledForm:
 
     def __call__(self, z: Tensor) -> Tensor:
         """B z for rows z, shape (vectors, n), float64."""
-        return self._apply(self.network, z, *self._signed, -1.0)
+        rows = max(1, _ENTRIES // self.n)  # at a time: a pass keeps some ten times as many entries
+        return torch.cat([self._apply(self.network, own, *self._signed, -1.0) for own in torch.split(z, rows)])
 
     def pieces(self) -> list[ScaledForm]:
         """Forms of no common variable, of which this one is the sum, but for scales: those of the network's pieces.

@@ -26,6 +26,7 @@ _FACTORISATIONS = 40.0  # in whose time a dense proof finds and proves its small
 _SECONDS_PER_ENTRY = 1e-7  # to assemble a sparse matrix
 _BYTES_PER_ENTRY, _KEPT_PER_ENTRY = 45.0, 24.0  # while it is assembled, and factored
 _STEPS = 250  # of a randomised proof at the margin that it is tried at first
+_LEAST = 0.2  # of its time, which it may be cut down to with a larger margin
 _VECTORS = 4
 _ITERATIONS = 150  # of the power iteration
 _POWER_VECTORS = 8
@@ -71,10 +72,11 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
         budget, worth = 0.5 * config.max_seconds - iteration_seconds(network, cost), 1.0
     if exact is not None and exact.seconds <= max(budget, worth * randomised.seconds):
         return _because(exact, "deterministic, and cheap")
-    late = config.max_seconds is not None and randomised.seconds > 0.8 * config.max_seconds
+    late = config.max_seconds is not None and _LEAST * randomised.seconds > 0.6 * config.max_seconds
     if config.failure_probability > 0 and not late:
         other = f"a {exact.kind} one would take {exact.seconds:.0f} s" if exact else "no deterministic one fits"
-        return _because(randomised, other)
+        within = math.inf if config.max_seconds is None else 0.6 * config.max_seconds
+        return _because(dataclasses.replace(randomised, seconds=min(randomised.seconds, within)), other)
     if exact is not None and (config.max_seconds is None or exact.seconds <= config.max_seconds):
         return _because(exact, "failure_probability=0")
     return None

@@ -51,7 +51,7 @@ _POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
 # The vectors are enough where their shortest principal axis gets short, relative to the longest. That shows long before
 # the value stands still: (relative change of the value, length of that axis).
 _FULL = ((1e-3, 0.2), (1e-2, 0.3))
-_MOST_VECTORS, _SPARE = 64, 0.02
+_SPARE = 0.02
 # Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
 _RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
 
@@ -69,6 +69,7 @@ class PowerOptions:
         seed: of the start.
         max_seconds: time after which it stops where it is, or None.
         tied: one multiplier per channel, instead of one per neuron.
+        most_vectors: that they may grow to.
         dtype: of the passes. What float32 cannot hold is done in float64.
         device: where the passes run.
     """
@@ -80,6 +81,7 @@ class PowerOptions:
     seed: int = 0
     max_seconds: float | None = None
     tied: bool = False
+    most_vectors: int = 64
     dtype: torch.dtype = torch.float64
     device: torch.device | str = "cpu"
 
@@ -183,7 +185,7 @@ class _Iteration:
         self.parts, self.options = parts, options
         self.generator = torch.Generator().manual_seed(options.seed)
         self.resumed = True
-        vectors = min(max(options.vectors, len(state.get("x", ()))), _MOST_VECTORS)
+        vectors = min(max(options.vectors, len(state.get("x", ()))), max(options.vectors, options.most_vectors))
 
         def initial(name: str, size: tuple[int, ...]) -> Tensor:
             known = state.get(name)
@@ -214,7 +216,7 @@ class _Iteration:
         A point that stands still and does not need all of its rank is an optimum for any (Burer and Monteiro, 2005).
         """
         longest = next((limit for size, limit in _FULL if change <= size), math.inf)
-        if len(self.x) >= _MOST_VECTORS or longest == math.inf:
+        if 2 * len(self.x) > self.options.most_vectors or longest == math.inf:
             return False
         lengths, _ = self._axes()
         return float(lengths[0]) > longest * float(lengths[-1])
