@@ -85,7 +85,11 @@ def test_the_time_budget_decides() -> None:
     assert sparse.seconds > randomised.seconds > 1
     assert kind(network, max_seconds=10 * sparse.seconds) == "sparse"
     assert kind(network, max_seconds=2 * randomised.seconds) == "randomised"
-    assert kind(network, max_seconds=0.5 * randomised.seconds) is None
+    shorter = chosen(network, max_seconds=0.5 * randomised.seconds)  # by a larger margin
+    assert shorter is not None
+    assert shorter.kind == "randomised"
+    assert shorter.seconds < 0.5 * randomised.seconds
+    assert kind(network, max_seconds=0.1 * randomised.seconds) is None
     assert kind(network, max_seconds=0.5 * sparse.seconds, failure_probability=0) is None
 
 
