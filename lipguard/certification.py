@@ -39,7 +39,7 @@ from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.proofs import LARGEST_MATRIX, usable_memory
+from lipguard.partition.proofs import LARGEST_MARGIN, LARGEST_MATRIX, usable_memory
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
@@ -407,40 +407,45 @@ class _BlockRun:
 
         The smallest eigenvalue grows by half of the step. How far it is below zero is estimated beforehand.
         """
-        tolerance = self.config.tolerance
-        margin = 0.0
-        if self.block.proof == "randomised":
-            margin = max(0.4 * tolerance, self._affordable_margin(ScaledForm(self.parts[0], t, rho, self.device)))
-        missing = tolerance / 4
+        tolerance, part = self.config.tolerance, self.parts[0]
+        # The time that a vector takes through LipSDP's matrix, where time is short: some 40 adjust the multipliers.
+        unit = self._seconds_per_vector(ScaledForm(part, t, rho, self.device)) if self.deadline < math.inf else 0.0
+        if 40 * unit > 0.1 * self._left:
+            directions = None
+        missing, margin = tolerance / 4, 0.0
         if directions is not None:
-            t, missing = adjusted(self.parts[0], t, rho, directions, self.device)
+            t, missing = adjusted(part, t, rho, directions, self.device)
+        if self.block.proof == "randomised":
+            margin = self._margin(unit)
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
-            larger, claimed = enlarged(self.parts[0], t, rho, tolerance)
-            steps = _LANCZOS if margin else 3 * _LANCZOS
-            if margin > 2 * tolerance:
-                steps = (
-                    int(steps * (2 * tolerance / margin) ** 0.5) + 1
-                )  # what they may not see is less than the margin
-            form = ScaledForm(self.parts[0], larger, claimed, self.device)
-            smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2  # what so many steps may not see
-            missing = max(tolerance / 2 - smallest, 0.0 if directions is None else missing)
+            # What Lanczos' method may not see should be less than the margin.
+            steps = min(_LANCZOS, int(3 / margin**0.5) + 1) if margin else 3 * _LANCZOS
+            larger, claimed = enlarged(part, t, rho, max(tolerance, margin))
+            form = ScaledForm(part, larger, claimed, self.device)
+            smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2
+            missing = max(max(tolerance, margin) / 2 - smallest, 0.0 if directions is None else missing)
         if not missing < 0.1:
             return t, tolerance, margin
         least = 0.02 if self._neurons <= _SMALL else 0.05
         return t, 2 * (max(missing, 0.0) + max(1.2 * margin, least * tolerance)), margin
 
-    def _affordable_margin(self, form: ScaledForm) -> float:
-        """The margin at which a randomised proof takes no more than 0.6 of the time that is left."""
-        if self.deadline == math.inf:
-            return 0.0
-        probe = torch.ones(1, form.n, dtype=torch.float64, device=self.device)
+    @property
+    def _left(self) -> float:
+        return max(self.deadline - time.monotonic(), 0.0)
+
+    def _seconds_per_vector(self, form: ScaledForm) -> float:
         began = time.monotonic()
-        form(probe)
-        step = time.monotonic() - began  # of one vector
-        steps = 0.6 * max(self.deadline - time.monotonic(), 0.0) / step
-        share = share_of_probability(self.plan, self.config.failure_probability)
-        margin = 0.4 * self.config.tolerance
-        while margin < 0.1 and min(m * steps_needed(form.n, margin, 2.0, share, m) for m in VECTORS) > steps:
+        form(torch.ones(1, form.n, dtype=torch.float64, device=self.device))
+        return time.monotonic() - began
+
+    def _margin(self, unit: float) -> float:
+        """Of a randomised proof: a share of the tolerance, or more where half of the time left would not do."""
+        margin, part = 0.4 * self.config.tolerance, self.parts[0]
+        n = part.neurons + part.nodes[0].size
+        p = share_of_probability(self.plan, self.config.failure_probability)
+        while margin < LARGEST_MARGIN:
+            if unit * min(m * steps_needed(n, margin, 2.0, p, m) for m in VECTORS) <= 0.5 * self._left:
+                break
             margin *= 1.25
         return margin
 
@@ -558,7 +563,9 @@ def _report(
         network.digest, network.input_shape, plan, config.merge, tuple(run.multipliers for run in blocks),
         tuple(run.slack for run in blocks), tuple(run.rho for run in blocks), bound, proof, probability,
     )  # fmt: skip
-    lower, points = warm_lower_bound(network, data, config.seed, None if warm is None else warm.points)
+    known = None if warm is None else warm.points
+    deadline = math.inf if config.max_seconds is None else start + config.max_seconds
+    lower, points = warm_lower_bound(network, data, config.seed, known, deadline)
     if lower > bound:
         raise CertificateError(
             f"Internal contradiction: the Jacobian norm {lower!r} was found above the bound {bound!r}. "

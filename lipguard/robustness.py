@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,7 +39,11 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
 
 
 def warm_lower_bound(
-    network: Network, data: Tensor | None, seed: int, points: NDArray[np.float64] | None
+    network: Network,
+    data: Tensor | None,
+    seed: int,
+    points: NDArray[np.float64] | None,
+    deadline: float = math.inf,
 ) -> tuple[float, NDArray[np.float64]]:
     """A lower bound, and the points to go on from when the weights have changed a little.
 
@@ -45,12 +52,14 @@ def warm_lower_bound(
         data: points for a first start, as for `lower_bound`.
         seed: of the start.
         points: where an earlier search for this architecture ended; a few steps from there do.
+        deadline: of `time.monotonic()`, after which no step begins but the first.
     """
     if points is not None and points.shape[1:] == network.input_shape and len(points) and np.isfinite(points).all():
         fresh = _start(network, data, seed)[:_FRESH]
-        best, x = ascend(network, torch.cat([torch.from_numpy(np.array(points)), fresh]), seed, _STEPS, _WARM_WORK)
+        start, work = torch.cat([torch.from_numpy(np.array(points)), fresh]), _WARM_WORK
     else:
-        best, x = ascend(network, _start(network, data, seed), seed, _STEPS)
+        start, work = _start(network, data, seed), _WORK
+    best, x = ascend(network, start if time.monotonic() < deadline else start[:1], seed, _STEPS, work, deadline)
     return best, x.numpy()
 
 
@@ -68,7 +77,9 @@ def _start(network: Network, data: Tensor | None, seed: int) -> Tensor:
     return x
 
 
-def ascend(network: Network, x: Tensor, seed: int, steps: int, work: float = _WORK) -> tuple[float, Tensor]:
+def ascend(
+    network: Network, x: Tensor, seed: int, steps: int, work: float = _WORK, deadline: float = math.inf
+) -> tuple[float, Tensor]:
     """Gradient ascent of the Jacobian's norm from the points `x`, shape (points, *input_shape), of float64."""
     entries = sum(node.size for node in network.nodes)
     x = x[: max(1, int(_ENTRIES / entries))]
@@ -77,6 +88,8 @@ def ascend(network: Network, x: Tensor, seed: int, steps: int, work: float = _WO
     cost = len(x) * (2 * _POWER_STEPS + 4) * entries
     steps = max(1, min(steps, int(work / cost)))
     for k in range(steps):
+        if k and time.monotonic() > deadline:
+            break
         slopes, smooth = _slopes(network, x)
         v = _top_direction(network, slopes, v)
         norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)

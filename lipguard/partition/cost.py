@@ -24,7 +24,7 @@ import torch
 from lipguard import __version__
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 2  # of what is measured
+_FORMAT = 3  # of what is measured
 _PROBES = (48, 144)
 _ITERATIONS = 400  # a typical solve at the default tolerance
 CACHE_VARIABLE = "LIPGUARD_CACHE"
@@ -91,7 +91,7 @@ def _factorisation_flops(n: int = 768) -> float:
     front = torch.full((2 * n, n), 0.5, dtype=torch.float64)
     front.diagonal().add_(n)
     times = []
-    for _ in range(5):
+    for _ in range(15):
         start = time.perf_counter()
         pivots, _ = torch.linalg.cholesky_ex(front[:n])
         below = torch.linalg.solve_triangular(pivots, front[n:].T, upper=False)

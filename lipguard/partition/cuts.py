@@ -34,21 +34,29 @@ def candidates(network: Network) -> list[int]:
     return [i for i in network.separators if isinstance(network.nodes[i].layer, Activation) and i != last]
 
 
-def segments(network: Network, seconds: Callable[[Network], float | None]) -> list[Segment]:
-    """All segments between two candidates, or ends of the network, that fit.
+def segments(network: Network, seconds: Callable[[Network], float | None], budget: float = math.inf) -> list[Segment]:
+    """All segments between two candidates, or ends of the network, that fit; none where the shortest take too long.
 
     Args:
         network: the network.
         seconds: of a segment's proof; None where it does not fit, and then a longer one does not either.
+        budget: seconds for all of them.
     """
     ends = [0, *candidates(network), len(network.nodes) - 1]
-    found = []
-    for position, stop in enumerate(ends):
-        for start in reversed(ends[:position]):
+    found: list[Segment] = []
+    open_ends = dict(enumerate(ends))  # by position: those from which longer segments may still fit
+    for length in range(1, len(ends)):
+        for position in list(open_ends):
+            if position + length >= len(ends):
+                continue
+            start, stop = ends[position], ends[position + length]
             needed = seconds(network.subnetwork(start, stop))
             if needed is None:
-                break
-            found.append(Segment(start, stop, needed))
+                del open_ends[position]
+            else:
+                found.append(Segment(start, stop, needed))
+        if length == 1 and (len(found) < len(ends) - 1 or sum(s.seconds for s in found) > budget):
+            return []  # longer ones only take longer
     return found
 
 

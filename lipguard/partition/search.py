@@ -74,13 +74,13 @@ def _cut_by_power(network: Network, config: DCPConfig, cost: CostModel, value: V
     """One block that is cut where it loses least, so that sparse proofs of what is between the cuts fit."""
     if config.solver != "power" or config.partition != "auto" or config.proof not in ("auto", "sparse"):
         return None
-    found = segments(network, lambda part: sparse_seconds(part, config, cost))
     budget = math.inf
     if config.max_seconds is not None:
         iterations = iteration_seconds(network, cost)
         budget = 0.8 * config.max_seconds - 2 * iterations
         if len(candidates(network)) * iterations > 0.2 * config.max_seconds:
             value = None  # there is no time to ask
+    found = segments(network, lambda part: sparse_seconds(part, config, cost), budget)
     if best_cuts(network, found, dict.fromkeys(candidates(network), 0.0), budget) is None:
         return None
     chosen = best_cuts(network, found, losses(network, candidates(network), value), budget)

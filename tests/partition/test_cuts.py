@@ -111,7 +111,7 @@ def test_a_network_that_is_too_large_is_cut_where_it_loses_least(monkeypatch: py
 def test_there_is_no_time_to_ask_what_a_cut_loses() -> None:
     network = deep(4)
     limit = elimination_of(network).largest - 1
-    config = DCPConfig(failure_probability=0, max_block_size=limit, max_memory=1e12, max_seconds=3.0)
+    config = DCPConfig(failure_probability=0, max_block_size=limit, max_memory=1e12, max_seconds=20.0)
     slow = CostModel(1e-8, 2.5, 1e9)
     (block, *_) = find_plan(network, config, slow, lambda part: pytest.fail("asked")).blocks
     assert block.cuts
