@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound
+from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, last_eigenvalue
 from lipguard.certificate.randomised import is_positive_semidefinite_randomly
 from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
 from lipguard.certificate.sparse import is_form_positive_semidefinite
@@ -141,8 +141,7 @@ def form_norm(freed: FreedNetwork, t: Array) -> float:
         S = _form(freed, freed.quadratic(t))
     if S is None or not np.isfinite(S).all():
         return np.inf
-    n = len(S)
-    return max(0.0, float(scipy.linalg.eigvalsh(S, subset_by_index=(n - 1, n - 1))[0])) if n else 0.0
+    return max(0.0, last_eigenvalue(S)) if len(S) else 0.0
 
 
 def proved_form(freed: FreedNetwork, t: Array, slack: float) -> Array | None:

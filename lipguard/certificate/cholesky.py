@@ -108,11 +108,18 @@ def largest_eigenvalue(G: Any, tolerance: float = 1e-9) -> float:
     """Of a symmetric matrix, or linear operator, numerically; nothing depends on its accuracy."""
     n = G.shape[0]
     if n <= 400:
-        dense = G if isinstance(G, np.ndarray) else G @ np.eye(n)
-        return float(scipy.linalg.eigvalsh(dense, subset_by_index=(n - 1, n - 1))[0])
+        return last_eigenvalue(G if isinstance(G, np.ndarray) else G @ np.eye(n))
     start = np.abs(G).sum(axis=1) if isinstance(G, np.ndarray) else np.ones(n)
     try:
         return float(scipy.sparse.linalg.eigsh(G, k=1, v0=start, tol=tolerance, return_eigenvectors=False)[0])
     except scipy.sparse.linalg.ArpackError:
-        dense = G if isinstance(G, np.ndarray) else G @ np.eye(n)
-        return float(scipy.linalg.eigvalsh(dense, subset_by_index=(n - 1, n - 1))[0])
+        return last_eigenvalue(G if isinstance(G, np.ndarray) else G @ np.eye(n))
+
+
+def last_eigenvalue(S: Array) -> float:
+    """The largest eigenvalue of a dense symmetric matrix, numerically."""
+    n = len(S)
+    try:
+        return float(scipy.linalg.eigvalsh(S, subset_by_index=(n - 1, n - 1))[0])
+    except np.linalg.LinAlgError:  # LAPACK's dsyevr gives up on some matrices of nearly no rank
+        return float(np.linalg.eigvalsh(S)[-1])

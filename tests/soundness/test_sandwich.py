@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.networks import Sample, convolutional, networks
+from helpers.networks import Sample, convolutional, networks, with_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -151,6 +151,15 @@ def test_a_small_relu_network_is_above_its_exact_constant_over_all_activation_pa
     assert exact * (1 - 1e-12) <= report.bound < report.product_bound
     assert report.bound <= 1.05 * exact
     assert report.lower_bound == pytest.approx(exact, rel=0.2)
+
+
+@pytest.mark.parametrize("seed", range(0, 60, 3))
+def test_matrices_of_nearly_no_rank(seed: int) -> None:
+    """On some of these LAPACK's choice for a single eigenvalue gives up."""
+    layers = [nn.Conv2d(2, 1, 1, bias=False), nn.Conv2d(1, 1, 1, bias=False)]
+    last = nn.Conv2d(1, 1, 1, stride=(2, 1), padding=(2, 0), bias=False)
+    sample = Sample(with_weights(nn.Sequential(nn.ReLU(), *layers, last), seed), (2, 3, 8))
+    assert_sandwich(sample.model, sample, DCPConfig())
 
 
 def test_dead_and_constant_networks() -> None:
