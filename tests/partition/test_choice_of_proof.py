@@ -89,7 +89,7 @@ def test_the_time_budget_decides() -> None:
     assert shorter is not None
     assert shorter.kind == "randomised"
     assert shorter.seconds < 0.5 * randomised.seconds
-    assert kind(network, max_seconds=0.1 * randomised.seconds) is None
+    assert kind(network, max_seconds=0.01 * randomised.seconds) == "randomised"  # nothing is lost by trying
     assert kind(network, max_seconds=0.5 * sparse.seconds, failure_probability=0) is None
 
 
