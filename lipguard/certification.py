@@ -59,6 +59,7 @@ _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
 _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
 _COPIES = 12  # of every vector that the iteration keeps at once
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
+_BESIDE = 40  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
 _LANCZOS = 100  # steps, to see what is missing to a margin of about their inverse square
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
@@ -387,7 +388,7 @@ class _BlockRun:
         for t, rho, directions in candidates:
             t, step, margin = self._first_step(t, rho, directions)
             tried = False
-            while step < (1 if self._neurons <= _LARGE else 0.2 + 3 * margin):
+            while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * margin):
                 if time.monotonic() > self.deadline:
                     self.status += "; no time left"
                     return
@@ -405,7 +406,7 @@ class _BlockRun:
     def _first_step(self, t: Array, rho: float, directions: Directions | None) -> tuple[Array, float, float]:
         """Multipliers, adjusted; the step to try first; and the margin that a randomised proof is to count on.
 
-        The smallest eigenvalue grows by half of the step. How far it is below zero is estimated beforehand.
+        The smallest eigenvalue grows by 1 - (1 + step)^(-1/2). How far it is below zero is estimated beforehand.
         """
         tolerance, part = self.config.tolerance, self.parts[0]
         # The time that a vector takes through LipSDP's matrix, where time is short: some 40 adjust the multipliers.
@@ -425,9 +426,10 @@ class _BlockRun:
             smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2
             missing = max(max(tolerance, margin) / 2 - smallest, 0.0 if directions is None else missing)
         if not missing < 0.1:
-            return t, tolerance, margin
+            return t, (1 - 1.2 * margin) ** -2 - 1 if margin else tolerance, margin
         least = 0.02 if self._neurons <= _SMALL else 0.05
-        return t, 2 * (max(missing, 0.0) + max(1.2 * margin, least * tolerance)), margin
+        gain = max(missing, 0.0) + max(1.2 * margin, least * tolerance)
+        return t, (1 - gain) ** -2 - 1, margin
 
     @property
     def _left(self) -> float:
@@ -444,7 +446,8 @@ class _BlockRun:
         n = part.neurons + part.nodes[0].size
         p = share_of_probability(self.plan, self.config.failure_probability)
         while margin < LARGEST_MARGIN:
-            if unit * min(m * steps_needed(n, margin, 2.0, p, m) for m in VECTORS) <= 0.5 * self._left:
+            steps = min(m * steps_needed(n, margin, 2.0, p, m) for m in VECTORS)
+            if unit * (steps + _BESIDE) <= 0.6 * self._left:
                 break
             margin *= 1.25
         return margin

@@ -236,16 +236,15 @@ class _LargestEigenvalue:
 
     def __init__(self, n: int) -> None:
         self.bound = 0.0
-        self._n = 2 * n
-        self._eye = torch.eye(self._n, dtype=torch.float64)
+        self._n = n
 
     def cover(self, gram: NDArray[np.complex128]) -> None:
         """Raise the bound until it covers a batch of matrices, shape (batch, n, n)."""
-        real = torch.from_numpy(np.ascontiguousarray(gram.real))
-        imag = torch.from_numpy(np.ascontiguousarray(gram.imag))
-        # The same eigenvalues, twice each, in real arithmetic.
-        real, imag = (real + real.mT) / 2, (imag - imag.mT) / 2
-        G = torch.cat([torch.cat([real, -imag], 2), torch.cat([imag, real], 2)], 1)  # (batch, 2n, 2n)
+        n = self._n
+        # The same eigenvalues, twice each, in real arithmetic; what is above the diagonal is not read.
+        G = torch.zeros(len(gram), 2 * n, 2 * n, dtype=torch.float64)
+        G[:, :n, :n] = G[:, n:, n:] = torch.from_numpy(gram.real)
+        G[:, n:, :n] = torch.from_numpy(gram.imag)
         G = G[~self._are_below(G, self.bound)]
         if not len(G):
             return
@@ -255,12 +254,16 @@ class _LargestEigenvalue:
             if bool(self._are_below(G, bound).all()):
                 self.bound = up(bound)
                 return
-        self.bound = max(self.bound, float(G.abs().sum(2).max()) * (1 + 4 * self._n * UNIT_ROUNDOFF))
+        lower = G.abs().tril()
+        rows = lower.sum(2) + lower.sum(1)  # the diagonal twice
+        self.bound = max(self.bound, float(rows.max()) * (1 + 8 * n * UNIT_ROUNDOFF))
 
     def _are_below(self, G: Tensor, bound: float) -> Tensor:
         """For which matrices bound I - G >= 0 is proved, shape (batch,)."""
-        # The trace of bound I - G is at most n bound.
-        shift = mul_up(mul_up(4.0, gamma_up(self._n + 4)), self._n * bound)
-        factors, failed = torch.linalg.cholesky_ex((bound - shift) * self._eye - G)
+        # The trace of bound I - G is at most 2 n bound.
+        shift = mul_up(4.0, gamma_up(2 * self._n + 4), 2.0 * self._n, bound)
+        A = -G
+        A.diagonal(dim1=1, dim2=2).add_(bound - shift)
+        factors, failed = torch.linalg.cholesky_ex(A)
         proved: Tensor = (failed == 0) & factors.diagonal(dim1=1, dim2=2).isfinite().all(1)
         return proved

@@ -27,7 +27,7 @@ _SECONDS_PER_ENTRY = 1e-7  # to assemble a sparse matrix
 _BYTES_PER_ENTRY, _KEPT_PER_ENTRY = 45.0, 24.0  # while it is assembled, and factored
 _VECTORS = 4  # of a randomised proof
 _LANCZOS = 100  # steps before it, of one vector; three times as many before a sparse one of a large network
-_MARGIN, LARGEST_MARGIN = 0.4, 0.1  # of a randomised proof: in tolerances, and where time is short
+_MARGIN, LARGEST_MARGIN = 0.4, 0.15  # of a randomised proof: in tolerances, and where time is short
 # A step of the power iteration with eight vectors of single precision, and LipSDP's form applied to four of double: in
 # seconds per layer, and in operations per entry and per multiplication of a forward pass. Fitted to nine networks of 9
 # to 36 layers, 5e3 to 3e6 entries and 4e5 to 8e8 multiplications, which they meet within a third.
