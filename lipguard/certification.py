@@ -38,8 +38,9 @@ from lipguard.network.form import ScaledForm, extreme_eigenvalues
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
+from lipguard.partition.cost import cost_model, learn
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.proofs import LARGEST_MARGIN, LARGEST_MATRIX, usable_memory
+from lipguard.partition.proofs import LARGEST_MARGIN, LARGEST_MATRIX, iteration_seconds, usable_memory
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
@@ -159,7 +160,22 @@ def certify_network(request: Request, start: float, progress: bool = False, exec
     except KeyboardInterrupt:  # what is proved so far is the result
         interrupted = True
     interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
-    return _report(network, config, plan, norms, blocks, request.data, start, optimise, interrupted, warm)
+    report = _report(network, config, plan, norms, blocks, request.data, start, optimise, interrupted, warm)
+    if warm is None and optimise and report.status == "complete" and deadline == math.inf:
+        _learn(network, config, blocks)
+    return report
+
+
+def _learn(network: Network, config: DCPConfig, blocks: Sequence[_BlockRun]) -> None:
+    """Compare what the stages of a whole network took with what was predicted."""
+    (run, *others) = blocks
+    if others or config.solver != "power" or len(run.parts) != 1 or run.rounds != 1:
+        return
+    cost = cost_model()
+    observed = {"iteration": (run.iterating, iteration_seconds(run.parts[0], cost))}
+    predicted = run.block.seconds - observed["iteration"][1]
+    observed[run.block.proof] = (run.seconds - run.iterating, predicted)
+    learn(observed)
 
 
 def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:
@@ -222,6 +238,7 @@ class _BlockRun:
         self.gap = math.nan
         self.status = ""
         self.rounds = 0  # of the power iteration
+        self.iterating = 0.0  # seconds of it
         self.seconds = 0.0
 
     @cached_property
@@ -293,6 +310,7 @@ class _BlockRun:
             for new, old in zip(found, before, strict=True)
         ]
         self.rounds += 1
+        self.iterating += time.monotonic() - began
         self.seconds += time.monotonic() - began
 
     def _most_vectors(self, size: int) -> int:

@@ -14,8 +14,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,12 @@ import torch
 from lipguard import __version__
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 3  # of what is measured
+_FORMAT = 4  # of what is measured
 _PROBES = (48, 144)
 _ITERATIONS = 400  # a typical solve at the default tolerance
+_MOST = 4.0  # by what a prediction is changed, as learned from what was observed
+_RATE = 0.3  # of that, in logarithms, with every solve
+_NOTICED = 0.5  # seconds from which on a solve is learned from
 CACHE_VARIABLE = "LIPGUARD_CACHE"
 
 
@@ -36,11 +39,17 @@ class CostModel:
 
     Attributes:
         flops: floating-point operations per second of a multifrontal factorisation.
+        learned: for a stage ("iteration", "dense", "sparse", "randomised") by what its predictions are multiplied.
     """
 
     coefficient: float
     exponent: float
     flops: float = 6e10
+    learned: Mapping[str, float] = field(default_factory=dict)
+
+    def factor(self, stage: str) -> float:
+        """By what the predictions of a stage are multiplied."""
+        return self.learned.get(stage, 1.0)
 
     def seconds(self, variables: int, max_iterations: int) -> float:
         """Predicted time of one solve."""
@@ -49,16 +58,18 @@ class CostModel:
 
 def cost_model(path: Path | None = None) -> CostModel:
     """The model of this machine, from `path` or the cache folder; measured where there is none yet."""
-    path = path or _cache_folder() / f"cost-{__version__}-{_FORMAT}-{platform.node() or 'machine'}.json"
+    path = path or _default_path()
     try:
         stored = json.loads(path.read_text())
-        model = CostModel(float(stored["coefficient"]), float(stored["exponent"]), float(stored["flops"]))
-        if 0 < model.coefficient < math.inf and 0 < model.exponent < 10 and 0 < model.flops < math.inf:
+        learned = {str(stage): float(factor) for stage, factor in stored["learned"].items()}
+        model = CostModel(float(stored["coefficient"]), float(stored["exponent"]), float(stored["flops"]), learned)
+        sane = all(1 / _MOST <= factor <= _MOST for factor in learned.values())
+        if 0 < model.coefficient < math.inf and 0 < model.exponent < 10 and 0 < model.flops < math.inf and sane:
             return model
         raise ValueError(f"it holds {model}")
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _LOG.warning("The cost model in %s cannot be read (%s); measuring again.", path, error)
     model = dataclasses.replace(_calibrate(_eigendecomposition_seconds), flops=_factorisation_flops())
     try:
@@ -66,6 +77,31 @@ def cost_model(path: Path | None = None) -> CostModel:
     except OSError as error:
         _LOG.warning("The cost model cannot be stored in %s: %s.", path, error)
     return model
+
+
+def learn(observed: Mapping[str, tuple[float, float]], path: Path | None = None) -> None:
+    """Take up what stages took beside what was predicted: (seconds, predicted seconds), from a solve without a start.
+
+    A prediction that is right within a quarter changes nothing, so that plans do not change either.
+    """
+    model = cost_model(path)
+    learned = dict(model.learned)
+    for stage, (seconds, predicted) in observed.items():
+        if seconds < _NOTICED or not predicted > 0:
+            continue
+        error = math.log(seconds / predicted)
+        if abs(error) > math.log(1.25):
+            factor = model.factor(stage) * math.exp(_RATE * error)
+            learned[stage] = min(max(factor, 1 / _MOST), _MOST)
+    if learned != model.learned:
+        try:
+            _write(path or _default_path(), dataclasses.replace(model, learned=learned))
+        except OSError as error:
+            _LOG.info("What was learned of this machine's speed cannot be stored: %s.", error)
+
+
+def _default_path() -> Path:
+    return _cache_folder() / f"cost-{__version__}-{_FORMAT}-{platform.node() or 'machine'}.json"
 
 
 def _calibrate(measure: Callable[[int], float]) -> CostModel:

@@ -87,11 +87,13 @@ class PartitionPlan:
         architecture: digest of the network's architecture.
         blocks: the blocks.
         settings: the settings that it was searched for.
+        considered: what else there was, and what spoke against it, in words.
     """
 
     architecture: str
     blocks: tuple[Block, ...]
     settings: Mapping[str, Any]
+    considered: tuple[str, ...] = ()
 
     @staticmethod
     def settings_of(config: DCPConfig) -> dict[str, Any]:
@@ -126,7 +128,8 @@ class PartitionPlan:
         """
         try:
             blocks = tuple(_block(block) for block in state["blocks"])
-            return cls(str(state["architecture"]), blocks, dict(state["settings"]))
+            considered = tuple(str(line) for line in state["considered"])
+            return cls(str(state["architecture"]), blocks, dict(state["settings"]), considered)
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise CertificateError(f"The partition plan cannot be read: {error!r}.") from error
 
@@ -170,7 +173,8 @@ class PartitionPlan:
         ]  # fmt: skip
         total = f"predicted: {self.ratio:.3f} of the product of norms, {self.seconds:.1f} s of solves"
         why = [f"block {i}: {block.proof} proof: {block.reason}" for i, block in enumerate(self.blocks) if block.reason]
-        return "\n".join([*table(header, rows), *why, total])
+        others = ["considered:", *(f"  {line}" for line in self.considered)] if self.considered else []
+        return "\n".join([*table(header, rows), *why, total, *others])
 
 
 def _block(state: Mapping[str, Any]) -> Block:

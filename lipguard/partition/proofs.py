@@ -84,6 +84,29 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
     return None
 
 
+def prices(network: Network, config: DCPConfig, cost: CostModel) -> list[str]:
+    """What each kind of proof of the whole network would take, in words, and what speaks against it."""
+    lines = []
+    proofs = (
+        _dense(network, cost),
+        _sparse(network, cost),
+        _randomised(network, config, cost, _MARGIN * config.tolerance),
+    )
+    for proof in proofs:
+        against = []
+        if proof.kind == "randomised" and config.failure_probability == 0:
+            against.append("not deterministic")
+        if proof.bytes > usable_memory(config):
+            against.append("more memory than there may be")
+        elif not _fits(proof, network, config, usable_memory(config)):
+            against.append("too large a dense matrix")
+        if config.max_seconds is not None and proof.seconds > config.max_seconds:
+            against.append("more than max_seconds")
+        words = f": {', '.join(against)}" if against else ""
+        lines.append(f"one LMI, {proof.kind} proof, {proof.seconds:.1f} s and {proof.bytes / 1e6:.0f} MB{words}")
+    return lines
+
+
 def sparse_seconds(network: Network, config: DCPConfig, cost: CostModel) -> float | None:
     """Predicted time of a sparse proof; None where it takes too much memory or too large a front."""
     proof = _sparse(network, cost)
@@ -107,7 +130,7 @@ def _fits(proof: Proof, network: Network, config: DCPConfig, memory: float) -> b
 
 def iteration_seconds(network: Network, cost: CostModel) -> float:
     """Predicted time of the power iteration."""
-    return _OTHER + _ITERATIONS * _pass(network, cost, _STEP)
+    return _OTHER + cost.factor("iteration") * _ITERATIONS * _pass(network, cost, _STEP)
 
 
 def free_memory() -> float:
@@ -130,7 +153,8 @@ def _because(proof: Proof, reason: str) -> Proof:
 
 def _dense(network: Network, cost: CostModel) -> Proof:
     n = float(network.neurons + network.nodes[0].size)
-    return Proof("dense", _FACTORISATIONS * n**3 / 3 / cost.flops + 1e-7 * n * n, 8 * 10 * n * n)
+    seconds = cost.factor("dense") * (_FACTORISATIONS * n**3 / 3 / cost.flops + 1e-7 * n * n)
+    return Proof("dense", seconds, 8 * 10 * n * n)
 
 
 def _sparse(network: Network, cost: CostModel) -> Proof:
@@ -142,7 +166,7 @@ def _sparse(network: Network, cost: CostModel) -> Proof:
         most = max(most, elimination.bytes + _KEPT_PER_ENTRY * entries, _BYTES_PER_ENTRY * entries)
     if network.neurons > _LARGE:
         seconds += 3 * _LANCZOS / _VECTORS * _pass(network, cost, _APPLICATION)
-    return Proof("sparse", seconds, most)
+    return Proof("sparse", cost.factor("sparse") * seconds, most)
 
 
 def _pieces(network: Network) -> list[Network]:
@@ -155,7 +179,8 @@ def _randomised(network: Network, config: DCPConfig, cost: CostModel, margin: fl
     # The degree of the polynomial (`lipguard.certificate.randomised`).
     share = (config.failure_probability or 1e-12) ** (1 / _VECTORS) / math.sqrt(2 * variables / math.pi)
     steps = math.acosh(max(3 / share, 1.0)) / (2 * math.asinh(math.sqrt(margin / 2)))
-    seconds = (steps + min(_LANCZOS, steps) / _VECTORS) * _pass(network, cost, _APPLICATION)
+    seconds = cost.factor("randomised") * (steps + min(_LANCZOS, steps) / _VECTORS)
+    seconds *= _pass(network, cost, _APPLICATION)
     return Proof("randomised", seconds, 8 * 30 * _VECTORS * variables)
 
 

@@ -15,7 +15,9 @@ from lipguard.network.trace import trace
 from lipguard.partition import proofs
 from lipguard.partition.cost import CostModel
 from lipguard.partition.elimination import elimination_of
+from lipguard.partition.plan import PartitionPlan
 from lipguard.partition.proofs import choose_proof, free_memory
+from lipguard.partition.search import find_plan
 
 COST = CostModel(1e-8, 2.5, 2e10)
 PLENTY = 1e11
@@ -218,3 +220,15 @@ def test_channel_multipliers_are_one_per_channel_and_looser() -> None:
     first = tied.certificate.multipliers[0][0][: 4 * 11 * 5].reshape(4, -1)
     assert (first == first[:, :1]).all()
     assert lipguard.verify(tied.certificate, network) == tied.bound
+
+
+def test_plans_say_what_else_there_was() -> None:
+    network = convolutions(8, 28)
+    considered = find_plan(network, DCPConfig(failure_probability=0, max_memory=1e6), COST).considered
+    text = "\n".join(considered)
+    for words in ("dense proof", "sparse proof", "randomised proof", "not deterministic", "more memory", "chosen"):
+        assert words in text
+    found = find_plan(network, DCPConfig(max_memory=1e11), COST)
+    assert "considered:" in str(found)
+    assert "sparse proof" in str(found)
+    assert PartitionPlan.from_dict(found.to_dict()) == found

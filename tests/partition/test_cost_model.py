@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -9,9 +10,13 @@ import os
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from lipguard.config import DCPConfig
+from lipguard.network.trace import trace
 from lipguard.partition import cost
-from lipguard.partition.cost import CACHE_VARIABLE, CostModel, cost_model
+from lipguard.partition.cost import CACHE_VARIABLE, CostModel, cost_model, learn
+from lipguard.partition.proofs import choose_proof, iteration_seconds
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def test_the_model_is_fitted_to_what_is_measured(measurements: list[int]) -> Non
 
 def test_it_is_stored_in_the_folder_of_the_environment_and_read_back(measurements: list[int], tmp_path: Path) -> None:
     first = cost_model()
-    fields = {"coefficient": first.coefficient, "exponent": first.exponent, "flops": first.flops}
+    fields = {"coefficient": first.coefficient, "exponent": first.exponent, "flops": first.flops, "learned": {}}
     assert json.loads(stored(tmp_path).read_text()) == fields
     measurements.clear()
     assert cost_model() == first
@@ -73,7 +78,7 @@ def test_the_user_cache_is_the_default(
     assert len(list((tmp_path / "xdg" / "lipguard").iterdir())) == 1
 
 
-GOOD = {"coefficient": 1.0, "exponent": 2.0, "flops": 1e10}
+GOOD = {"coefficient": 1.0, "exponent": 2.0, "flops": 1e10, "learned": {"sparse": 2.0}}
 
 
 def spoiled(**changes: object) -> bytes:
@@ -87,6 +92,7 @@ def spoiled(**changes: object) -> bytes:
         spoiled(coefficient="x"), spoiled(coefficient=-1), spoiled(coefficient=math.inf),
         spoiled(exponent=99), spoiled(exponent=math.nan),
         spoiled(flops="fast"), spoiled(flops=0), spoiled(flops=-1e10), spoiled(flops=math.nan), spoiled(flops=math.inf),
+        spoiled(learned=[1]), spoiled(learned={"sparse": 99.0}), spoiled(learned={"sparse": math.nan}),
     ],
 )  # fmt: skip
 def test_a_corrupt_file_is_measured_again_with_a_warning(
@@ -161,3 +167,45 @@ def test_a_real_measurement_is_plausible(tmp_path: Path) -> None:
     model = cost_model(tmp_path / "cost.json")
     assert 1e-7 < model.seconds(100, 1) < 10
     assert 1e7 < model.flops < 1e14
+
+
+def test_predictions_follow_what_is_observed(measurements: list[int], tmp_path: Path) -> None:
+    before = cost_model()
+    learn({"sparse": (3.0, 2.9), "iteration": (0.1, 10.0), "dense": (1.0, 0.0)})  # right; too short; not predicted
+    assert cost_model() == before
+    for _ in range(30):
+        model = cost_model()
+        learn({"sparse": (6.0, 2.0 * model.factor("sparse")), "randomised": (1.0, 9.0 * model.factor("randomised"))})
+    assert cost_model().factor("sparse") == pytest.approx(3.0, rel=0.3)
+    assert cost_model().factor("randomised") == pytest.approx(0.25)  # at most so far
+    assert cost_model().factor("iteration") == 1.0
+    assert dataclasses.replace(cost_model(), learned={}) == before
+    assert len(measurements) == 3
+
+
+def test_what_cannot_be_stored_is_not_learned(
+    measurements: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "cost.json"
+    first = cost_model(path)
+
+    def fail(source: str, target: str) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    learn({"sparse": (100.0, 1.0)}, path)
+    assert cost_model(path) == first
+
+
+def test_predictions_of_proofs_and_iterations_are_multiplied() -> None:
+    network = trace(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval(), (1, 12, 12))
+    plain = CostModel(1e-8, 2.5, 1e9)
+    for stage in ("dense", "sparse", "randomised"):
+        config = DCPConfig(proof=stage)
+        slow = dataclasses.replace(plain, learned={stage: 2.0})
+        one, other = (choose_proof(network, config, model, 1e12) for model in (plain, slow))
+        assert one is not None
+        assert other is not None
+        assert other.seconds == pytest.approx(2 * one.seconds)
+    slow = dataclasses.replace(plain, learned={"iteration": 3.0})
+    assert iteration_seconds(network, slow) > 2 * iteration_seconds(network, plain)

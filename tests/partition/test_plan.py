@@ -148,6 +148,7 @@ UNREADABLE: dict[str, Any] = {
     "no blocks": {"architecture": "a", "settings": {}},
     "no architecture": {"blocks": [], "settings": {}},
     "no settings": {"architecture": "a", "blocks": []},
+    "nothing considered": {"architecture": "a", "blocks": [], "settings": {}},
     "blocks of another kind": {"architecture": "a", "settings": {}, "blocks": 3},
     "a list": [],
     "nothing": None,
