@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
+from torch import nn
 
+import lipguard
 from lipguard.errors import ConfigError
-from lipguard.plotting import plot_history
+from lipguard.plotting import plot_history, plot_plan
 
 HISTORY = [
     {"epoch": e, "accuracy": 0.5 + e / 10, "bound": 2.0**e, "product_bound": 3.0**e + 1, "lower_bound": 1.1**e / 2}
@@ -78,3 +82,33 @@ def test_matplotlib_is_loaded_late_and_pyplot_never() -> None:
         "plotting.plot_history([{'epoch': 0, 'bound': 1.0}]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1])
+
+
+def cnn(channels: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Conv2d(channels, 2, 3), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(72, 3)).eval()
+
+
+@pytest.mark.parametrize("settings", [{}, {"partition": "tiles", "partition_factors": (3, 2)}, {"partition": "cuts"}])
+def test_a_plan_is_drawn_with_its_blocks(tmp_path: Path, settings: dict[str, object]) -> None:
+    plan = lipguard.plan(cnn(), (1, 10, 10), lipguard.DCPConfig(**settings))
+    figure = plot_plan(plan, cnn(), (1, 10, 10), tmp_path / "plan.png")
+    (axes,) = figure.axes
+    assert len(axes.containers) == 7  # a bar for every node, the input included
+    texts = [text.get_text() for text in axes.texts]
+    assert len(texts) == len(plan.blocks)
+    assert len(axes.child_axes) == sum(block.tile is not None for block in plan.blocks)
+    assert (tmp_path / "plan.png").stat().st_size > 1000
+
+
+def test_cuts_are_drawn() -> None:
+    plan = lipguard.plan(cnn(), (1, 10, 10))
+    block = dataclasses.replace(plan.blocks[0], cuts=(2,))
+    figure = plot_plan(dataclasses.replace(plan, blocks=(block,)), cnn(), (1, 10, 10))
+    assert any(line.get_linestyle() == "--" for line in figure.axes[0].get_lines())
+
+
+def test_plans_of_another_network_are_not_drawn() -> None:
+    with pytest.raises(ConfigError, match="another architecture"):
+        plot_plan(lipguard.plan(cnn(), (1, 10, 10)), cnn(3), (1, 10, 10))

@@ -1,29 +1,62 @@
-"""`lipguard certify`: the bound of a checkpoint's network, with its certificate."""
+"""`lipguard certify`: the bounds of checkpoints' networks, with their certificates."""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
 
 import lipguard
-from lipguard.app.building import dcp_config
+from lipguard.app.building import build, dcp_config
 from lipguard.app.checkpoints import load_classifier
 from lipguard.app.folders import require_writable
+from lipguard.config import DCPConfig
+from lipguard.errors import ConfigError
+from lipguard.partition.plan import table
+from lipguard.report import Report
 
 
 def certify(cfg: DictConfig) -> float:
-    """Bound the network of `cfg.checkpoint`, print the report and save the certificate in the run folder.
+    """Bound the network of `cfg.checkpoint`, or of each in a list, print reports and save the certificates.
+
+    Certificates are saved in the run folder. Several checkpoints are certified side by side, in processes of this
+    machine or in `cfg.executor`.
 
     Returns:
-        The certified bound.
+        The certified bound, the smallest of several.
 
     Raises:
-        LipguardError: the checkpoint cannot be read, or its network cannot be bounded.
+        LipguardError: a checkpoint cannot be read, or its network cannot be bounded.
     """
     folder = require_writable(cfg.paths.output_dir)
     config = dcp_config(cfg.lipschitz)
+    if isinstance(cfg.checkpoint, ListConfig):
+        return _certify_many(cfg, [str(path) for path in cfg.checkpoint], folder, config)
     model = load_classifier(cfg.checkpoint)
     report = lipguard.certify(model, input_shape=model.input_shape, config=config, progress=True)
     path = folder / "certificate.npz"
     report.certificate.save(path)
     print(f"{report}\nCertificate: {path}")
     return report.bound
+
+
+def _certify_many(cfg: DictConfig, paths: list[str], folder: Path, config: DCPConfig) -> float:
+    models = [load_classifier(path) for path in paths]
+    if not models:
+        raise ConfigError("Expected at least one checkpoint, but checkpoint=[] has none.")
+    if len({model.input_shape for model in models}) > 1:
+        raise ConfigError("Expected checkpoints of networks with one input shape; certify the others on their own.")
+    executor = build(cfg.executor) if cfg.executor else None
+    reports = lipguard.certify_many(models, models[0].input_shape, config, progress=True, executor=executor)
+    rows = [_saved(i, path, report, folder) for i, (path, report) in enumerate(zip(paths, reports, strict=True))]
+    header = ("checkpoint", "bound", "product bound", "proof", "seconds", "status", "certificate")
+    print("\n".join(table(header, rows)))
+    return min(report.bound for report in reports)
+
+
+def _saved(number: int, checkpoint: str, report: Report, folder: Path) -> tuple[str, ...]:
+    """Save a certificate; returns its row of the table."""
+    path = folder / f"certificate-{number}.npz"
+    report.certificate.save(path)
+    numbers = (f"{report.bound:.6g}", f"{report.product_bound:.6g}")
+    return (checkpoint, *numbers, report.proof, f"{report.seconds:.2f}", report.status, str(path))

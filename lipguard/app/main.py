@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 VERBS = {
     "train": "train a network, with a certified Lipschitz bound logged every epoch",
-    "certify": "bound the network of a checkpoint (checkpoint=PATH) and save the certificate",
+    "certify": "bound the network of a checkpoint (checkpoint=PATH or [A,B,...]) and save the certificate",
     "verify": "check a certificate against a checkpoint (certificate=PATH checkpoint=PATH)",
     "plan": "print what would be solved (model=NAME or checkpoint=PATH), without solving",
 }

@@ -8,6 +8,7 @@ import lipguard
 from lipguard.app.building import build, dcp_config
 from lipguard.app.checkpoints import load_classifier
 from lipguard.app.models import Classifier
+from lipguard.plotting import plot_plan
 
 
 def plan(cfg: DictConfig) -> None:
@@ -18,4 +19,8 @@ def plan(cfg: DictConfig) -> None:
     """
     config = dcp_config(cfg.lipschitz)
     model: Classifier = build(cfg.model) if cfg.checkpoint is None else load_classifier(cfg.checkpoint)
-    print(lipguard.plan(model.eval(), model.input_shape, config))
+    found = lipguard.plan(model.eval(), model.input_shape, config)
+    print(found)
+    if cfg.plot is not None:
+        plot_plan(found, model, model.input_shape, cfg.plot)
+        print(f"Figure: {cfg.plot}")

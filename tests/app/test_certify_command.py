@@ -7,10 +7,11 @@ import torch
 
 import lipguard
 from lipguard.app.certify import certify
+from lipguard.app.checkpoints import load_classifier
 from lipguard.app.models import Classifier
 from lipguard.app.plan import plan
 from lipguard.app.verify import verify
-from lipguard.errors import CertificateError
+from lipguard.errors import CertificateError, ConfigError
 
 
 def checkpoint(path: Path, seed: int) -> Path:
@@ -62,3 +63,36 @@ def test_plan_of_a_model_and_of_a_checkpoint(compose, tmp_path: Path, capsys) ->
     assert of_model.strip()
     assert of_checkpoint.strip()
     assert of_model != of_checkpoint
+
+
+def test_several_checkpoints_are_certified_side_by_side(compose, tmp_path: Path, capsys) -> None:
+    paths = [checkpoint(tmp_path / f"{seed}.ckpt", seed) for seed in range(3)]
+    smallest = certify(compose("certify", f"checkpoint=[{','.join(map(str, paths))}]", "lipschitz.workers=2"))
+    header, *rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert "product bound" in header
+    assert len(rows) == 3
+    bounds = []
+    for i, path in enumerate(paths):
+        certificate = lipguard.Certificate.load(tmp_path / "run" / f"certificate-{i}.npz")
+        bounds.append(lipguard.verify(certificate, load_classifier(path)))
+        assert str(path) in rows[i]
+    assert smallest == min(bounds)
+
+
+def test_there_is_a_checkpoint_to_certify(compose) -> None:
+    with pytest.raises(ConfigError, match="at least one checkpoint"):
+        certify(compose("certify", "checkpoint=[]"))
+
+
+def test_a_cluster_that_does_not_answer_is_a_clear_error(compose, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    path = checkpoint(tmp_path / "a.ckpt", seed=0)
+    options = ("executor=dask", "executor.address=tcp://127.0.0.1:9", "+executor.timeout=0.5")
+    with pytest.raises(ConfigError, match=r"executor.address=tcp://127.0.0.1:9"):
+        certify(compose("certify", f"checkpoint=[{path}]", *options))
+
+
+def test_a_plan_is_drawn(compose, tmp_path: Path, capsys) -> None:
+    plan(compose("plan", f"plot={tmp_path / 'plan.png'}"))
+    assert "considered:" in capsys.readouterr().out
+    assert (tmp_path / "plan.png").exists()
