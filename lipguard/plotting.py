@@ -108,7 +108,8 @@ def plot_plan(
         axes.axvspan(block.start + 0.5, block.stop + 0.5, ymax=0.86, color=_ACCURACY_COLOUR, alpha=0.07, linewidth=0)
         middle = (block.start + block.stop + 1) / 2
         label = block.method if block.kind == "norm" else f"{block.method}\n{block.proof} proof"
-        axes.text(middle, highest * 12, label, ha="center", va="center", fontsize=8)
+        axes.text(middle, highest * 12, label, ha="center", va="center", fontsize=8, zorder=3,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})  # fmt: skip
         axes.axvline(block.stop + 0.5, color=_PLAIN_COLOUR, linewidth=0.8)
         for cut in block.cuts:
             axes.axvline(cut + 0.5, color=_BOUND_COLOUR, linestyle="--", linewidth=1.2)
