@@ -1,0 +1,58 @@
+"""Many networks at once: 1 process beside 2, on eight checkpoints of CNN1, and on eight tiles solved by SCS.
+
+    python tests/benchmarks/many.py
+
+Checkpoints are the epochs of a training on MNIST (`LIPGUARD_MNIST`); tiles are those of CNN1's convolutions with
+`DCPConfig.paper()`. The processes are started before the clock is; one process has one thread, as each of two has.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from training import Training, cnn1, mnist
+
+import lipguard
+from lipguard import DCPConfig
+
+EPOCHS = 8
+
+
+def main() -> None:
+    """Print seconds and speed-ups."""
+    torch.set_num_threads(1)
+    training = Training(cnn1, *mnist())
+    models: list[nn.Module] = [training.one_epoch_later() for _ in range(EPOCHS)]
+    tiles = copy.deepcopy(models[-1])
+
+    def checkpoints(workers: int) -> list[float]:
+        reports = lipguard.certify_many(models, (1, 28, 28), DCPConfig(workers=workers))
+        return [report.bound for report in reports]
+
+    def solves(workers: int) -> list[float]:
+        config = DCPConfig.paper(workers=workers, partition_factors=(4, 4), max_block_size=700, max_iterations=200)
+        return [lipguard.certify(tiles, (1, 28, 28), config).bound]
+
+    print("| what | 1 process, s | 2 processes, s | speed-up | largest difference of bounds |")
+    print("|---|---|---|---|---|")
+    for name, work in ((f"{EPOCHS} checkpoints of CNN1", checkpoints), ("CNN1 in tiles, by SCS", solves)):
+        work(2)  # starts the processes
+        one, other = _timed(work, 1), _timed(work, 2)
+        difference = max(abs(a / b - 1) for a, b in zip(one[1], other[1], strict=True))
+        print(f"| {name} | {one[0]:.1f} | {other[0]:.1f} | {one[0] / other[0]:.2f} | {difference:.1e} |", flush=True)
+    print(f"\n- Load of the machine at the end: {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores.")
+
+
+def _timed(work: Callable[[int], list[float]], workers: int) -> tuple[float, list[float]]:
+    start = time.perf_counter()
+    bounds = work(workers)
+    return time.perf_counter() - start, bounds
+
+
+if __name__ == "__main__":
+    main()
