@@ -21,7 +21,7 @@ from lipguard.certificate.blocks import SMALLEST_FORM, WholeClaim, form_norm, pr
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.randomised import VECTORS, steps_needed
+from lipguard.certificate.randomised import VECTORS, course, largest_loss
 from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.certificate.verify import (
     ProvedBlock,
@@ -58,7 +58,8 @@ _NORMS_HEADROOM = 1e-11
 _MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
 _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
 _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
-_COPIES = 12  # of every vector that the iteration keeps at once
+_COPIES = 40  # of every vector that the iteration, and what follows it, keep at once
+_COPIES_TO_ADJUST = 16  # of the vectors that multipliers are adjusted with
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
 _BESIDE = 40  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
 _LANCZOS = 100  # steps, to see what is missing to a margin of about their inverse square
@@ -429,13 +430,14 @@ class _BlockRun:
         tolerance, part = self.config.tolerance, self.parts[0]
         # The time that a vector takes through LipSDP's matrix, where time is short: some 40 adjust the multipliers.
         unit = self._seconds_per_vector(ScaledForm(part, t, rho, self.device)) if self.deadline < math.inf else 0.0
-        if 40 * unit > 0.1 * self._left:
-            directions = None
+        if directions is not None:
+            large = _COPIES_TO_ADJUST * directions.values.nbytes > usable_memory(self.config)
+            directions = None if large or 40 * unit > 0.1 * self._left else directions
         missing, margin = tolerance / 4, 0.0
         if directions is not None:
             t, missing = adjusted(part, t, rho, directions, self.device)
         if self.block.proof == "randomised":
-            margin = self._margin(unit)
+            margin = self._margin(ScaledForm(part, t, rho, self.device), unit)
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             # What Lanczos' method may not see should be less than the margin.
             steps = min(_LANCZOS, int(3 / margin**0.5) + 1) if margin else 3 * _LANCZOS
@@ -462,14 +464,16 @@ class _BlockRun:
             found = min(found, time.monotonic() - began)
         return found / len(probe)
 
-    def _margin(self, unit: float) -> float:
-        """Of a randomised proof: a share of the tolerance, or more where half of the time left would not do."""
-        margin, part = 0.4 * self.config.tolerance, self.parts[0]
-        n = part.neurons + part.nodes[0].size
+    def _margin(self, form: ScaledForm, unit: float) -> float:
+        """Of a randomised proof: a share of the tolerance, or more where most of the time left would not do."""
+        margin = 0.4 * self.config.tolerance
+        if not unit:
+            return margin
+        lost = largest_loss(form)
         p = share_of_probability(self.plan, self.config.failure_probability)
         while margin < LARGEST_MARGIN:
-            steps = min(m * steps_needed(n, margin, 2.0, p, m) for m in VECTORS)
-            if unit * (steps + _BESIDE) <= 0.6 * self._left:
+            found = course(form, margin, p, 2.0, lost)
+            if found is not None and unit * (found[0] * found[1] + _BESIDE) <= 0.6 * self._left:
                 break
             margin *= 1.25
         return margin

@@ -60,20 +60,36 @@ def is_positive_semidefinite_randomly(
         return torch.from_numpy(draw.standard_normal((vectors, form.n))).to(form.device)
 
     top = _top(form, margin)
-    lost = _largest_loss(form)
-    if not (0 < top < math.inf and math.isfinite(lost)):
+    found = course(form, margin, probability, top, largest_loss(form))
+    if found is None:
         return False
+    vectors, steps, share = found
+    growth = _growth(form, random(vectors), top, margin, steps, deadline)
+    # An eigenvalue of B below 0 is one of C below -(1 + 2 margin / top). Rounding of this line is far below 1e-9.
+    return share * math.cosh(steps * _rate(margin, top)) > growth * (1 + 1e-9)
+
+
+def course(
+    form: ScaledForm, margin: float, probability: float, top: float, lost: float
+) -> tuple[int, int, float] | None:
+    """(vectors, steps, the share of a vector that rounding leaves); None where it leaves too little.
+
+    Args:
+        form: of the matrix.
+        margin: as for the proof.
+        probability: as for the proof.
+        top: above the spectrum.
+        lost: `largest_loss` of the form.
+    """
+    if not (0 < top < math.inf and math.isfinite(lost)):
+        return None
     eps = 1.01 * (4 / top * (gamma_up(form.roundings) * lost + gamma_up(16) * margin) + 4 * gamma_up(16))
     for vectors in VECTORS:
         steps = steps_needed(form.n, margin, top, probability, vectors)
         share = _share(form.n, probability, vectors) - eps * steps * steps / 2 * _GROWTH
         if steps <= _MOST_STEPS and share > 0.5 * _share(form.n, probability, vectors):
-            break
-    else:
-        return False
-    growth = _growth(form, random(vectors), top, margin, steps, deadline)
-    # An eigenvalue of B below 0 is one of C below -(1 + 2 margin / top). Rounding of this line is far below 1e-9.
-    return share * math.cosh(steps * _rate(margin, top)) > growth * (1 + 1e-9)
+            return vectors, steps, share
+    return None
 
 
 def steps_needed(n: int, margin: float, top: float, probability: float, vectors: int = 4) -> int:
@@ -118,7 +134,7 @@ def _top(form: ScaledForm, margin: float) -> float:
     return max(2.05, 1.1 * extreme_eigenvalues(form, 8)[1])  # the proof itself takes few steps
 
 
-def _largest_loss(form: ScaledForm, steps: int = 4) -> float:
+def largest_loss(form: ScaledForm, steps: int = 4) -> float:
     """An upper bound of the norm of `form.lost`: the largest (M v)_i / v_i, for any positive v (Collatz, Wielandt)."""
     v = torch.ones(1, form.n, dtype=torch.float64, device=form.device)
     bound = math.inf
