@@ -113,14 +113,14 @@ def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, 
     """The largest |z_j| / |z_0| over all vectors and steps; infinite as soon as it is too large."""
 
     def times(v: Tensor) -> Tensor:
-        return (2 / top) * (form(v) - margin * v) - v
+        return form(v).mul_(2 / top).sub_(v, alpha=1 + 2 * margin / top)
 
     lengths = z.norm(dim=1)
     before, now = z, times(z)
     largest = 1.0
     for j in range(steps):
         if j:
-            before, now = now, 2 * times(now) - before
+            before, now = now, times(now).mul_(2).sub_(before)
         largest = max(largest, float((now.norm(dim=1) / lengths).max()) * (1 + 1e-9))
         if not largest <= _GROWTH or time.monotonic() > deadline:
             return math.inf

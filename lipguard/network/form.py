@@ -15,7 +15,7 @@ from lipguard.network.graph import Network
 from lipguard.network.linearised import path_roundings, propagate, slope_ranges
 
 Array = NDArray[np.float64]
-_ENTRIES = 2**25  # of vectors that go through the network together
+_ENTRIES = 2**24  # of vectors that go through the network together
 _OWN_ROUNDINGS = 20  # of multipliers, slopes and scales, beside those of the layers
 
 

@@ -5,8 +5,7 @@
 For the four-convolution network and the CIFAR-shaped one (`LIPGUARD_MNIST`, a folder with the IDX files), cut behind
 some of their activations: the value of the relaxation over that of the whole network, where the cut hands on a diagonal
 form, and where the constants of the parts are multiplied; and what a sparse proof takes then, as predicted. With
-`--certify`, deterministic certificates within a tenth of the memory that the proof of the whole network would take, and
-without a limit.
+`--certify`, deterministic certificates without a limit, and within `--memory` bytes for the proof.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--certify", action="store_true", help="certify within a tenth of the memory, too")
+    parser.add_argument("--certify", action="store_true", help="certify, too")
+    parser.add_argument("--memory", type=float, default=1.2e9, help="bytes that a proof may take")
     chosen = parser.parse_args()
     torch.set_num_threads(2)
     certified = []
@@ -50,7 +50,7 @@ def main() -> None:
             network = trace(sample.model, sample.input_shape)
             _table(name, network)
             if chosen.certify:
-                certified += _certificates(name, sample, _proof(network)[1] / 10)
+                certified += _certificates(name, sample, chosen.memory)
     for name, memory, outcome in certified:
         print(_certified(name, memory, outcome))
 
