@@ -1,14 +1,13 @@
-"""Many networks at once: 1 process beside 2, on eight checkpoints of CNN1, and on eight tiles solved by SCS.
+"""Many networks at once: 1 process beside 2, on eight checkpoints of CNN1.
 
     python tests/benchmarks/many.py
 
-Checkpoints are the epochs of a training on MNIST (`LIPGUARD_MNIST`); tiles are those of CNN1's convolutions with
-`DCPConfig.paper()`. The processes are started before the clock is; one process has one thread, as each of two has.
+Checkpoints are the epochs of a training on MNIST (`LIPGUARD_MNIST`). The processes are started before the clock is; one
+process has one thread, as each of two has.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable
@@ -28,23 +27,18 @@ def main() -> None:
     torch.set_num_threads(1)
     training = Training(cnn1, *mnist())
     models: list[nn.Module] = [training.one_epoch_later() for _ in range(EPOCHS)]
-    tiles = copy.deepcopy(models[-1])
 
     def checkpoints(workers: int) -> list[float]:
         reports = lipguard.certify_many(models, (1, 28, 28), DCPConfig(workers=workers))
         return [report.bound for report in reports]
 
-    def solves(workers: int) -> list[float]:
-        config = DCPConfig.paper(workers=workers, partition_factors=(4, 4), max_block_size=700, max_iterations=200)
-        return [lipguard.certify(tiles, (1, 28, 28), config).bound]
-
     print("| what | 1 process, s | 2 processes, s | speed-up | largest difference of bounds |")
     print("|---|---|---|---|---|")
-    for name, work in ((f"{EPOCHS} checkpoints of CNN1", checkpoints), ("CNN1 in tiles, by SCS", solves)):
-        work(2)  # starts the processes
-        one, other = _timed(work, 1), _timed(work, 2)
-        difference = max(abs(a / b - 1) for a, b in zip(one[1], other[1], strict=True))
-        print(f"| {name} | {one[0]:.1f} | {other[0]:.1f} | {one[0] / other[0]:.2f} | {difference:.1e} |", flush=True)
+    checkpoints(2)  # starts the processes
+    one, other = _timed(checkpoints, 1), _timed(checkpoints, 2)
+    difference = max(abs(a / b - 1) for a, b in zip(one[1], other[1], strict=True))
+    name = f"{EPOCHS} checkpoints of CNN1"
+    print(f"| {name} | {one[0]:.1f} | {other[0]:.1f} | {one[0] / other[0]:.2f} | {difference:.1e} |")
     print(f"\n- Load of the machine at the end: {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores.")
 
 

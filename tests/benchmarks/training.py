@@ -124,6 +124,11 @@ def _coloured(images: Tensor) -> Tensor:
     return nn.functional.pad(images, (2, 2, 2, 2)) * colours
 
 
+NETWORKS = {  # name: (network, its input shape)
+    "CNN1": (cnn1, (1, 28, 28)),
+    "four convolutions": (_four_convolutions, (1, 28, 28)),
+    "CIFAR-shaped": (_cifar_shaped, (3, 32, 32)),
+}
 _TRAINED = {  # name: (network, epochs)
     "MLP 784-256-10": (_mlp, 3),
     "CNN1": (cnn1, 8),
