@@ -14,6 +14,7 @@ from typing import Any
 from lipguard.certification import Request
 from lipguard.many import certified
 from lipguard.report import Report
+from lipguard.solvers.executing import thread_limits
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Queue:
     def __init__(self, most: int, executor: Executor | None = None) -> None:
         self.most, self._given = most, executor
         self._own: Executor | None = None
+        self._threads = max(1, (os.cpu_count() or 1) // 2)
         self._waiting: deque[tuple[dict[str, Any], Future[Report]]] = deque()
 
     def __len__(self) -> int:
@@ -46,8 +48,8 @@ class Queue:
             label: comes back with the result.
             request: the network, and how it is certified.
         """
-        threads = None if self._given is not None else max(1, (os.cpu_count() or 1) // 2)
-        self._waiting.append((label, self._executor(threads).submit(certified, pickle.dumps(request), threads)))
+        threads = None if self._given is not None else self._threads
+        self._waiting.append((label, self._executor().submit(certified, pickle.dumps(request), threads)))
 
     def finished(self, wait: float = 0.0) -> Iterator[tuple[dict[str, Any], Report | Exception]]:
         """What is done, in order, after waiting for so many seconds in all at most."""
@@ -77,13 +79,12 @@ class Queue:
             self._own = None
         return lost
 
-    def _executor(self, threads: int | None) -> Executor:
+    def _executor(self) -> Executor:
         if self._given is not None:
             return self._given
         if self._own is None:
             import loky
 
-            names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-            own: Executor = loky.ProcessPoolExecutor(1, timeout=None, env=dict.fromkeys(names, str(threads)))
+            own: Executor = loky.ProcessPoolExecutor(1, timeout=None, env=thread_limits(self._threads))
             self._own = own
         return self._own

@@ -66,10 +66,14 @@ def process_pool(workers: int) -> Executor:
         raise ConfigError(f"workers={workers} needs the package loky. Run: pip install 'lipguard[parallel]'")
     import loky
 
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = dict.fromkeys(names, str(max(1, (os.cpu_count() or 1) // workers)))
-    pool: Executor = loky.get_reusable_executor(workers, timeout=600, env=environment)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool: Executor = loky.get_reusable_executor(workers, timeout=600, env=thread_limits(threads))
     return pool
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Environment of a process whose libraries use so many threads."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
 
 
 def has_processes() -> bool:
