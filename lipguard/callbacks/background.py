@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Any
 
 from lipguard.certification import Request
 from lipguard.many import certified
 from lipguard.report import Report
 from lipguard.solvers.executing import thread_limits
-
-_log = logging.getLogger(__name__)
 
 
 class Queue:
@@ -64,7 +61,8 @@ class Queue:
                 result = error
             except (Exception, CancelledError) as error:
                 result = error if isinstance(error, Exception) else RuntimeError(repr(error))
-                self._own = None  # a pool that lost its process takes no more
+                if isinstance(error, BrokenExecutor):
+                    self._own = None  # a pool that lost its process takes no more
             self._waiting.popleft()
             yield label, result
 

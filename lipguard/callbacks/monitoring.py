@@ -268,7 +268,10 @@ class LipschitzMonitorMixin:
         for label, result in queue.finished():
             self._keep(trainer, label, result)
         epoch, model = int(trainer.current_epoch), stored_module(trainer, pl_module)
-        if not end_of_epoch or (epoch + 1) % self.every_n_epochs or self._fingerprint == fingerprint(model) != "":
+        if not end_of_epoch or (epoch + 1) % self.every_n_epochs:
+            return
+        weights = fingerprint(model)
+        if self._fingerprint == weights != "":
             return
         if queue.is_full:
             self._warn(
@@ -276,7 +279,7 @@ class LipschitzMonitorMixin:
                 "every_n_epochs or max_queue, or give a time budget: DCPConfig(max_seconds=...)."
             )
             return
-        self._fingerprint = fingerprint(model)
+        self._fingerprint = weights
         label = {"epoch": epoch, "step": int(trainer.global_step)}
         try:
             with torch.random.fork_rng(devices=[]), eval_mode(model):
