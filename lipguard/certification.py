@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +61,10 @@ _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides 
 _COPIES = 40  # of every vector that the iteration, and what follows it, keep at once
 _COPIES_TO_ADJUST = 40  # of the vectors that multipliers are adjusted with
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
-_BESIDE = 40  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
+_TIED_STEPS = 80  # that find one multiplier per channel, before those per neuron are looked for
+_HURRIED_STEPS = 25  # where there is time for those only: what is left makes for a proof with a smaller margin
+_TIED_KEY = ".channel"  # of the state of the former
+_BESIDE = 28  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
 _LANCZOS = 100  # steps, to see what is missing to a margin of about their inverse square
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
@@ -173,7 +176,7 @@ def _learn(network: Network, config: DCPConfig, blocks: Sequence[_BlockRun]) -> 
     if others or config.solver != "power" or len(run.parts) != 1 or run.rounds != 1:
         return
     cost = cost_model()
-    observed = {"iteration": (run.iterating, iteration_seconds(run.parts[0], cost))}
+    observed = {"iteration": (run.iterating, iteration_seconds(run.parts[0], cost, run.block.multipliers))}
     predicted = run.block.seconds - observed["iteration"][1]
     observed[run.block.proof] = (run.seconds - run.iterating, predicted)
     learn(observed)
@@ -209,7 +212,7 @@ def _plan(
 
 
 def _same_blocks(one: PartitionPlan, other: PartitionPlan) -> bool:
-    places = [[(b.start, b.stop, b.kind, b.tile, b.cuts) for b in plan.blocks] for plan in (one, other)]
+    places = [[(b.start, b.stop, b.kind, b.tile, b.cuts, b.grids) for b in plan.blocks] for plan in (one, other)]
     return one.architecture == other.architecture and places[0] == places[1]
 
 
@@ -230,6 +233,7 @@ class _BlockRun:
         self.block: Block = self.plan.blocks[self.index]
         self.parts = self.block.parts(self.network)
         self.proposals: list[Proposal] = []
+        self.tied: Proposal | None = None  # one multiplier per channel, where both kinds are tried
         self.multipliers: tuple[Array, ...] = ()
         self.slack = 0.0
         self.rho = 0.0
@@ -292,10 +296,10 @@ class _BlockRun:
         single = self._neurons > _LARGE and self.rounds == 0
         options = PowerOptions(
             tolerance=self.config.tolerance * self._aim * 0.1**self.rounds,
-            max_iterations=min(self.config.max_iterations, _MOST_ITERATIONS) if optimise else _REFRESH,
+            max_iterations=min(self.config.max_iterations, self._most_iterations) if optimise else _REFRESH,
             seed=self.config.seed,
             max_seconds=left,
-            tied=self.config.multipliers == "channel",
+            tied=self.block.multipliers == "channel",
             most_vectors=self._most_vectors(4 if single else 8),
             dtype=torch.float32 if single else torch.float64,
             device=self.device,
@@ -304,6 +308,8 @@ class _BlockRun:
             own = self.block.tiling(self.block.network(self.network))
             found = power.propose_tiles(own, options, known.get(self._key(0)))
         else:
+            if self.block.multipliers == "both" and self.rounds == 0:
+                options = self._propose_tied(options, known)
             found = [power.propose(part, options, known.get(self._key(j))) for j, part in enumerate(self.parts)]
         before = self.proposals or found
         self.proposals = [
@@ -313,6 +319,22 @@ class _BlockRun:
         self.rounds += 1
         self.iterating += time.monotonic() - began
         self.seconds += time.monotonic() - began
+
+    def _propose_tied(self, options: PowerOptions, known: Mapping[str, Mapping[str, Array]]) -> PowerOptions:
+        """First one multiplier per channel; returns the options of what follows, with the time that is left."""
+        began = time.monotonic()
+        half = None if options.max_seconds is None else options.max_seconds / 2
+        steps = min(_TIED_STEPS, options.max_iterations)
+        few = dataclasses.replace(options, tied=True, max_iterations=steps, max_seconds=half)
+        self.tied = power.propose(self.parts[0], few, known.get(self._key(0) + _TIED_KEY))
+        if options.max_seconds is None:
+            return options
+        return dataclasses.replace(options, max_seconds=options.max_seconds - (time.monotonic() - began))
+
+    @property
+    def _most_iterations(self) -> int:
+        hurried = self.block.multipliers == "channel" and self.config.multipliers == "auto"
+        return _HURRIED_STEPS if hurried else _MOST_ITERATIONS
 
     def _most_vectors(self, size: int) -> int:
         """What the iteration's state leaves of the memory that a proof may take, at so many bytes per number."""
@@ -397,15 +419,15 @@ class _BlockRun:
 
     def _prove_by_steps(self) -> None:
         """Proposals with a larger and larger margin: each proof may take long, and few are needed."""
+        proposals = [*self.proposals, *([self.tied] if self.tied is not None else [])]
         candidates = [
             (p.multipliers, p.value**2, p.directions)
-            for p in self.proposals if p.multipliers is not None and p.value > 0
+            for p in proposals if p.multipliers is not None and p.value > 0
         ]  # fmt: skip
         if self.warm is not None and self._has_warm_multipliers(self.warm):
             rho = self.warm.certificate.rhos[self.index]
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho, None))
-        for t, rho, directions in candidates:
-            t, step, margin = self._first_step(t, rho, directions)
+        for t, rho, step, margin in self._in_order(candidates, len(proposals) > 1):
             tried = False
             while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * margin):
                 if time.monotonic() > self.deadline:
@@ -422,8 +444,25 @@ class _BlockRun:
                     return
                 step *= 2
 
-    def _first_step(self, t: Array, rho: float, directions: Directions | None) -> tuple[Array, float, float]:
-        """Multipliers, adjusted; the step to try first; and the margin that a randomised proof is to count on.
+    def _in_order(
+        self, candidates: Sequence[tuple[Array, float, Directions | None]], compared: bool
+    ) -> Iterator[tuple[Array, float, float, float]]:
+        """(multipliers, rho, first step, margin) of each; the first two by what they are likely to prove, if asked."""
+        if not compared:
+            for t, rho, directions in candidates:
+                t, step, margin, _ = self._first_step(t, rho, directions)
+                yield t, rho, step, margin
+            return
+        found = []
+        for t, rho, directions in candidates[:2]:
+            t, step, margin, hopeful = self._first_step(t, rho, directions)
+            found.append(((not hopeful, enlarged(self.parts[0], t, rho, step)[1]), (t, rho, step, margin)))
+        yield from (attempt for _, attempt in sorted(found, key=lambda entry: entry[0]))
+        yield from self._in_order(candidates[2:], False)
+
+    def _first_step(self, t: Array, rho: float, directions: Directions | None) -> tuple[Array, float, float, bool]:
+        """Multipliers, adjusted; the step to try first; the margin that a randomised proof is to count on; and whether
+        the step is likely to do.
 
         The smallest eigenvalue grows by 1 - (1 + step)^(-1/2). How far it is below zero is estimated beforehand.
         """
@@ -440,16 +479,17 @@ class _BlockRun:
             margin = self._margin(ScaledForm(part, t, rho, self.device), unit)
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             # What Lanczos' method may not see should be less than the margin.
-            steps = min(_LANCZOS, int(3 / margin**0.5) + 1) if margin else 3 * _LANCZOS
+            hurried = 3 * _LANCZOS * unit > 0.1 * self._left
+            steps = min(_LANCZOS, int(3 / margin**0.5) + 1) if margin else _LANCZOS if hurried else 3 * _LANCZOS
             larger, claimed = enlarged(part, t, rho, max(tolerance, margin))
             form = ScaledForm(part, larger, claimed, self.device)
             smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2
             missing = max(max(tolerance, margin) / 2 - smallest, 0.0 if directions is None else missing)
         if not missing < 0.1:
-            return t, (1 - 1.2 * margin) ** -2 - 1 if margin else tolerance, margin
+            return t, (1 - 1.2 * margin) ** -2 - 1 if margin else tolerance, margin, False
         least = 0.02 if self._neurons <= _SMALL else 0.05
         gain = max(missing, 0.0) + max(1.2 * margin, least * tolerance)
-        return t, (1 - gain) ** -2 - 1, margin
+        return t, (1 - gain) ** -2 - 1, margin, True
 
     @property
     def _left(self) -> float:
@@ -473,7 +513,7 @@ class _BlockRun:
         p = share_of_probability(self.plan, self.config.failure_probability)
         while margin < LARGEST_MARGIN:
             found = course(form, margin, p, 2.0, lost)
-            if found is not None and unit * (found[0] * found[1] + _BESIDE) <= 0.6 * self._left:
+            if found is not None and unit * (found[0] * found[1] + _BESIDE) <= 0.8 * self._left:
                 break
             margin *= 1.25
         return margin
@@ -490,7 +530,8 @@ class _BlockRun:
         kind = self.block.proof
         probability = share_of_probability(self.plan, self.config.failure_probability) if kind == "randomised" else 0.0
         claim = WholeClaim(t, rho, kind, margin, probability)
-        if not proves(claim, self.parts[0], self.freed[0] if kind == "dense" else None, self.deadline):
+        freed = self.freed[0] if kind == "dense" else None
+        if not proves(claim, self.parts[0], freed, self.deadline, self.device):
             return False
         self.multipliers, self.slack, self.rho = (t,), margin, rho
         self.proved = ProvedBlock(min(sqrt_up(rho), self.product), self.product)
@@ -528,7 +569,10 @@ class _BlockRun:
         """What the next solve of each part starts from: this one's end, or where there was none, the one before's."""
         keys = [self._key(j) for j in range(len(self.parts))]
         kept = {key: self._earlier[key] for key in keys if key in self._earlier}
-        return kept | {key: p.state for key, p in zip(keys, self.proposals, strict=False) if p.state}
+        left = {key: p.state for key, p in zip(keys, self.proposals, strict=False) if p.state}
+        if self.tied is not None and self.tied.state:
+            left[self._key(0) + _TIED_KEY] = self.tied.state
+        return kept | left
 
     def row(self) -> dict[str, Any]:
         return {
@@ -544,7 +588,7 @@ class _BlockRun:
             "reason": self.block.reason or None,
             "gap": None if math.isnan(self.gap) else self.gap,
             "status": self.status or None,
-            "iterations": sum(p.iterations for p in self.proposals) or None,
+            "iterations": sum(p.iterations for p in [*self.proposals, *([self.tied] if self.tied else [])]) or None,
             "seconds": self.seconds,
         }
 

@@ -13,7 +13,7 @@ PARTITIONS = ("auto", "none", "cuts", "tiles")
 SOLVERS = ("power", "scs", "clarabel")
 MERGES = ("form", "coverage", "sum")
 PROOFS = ("auto", "dense", "sparse", "randomised")
-MULTIPLIERS = ("neuron", "channel")
+MULTIPLIERS = ("auto", "neuron", "channel")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class DCPConfig:
             be cheap, or to fit into `max_seconds`, the randomised proof above that.
         failure_probability: of a randomised proof, at most. 0 asks for deterministic proofs only; a network for which
             none fits into memory is then cut.
-        multipliers: one per ``"neuron"``, or one per ``"channel"`` of an image (a looser bound; power iteration only).
+        multipliers: one per ``"neuron"``, or one per ``"channel"`` of an image: looser, in few iterations (power
+            iteration only). ``"auto"`` takes those per neuron, and tries both, or those per channel only, where a
+            network is deep or time is short.
         max_block_size: ``N_max``, the largest dense matrix, in rows, that one solve or proof may factor, the fronts of
             sparse proofs included. None takes 300 (100 for Clarabel; 2,048 for cuts and tiles of the power iteration),
             or as many more (up to 1,000; 150; 4,096) as the smallest block of the network needs; where that is not
@@ -55,7 +57,7 @@ class DCPConfig:
     merge: str = "form"
     proof: str = "auto"
     failure_probability: float = 1e-12
-    multipliers: str = "neuron"
+    multipliers: str = "auto"
     max_block_size: int | None = None
     partition_factors: tuple[int, int] | None = None
     max_memory: float | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lipguard.network.graph import Network
-    from lipguard.partition.plan import Block, PartitionPlan
+    from lipguard.partition.plan import PartitionPlan
 
 _ACCURACY_COLOUR = "#1b6ca8"
 _BOUND_COLOUR = "#b3401f"
@@ -114,7 +114,11 @@ def plot_plan(
         for cut in block.cuts:
             axes.axvline(cut + 0.5, color=_BOUND_COLOUR, linestyle="--", linewidth=1.2)
         if block.tile is not None:
-            _draw_tiles(axes, block, network)
+            _draw_tiles(axes, block.stop, network, block.tile)
+        for end, (rows, columns) in zip([*block.cuts, block.stop], block.grids, strict=False):
+            if rows * columns > 1:
+                height, width = network.nodes[end].shape[1:]
+                _draw_tiles(axes, end, network, (height / rows, width / columns))
     axes.set_yscale("log")
     axes.set_ylim(1, highest * 40)
     axes.set_xlim(-0.6, len(network.nodes) - 0.4)
@@ -128,16 +132,14 @@ def plot_plan(
     return figure
 
 
-def _draw_tiles(axes: Axes, block: Block, network: Network) -> None:
-    """The grid of tiles over the block's output image, in a square beside the block's last layer."""
-    assert block.tile is not None
-    inset = axes.inset_axes((block.stop - 0.4, 1.5, 0.8, network.nodes[block.stop].size / 2),
-                            transform=axes.transData)  # fmt: skip
-    height, width = network.nodes[block.stop].shape[1:]
+def _draw_tiles(axes: Axes, node: int, network: Network, tile: tuple[float, float]) -> None:
+    """The grid of tiles over the image of a node, in a square beside it."""
+    inset = axes.inset_axes((node - 0.4, 1.5, 0.8, network.nodes[node].size / 2), transform=axes.transData)
+    height, width = network.nodes[node].shape[1:]
     inset.set_xlim(0, width)
     inset.set_ylim(height, 0)
-    inset.set_xticks(range(0, width + 1, block.tile[1]), labels=[])
-    inset.set_yticks(range(0, height + 1, block.tile[0]), labels=[])
+    inset.set_xticks([i * tile[1] for i in range(1 + round(width / tile[1]))], labels=[])
+    inset.set_yticks([i * tile[0] for i in range(1 + round(height / tile[0]))], labels=[])
     inset.tick_params(length=0)
     inset.grid(True, color=_PLAIN_COLOUR, linewidth=0.6)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import torch
 from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, last_eigenvalue
@@ -50,7 +51,10 @@ class WholeClaim:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
-def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = None, deadline: float = math.inf) -> bool:
+def proves(
+    claim: WholeClaim, network: Network, freed: FreedNetwork | None = None, deadline: float = math.inf,
+    device: torch.device | str = "cpu",
+) -> bool:  # fmt: skip
     """Whether the claim about `network` can be proved; False says nothing.
 
     Args:
@@ -58,6 +62,7 @@ def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = Non
         network: a block of its own.
         freed: its matrices, if they are at hand and the proof is dense.
         deadline: of `time.monotonic()`, at which a proof that can be stopped gives up.
+        device: where a sparse or randomised proof runs.
     """
     if not (0 < claim.rho < np.inf and np.isfinite(claim.t).all()):
         return False
@@ -66,7 +71,7 @@ def proves(claim: WholeClaim, network: Network, freed: FreedNetwork | None = Non
         if freed.input_is_apart:
             return _is_scalar_form(freed, claim.t, claim.rho)
         return _is_form(freed, claim.t, freed.quadratic(claim.t), claim.rho * np.eye(freed.n_x))
-    form = ScaledForm(network, claim.t, claim.rho)
+    form = ScaledForm(network, claim.t, claim.rho, device)
     if claim.proof == "sparse":
         return is_form_positive_semidefinite(form, deadline)
     text = f"{network.digest} {claim.rho.hex()} {claim.margin.hex()} {claim.failure_probability.hex()}"

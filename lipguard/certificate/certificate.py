@@ -21,7 +21,7 @@ from lipguard.errors import CertificateError
 from lipguard.network.layers import Shape
 from lipguard.partition.plan import PartitionPlan
 
-FORMAT = 3
+FORMAT = 4
 Array = NDArray[np.float64]
 
 

@@ -8,7 +8,9 @@ factorisations on all cores. The order of elimination and of summation is free, 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
+import os
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,10 +25,15 @@ from lipguard.network.matrices import Matrix
 from lipguard.partition.elimination import Elimination, Front
 
 Array = NDArray[np.float64]
+_LOG = logging.getLogger(__name__)
 _CHUNK = 384  # columns that are added at a time: above the diagonal nothing needs to be
+_SHARE_OF_DEVICE = 0.8  # of the memory that an accelerator has free
 
 
-def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: float = math.inf) -> bool:
+def factors(
+    lower: Matrix, diagonal: Array, elimination: Elimination, deadline: float = math.inf,
+    device: torch.device | str = "cpu",
+) -> bool:  # fmt: skip
     """Whether the Cholesky factorisation of a symmetric matrix runs to completion.
 
     Args:
@@ -34,17 +41,37 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
         diagonal: shape (n,).
         elimination: an order of its variables with its fronts. One that does not fit the matrix raises an error.
         deadline: of `time.monotonic()`, at which it gives up.
+        device: where the fronts are factored, if they fit and it rounds as IEEE 754 asks; else on the CPU.
 
     Raises:
         ValueError: the elimination does not cover the matrix.
         MemoryError: there is not enough.
     """
-    n = len(diagonal)
-    _check(elimination, n)
+    _check(elimination, len(diagonal))
     columns, diagonal = _permuted(lower, elimination.order), diagonal[elimination.order]
-    stacks = tuple(_Stack(entries) for entries in elimination.stacks)
-    room = _room(max((front.pivots + front.rest) * front.pivots for front in elimination.fronts))
-    local = np.zeros(n, dtype=np.int64)
+    device = torch.device(device)
+    if device.type != "cpu" and serves(elimination, device):
+        try:
+            return _factors(columns, diagonal, elimination, deadline, device)
+        except RuntimeError as error:  # out of memory after all, or a driver that fails: no reason to give up
+            _LOG.warning("The factorisation failed on %s (%s); it is done on the CPU.", device, error)
+    return _factors(columns, diagonal, elimination, deadline, torch.device("cpu"))
+
+
+def serves(elimination: Elimination, device: torch.device) -> bool:
+    """Whether an accelerator can factor the fronts: in true double precision, in the memory that it has free."""
+    # cuBLAS can be told to emulate double precision, whose errors are not those that Rump's theorem counts.
+    emulated = any(name.startswith("CUBLAS_EMULAT") and value != "0" for name, value in os.environ.items())
+    if device.type != "cuda" or emulated:
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return elimination.bytes <= _SHARE_OF_DEVICE * free
+
+
+def _factors(columns: Matrix, diagonal: Array, elimination: Elimination, deadline: float, device: torch.device) -> bool:
+    stacks = tuple(_Stack(entries, device) for entries in elimination.stacks)
+    room = _room(max((front.pivots + front.rest) * front.pivots for front in elimination.fronts), device)
+    local = np.zeros(len(diagonal), dtype=np.int64)
     for k, front in enumerate(elimination.fronts):
         if time.monotonic() > deadline:
             return False
@@ -53,11 +80,11 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
         index = np.concatenate([np.arange(a, b) for a, b in ((front.start, front.stop), *front.later)])
         local[index] = np.arange(p + r)
         own.diagonal().copy_(torch.from_numpy(diagonal[front.start : front.stop]))
-        _enter(columns, front, index, local, own.numpy())
+        _enter(columns, front, index, local, own)
         children = [(elimination.fronts[j], stacks[1 - front.side].pop(j)) for j in reversed(front.children)]
-        placed = [(_pieces(child, front), changes.numpy()) for child, changes in children]
+        placed = [(_pieces(child, front), changes) for child, changes in children]
         for pieces, changes in placed:
-            _extend(own.numpy(), [piece for piece in pieces if piece.to < p], pieces, changes, 0)
+            _extend(own, [piece for piece in pieces if piece.to < p], pieces, changes, 0)
         pivots, failed = torch.linalg.cholesky_ex(own[:p])
         # A pivot that is not a number passes some implementations' test of its sign.
         if bool(failed) or not bool(pivots.diagonal().isfinite().all()):
@@ -70,7 +97,7 @@ def factors(lower: Matrix, diagonal: Array, elimination: Elimination, deadline: 
             torch.mm(below[:, i:].T, below[:, i : i + _CHUNK], out=rest[i:, i : i + _CHUNK]).neg_()
         for pieces, changes in placed:
             later = [piece for piece in pieces if piece.to >= p]
-            _extend(rest.numpy(), later, later, changes, p)
+            _extend(rest, later, later, changes, p)
     if any(stack.waiting for stack in stacks):
         raise ValueError("A front has no parent that takes up what it leaves.")
     return True
@@ -90,16 +117,18 @@ def _check(elimination: Elimination, n: int) -> None:
         raise ValueError("The fronts do not eliminate every variable.")
 
 
-def _room(entries: int) -> Tensor:
-    """Zeros, which take memory only where they are written to."""
-    return torch.from_numpy(np.zeros(entries))
+def _room(entries: int, device: torch.device) -> Tensor:
+    """Room for some numbers; on the CPU they take memory only where they are written to."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros(entries))
+    return torch.empty(entries, dtype=torch.float64, device=device)
 
 
 class _Stack:
     """The changes that wait for the parents of their fronts: the last one in is the first one out."""
 
-    def __init__(self, entries: int) -> None:
-        self._room = _room(entries)
+    def __init__(self, entries: int, device: torch.device) -> None:
+        self._room = _room(entries, device)
         self._used = 0
         self.waiting: list[tuple[int, int]] = []
 
@@ -138,14 +167,16 @@ def _permuted(lower: Matrix, order: NDArray[np.int64]) -> Matrix:
     return entries.tocsc()
 
 
-def _enter(columns: Matrix, front: Front, index: NDArray[np.int64], local: NDArray[np.int64], own: Array) -> None:
+def _enter(columns: Matrix, front: Front, index: NDArray[np.int64], local: NDArray[np.int64], own: Tensor) -> None:
     """The matrix's own entries below the diagonal, in the columns that the front eliminates."""
     pointers = columns.indptr[front.start : front.stop + 1]
     rows = columns.indices[pointers[0] : pointers[-1]]
     places = local[rows]
     if not np.array_equal(np.take(index, places, mode="clip"), rows):
         raise ValueError("The matrix has an entry outside of its front.")
-    own[places, np.repeat(np.arange(front.pivots), np.diff(pointers))] = columns.data[pointers[0] : pointers[-1]]
+    places = places * front.pivots + np.repeat(np.arange(front.pivots), np.diff(pointers))
+    data = torch.from_numpy(columns.data[pointers[0] : pointers[-1]])
+    own.view(-1).index_copy_(0, torch.from_numpy(places).to(own.device), data.to(own.device))
 
 
 class _Piece(NamedTuple):
@@ -174,8 +205,10 @@ def _pieces(child: Front, front: Front) -> list[_Piece]:
     return pieces
 
 
-def _extend(into: Array, columns: Sequence[_Piece], rows: Sequence[_Piece], changes: Array, first: int) -> None:
+def _extend(into: Tensor, columns: Sequence[_Piece], rows: Sequence[_Piece], changes: Tensor, first: int) -> None:
     """Add what a child changes in some columns, on and below the diagonal; `into` begins at variable `first`."""
+    if into.device.type == "cpu":  # numpy's views cost less, and there are many
+        into, changes = into.numpy(), changes.numpy()  # type: ignore[assignment]
     for k, column in enumerate(columns):
         added = changes[:, column.place : column.place + column.length]
         target = into[:, column.to - first : column.to - first + column.length]

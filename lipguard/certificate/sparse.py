@@ -34,7 +34,7 @@ def is_form_positive_semidefinite(form: ScaledForm, deadline: float = math.inf) 
     eliminating it gives the original back.
 
     Args:
-        form: of the network, its multipliers and rho.
+        form: of the network, its multipliers and rho; on an accelerator, it is where the fronts are factored.
         deadline: of `time.monotonic()`, at which it gives up.
 
     Returns:
@@ -44,6 +44,8 @@ def is_form_positive_semidefinite(form: ScaledForm, deadline: float = math.inf) 
 
 
 def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
+    if len(form.network.nodes) == 1:  # an input of which copies are made: two diagonal forms, as they are
+        return bool((form.rho >= form.outward).all())
     if not (np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()):
         return False
     assembled = _assembled(form)
@@ -56,7 +58,7 @@ def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
     lost = mul_up(1.001 * gamma_up(collected), add_up(rows, sqrt_up(rows), 1.0))
     shift = add_up(lost, factorisation_error(len(diagonal), float(diagonal.sum())))
     diagonal = np.nextafter(diagonal - shift, -np.inf)
-    return bool((diagonal > 0).all()) and factors(lower, diagonal, elimination_of(form.network), deadline)
+    return bool((diagonal > 0).all()) and factors(lower, diagonal, elimination_of(form.network), deadline, form.device)
 
 
 def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.network.graph import Network
+from lipguard.network.layers import Mosaic, Pad
 from lipguard.network.linearised import path_roundings, propagate, slope_ranges
 
 Array = NDArray[np.float64]
@@ -80,23 +81,22 @@ class ScaledForm:
         """Forms of no common variable, of which this one is the sum, but for scales: those of the network's pieces.
 
         Copies b of a, with multipliers d, add 2 d (b^2 - a^2): a diagonal form at the input of the piece that reads
-        them, and less of one at the output of the piece before.
+        them, and less of one at the output of the piece before. Of entries that are copied more than once the sum is
+        rounded up, which only makes the form smaller.
         """
         network = self.network.to(torch.float64, "cpu")
         if len(network.pieces) == 1:
             return [self]
         sizes = [network.nodes[i].size for i in network.activations]
         multipliers = dict(zip(network.activations, np.split(self.t, np.cumsum(sizes)[:-1]), strict=True))
-        starts = [start for start, _ in network.pieces[1:]]
-        forms = [self.rho, *(2 * multipliers[i] for i in starts), None]
+        first = {nodes[0] for nodes in network.pieces}
+        outward = _outward(network, {i: 2 * multipliers[i] for i in first if i}, self.outward)
         found = []
-        for k, (start, stop) in enumerate(network.pieces):
-            own = [multipliers[i] for i in network.activations if start < i <= stop]
+        for nodes in network.pieces:
+            own = [multipliers[i] for i in nodes[1:] if i in multipliers]
             t = np.concatenate([np.zeros(0), *own])
-            inward, outward = forms[k], forms[k + 1]
-            assert inward is not None
-            assert outward is None or isinstance(outward, np.ndarray)
-            found.append(ScaledForm(network.subnetwork(start, stop), t, inward, self.device, outward))
+            inward = 2 * multipliers[nodes[0]] if nodes[0] else self.rho
+            found.append(ScaledForm(network.part(nodes), t, inward, self.device, outward[nodes[-1]]))
         return found
 
     def magnitude(self, z: Tensor) -> Tensor:
@@ -122,6 +122,10 @@ class ScaledForm:
 
     def _apply(self, network: Network, z: Tensor, both: list[Tensor], product: list[Tensor], sign: float) -> Tensor:
         """Half the gradient of rho |x|^2 + sign |y|^2 + sum (2 t b^2 +- 2 both a b + product a^2)."""
+        with torch.backends.cudnn.flags(enabled=False):
+            return self._applied(network, z, both, product, sign)  # sums, not the transforms that cuDNN may choose
+
+    def _applied(self, network: Network, z: Tensor, both: list[Tensor], product: list[Tensor], sign: float) -> Tensor:
         sizes = [unit.numel() for unit in self._units]
         parts = [
             (part.reshape(-1, *unit.shape) * unit).requires_grad_()
@@ -151,6 +155,31 @@ class ScaledForm:
             ]
             coupled: Tensor = torch.cat([piece.flatten(1) for piece in pieces], dim=1)
             return coupled + self._own * z
+
+
+def _outward(network: Network, inward: dict[int, Array], outward: Array) -> dict[int, Array]:
+    """Diagonal forms at the outputs of pieces, by node, given those at their inputs and at the network's output."""
+    forms = {len(network.nodes) - 1: torch.from_numpy(outward.reshape(network.output_shape))}
+    for i, form in inward.items():
+        source, crops = network.picked(i)
+        d = torch.from_numpy(form.reshape(network.nodes[i].shape))
+        for crop in reversed(crops):
+            layer = network.nodes[crop].layer
+            assert isinstance(layer, Pad)
+            d = torch.nn.functional.pad(d, [-n for n in layer.padding])
+        if source in forms:
+            total = forms[source] + d
+            above = torch.nextafter(total, torch.full_like(total, torch.inf))
+            forms[source] = torch.where(d == 0, forms[source], above)
+        else:
+            forms[source] = d
+    for i in reversed(range(len(network.nodes))):
+        layer = network.nodes[i].layer
+        if isinstance(layer, Mosaic) and i in forms:
+            inputs = network.nodes[i].inputs
+            parts = layer.apart([network.nodes[j].shape for j in inputs], forms[i])
+            forms |= dict(zip(inputs, parts, strict=True))
+    return {i: form.reshape(-1).numpy() for i, form in forms.items()}
 
 
 def extreme_eigenvalues(form: ScaledForm, steps: int = 100, seed: int = 0) -> tuple[float, float]:

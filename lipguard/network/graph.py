@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipguard.network.layers import Activation, Input, Layer, Shape, copies
+from lipguard.network.layers import Activation, Input, Layer, Mosaic, Pad, Shape, copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +104,7 @@ class Network:
 
     def subnetwork(self, start: int, stop: int) -> Network:
         """The part behind separator `start`, up to and including separator `stop`."""
-        index = {start: 0}
-        nodes = [Node(self.nodes[start].path, Input(), (), self.nodes[start].shape)]
-        for i in range(start + 1, stop + 1):
-            index[i] = len(nodes)
-            node = self.nodes[i]
-            nodes.append(dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)))
-        return Network(tuple(nodes))
+        return self.part(range(start, stop + 1))
 
     def cut(self, behind: Sequence[int]) -> Network:
         """The network in which what reads some nodes reads copies of their entries, of any sign and at most as long.
@@ -137,11 +131,66 @@ class Network:
         return Network(tuple(nodes))
 
     @cached_property
-    def pieces(self) -> tuple[tuple[int, int], ...]:
-        """(first, last) of the parts between which only copies are handed on, where every path passes."""
-        joints = [i for i in self.separators if _are_copies(self.nodes[i].layer)]
-        starts, stops = [0, *joints], [*(self.nodes[i].inputs[0] for i in joints), len(self.nodes) - 1]
-        return tuple(zip(starts, stops, strict=True))
+    def pieces(self) -> tuple[tuple[int, ...], ...]:
+        """The nodes of the parts between which only copies are handed on, each from what it reads to its output.
+
+        What stands between parts, and only picks or puts together entries, is in none of them. A network that does not
+        fall into parts is one.
+        """
+        found = {}
+        for out in sorted(self._handed_on):
+            nodes, reads = self._behind(out)
+            if len(reads) != 1:
+                return (tuple(range(len(self.nodes))),)
+            found[out] = tuple(sorted(nodes))
+        inside = [i for nodes in found.values() for i in nodes]
+        if len(inside) > len(set(inside)) or not {0, *self.activations} <= set(inside):
+            return (tuple(range(len(self.nodes))),)
+        return tuple(sorted(found.values()))
+
+    @cached_property
+    def _handed_on(self) -> set[int]:
+        """Outputs of parts: what copies are made of, and the network's output."""
+        copied = [self.picked(i)[0] for i in self.activations if _are_copies(self.nodes[i].layer)]
+        found, waiting = set(), [len(self.nodes) - 1, *copied]
+        while waiting:
+            i = waiting.pop()
+            if isinstance(self.nodes[i].layer, Mosaic):
+                waiting.extend(self.nodes[i].inputs)
+            else:
+                found.add(i)
+        return found
+
+    def _behind(self, out: int) -> tuple[set[int], set[int]]:
+        """(nodes that `out` depends on up to copies or the input, these among them; copies or the input)."""
+        nodes: set[int] = set()
+        reads, waiting = set(), [out]
+        while waiting:
+            i = waiting.pop()
+            if i in nodes:
+                continue
+            nodes.add(i)
+            if i == 0 or _are_copies(self.nodes[i].layer):
+                reads.add(i)
+            else:
+                waiting.extend(self.nodes[i].inputs)
+        return nodes, reads
+
+    def picked(self, copies: int) -> tuple[int, list[int]]:
+        """What copies are copies of: (node, the crops on the way from it to them)."""
+        (i,) = self.nodes[copies].inputs
+        crops: list[int] = []
+        while (layer := self.nodes[i].layer) and isinstance(layer, Pad) and max(layer.padding, default=1) <= 0:
+            crops.insert(0, i)
+            (i,) = self.nodes[i].inputs
+        return i, crops
+
+    def part(self, nodes: Sequence[int]) -> Network:
+        """Some nodes as a network that reads the first of them; whatever they read is among them."""
+        index = {i: k for k, i in enumerate(nodes)}
+        first, *others = (self.nodes[i] for i in nodes)
+        kept = [dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)) for node in others]
+        return Network((Node(first.path, Input(), (), first.shape), *kept))
 
     @cached_property
     def architecture(self) -> str:

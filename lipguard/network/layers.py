@@ -8,7 +8,7 @@ Weights are float64 on the CPU: the conversion from a narrower float is exact.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -161,6 +161,23 @@ class Add(Layer):
 
     def roundings(self) -> int:
         return 1
+
+
+@dataclass(frozen=True, eq=False)
+class Mosaic(Layer):
+    """Its inputs as the tiles of one image, on the last two axes: row by row, `columns` of them in a row."""
+
+    columns: int
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        rows = [torch.cat(inputs[i : i + self.columns], -1) for i in range(0, len(inputs), self.columns)]
+        return torch.cat(rows, -2)
+
+    def apart(self, shapes: Sequence[Shape], values: Tensor) -> list[Tensor]:
+        """The part of `values`, shape (*grid), that lies on each of the tiles."""
+        columns = [shape[-1] for shape in shapes[: self.columns]]
+        rows = [shape[-2] for shape in shapes[:: self.columns]]
+        return [part for row in torch.split(values, rows, -2) for part in torch.split(row, columns, -1)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from lipguard.partition.dissection import dissected
 # What moving one entry of a front costs, and a front itself, in floating-point operations of its elimination.
 _ENTRY, _FRONT = 100.0, 5e6
 _COMPARED = 8_000  # sites for which both orders are tried
-_KEPT = 32
+_KEPT = 2e7  # variables, of all eliminations that are remembered
 _known: OrderedDict[str, Elimination] = OrderedDict()
 
 
@@ -105,7 +105,7 @@ def _remembered(key: str, graph: Callable[[], SiteGraph]) -> Elimination:
         _known.move_to_end(key)
     else:
         _known[key] = eliminate(graph())
-        while len(_known) > _KEPT:
+        while len(_known) > 1 and sum(len(known.order) for known in _known.values()) > _KEPT:
             _known.popitem(last=False)
     return _known[key]
 

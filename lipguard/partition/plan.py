@@ -12,7 +12,12 @@ from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
 from lipguard.partition.tiling import Tiling, is_tileable
+from lipguard.partition.unfolding import WHOLE, unfolded
 
+_TIED = {
+    "channel": "one multiplier per channel: there is no time for more",
+    "both": "one multiplier per channel, which few iterations find, and one per neuron: the better ones are taken",
+}
 KINDS = ("norm", "whole", "tiles")
 PROOFS = ("dense", "sparse", "randomised")
 
@@ -33,6 +38,8 @@ class Block:
         proof: "dense", "sparse" or "randomised"; tiles are proved by dense matrices.
         reason: why this proof, in words.
         cuts: nodes of the network, inside a block of one LMI, behind which it is cut: a diagonal form is handed on.
+        grids: tiles per axis of what is between two cuts; none where nothing is in tiles.
+        multipliers: "neuron" (each has its own), "channel" (of an image they share one) or "both" (the better ones).
     """
 
     start: int
@@ -47,14 +54,17 @@ class Block:
     proof: str = "dense"
     reason: str = ""
     cuts: tuple[int, ...] = ()
+    grids: tuple[tuple[int, int], ...] = ()
+    multipliers: str = "neuron"
 
     @property
     def method(self) -> str:
         """How the block is bounded, in words."""
         if self.kind == "tiles" and self.tile is not None:
             return f"tiles {self.tile[0]}x{self.tile[1]}"
-        if self.cuts:
-            return f"one LMI, cut {len(self.cuts)} times"
+        if self.cuts or self.grids:
+            tiled = [f"{rows}x{columns}" for rows, columns in self.grids if (rows, columns) != WHOLE]
+            return f"one LMI, cut {len(self.cuts)} times" + (f", in {', '.join(tiled)} tiles" if tiled else "")
         return {"norm": "product of norms", "whole": "one LMI"}[self.kind]
 
     def network(self, network: Network) -> Network:
@@ -67,7 +77,8 @@ class Block:
             return []
         own = self.network(network)
         if self.kind == "whole":
-            return [own.cut([i - self.start for i in self.cuts])] if self.cuts else [own]
+            own = own.cut([i - self.start for i in self.cuts]) if self.cuts else own
+            return [unfolded(own, dict(enumerate(self.grids)))] if self.grids else [own]
         tiling = self.tiling(own)
         return [tiling.shape_network(shape) for shape in tiling.shapes]
 
@@ -100,7 +111,7 @@ class PartitionPlan:
         """The settings that decide a plan."""
         names = (
             "partition", "solver", "merge", "proof", "failure_probability", "max_block_size", "partition_factors",
-            "max_seconds", "max_memory", "max_iterations",
+            "max_seconds", "max_memory", "max_iterations", "multipliers",
         )  # fmt: skip
         factors = config.partition_factors
         return {name: getattr(config, name) for name in names} | {"partition_factors": factors and list(factors)}
@@ -156,6 +167,8 @@ class PartitionPlan:
                 raise CertificateError(
                     f"The partition plan cuts a block behind nodes {block.cuts}, where it cannot be."
                 )
+            if block.grids and not _can_unfold(block, network):
+                raise CertificateError(f"The partition plan has tiles {block.grids} where they cannot be.")
             if block.kind not in KINDS or (block.kind == "tiles" and not _fits(block, network)):
                 raise CertificateError(f"The partition plan has a block of kind {block.kind!r} where it cannot be.")
         if ends[-1] != len(network.nodes) - 1:
@@ -173,6 +186,7 @@ class PartitionPlan:
         ]  # fmt: skip
         total = f"predicted: {self.ratio:.3f} of the product of norms, {self.seconds:.1f} s of solves"
         why = [f"block {i}: {block.proof} proof: {block.reason}" for i, block in enumerate(self.blocks) if block.reason]
+        why += [f"block {i}: {_TIED[b.multipliers]}" for i, b in enumerate(self.blocks) if b.multipliers in _TIED]
         others = ["considered:", *(f"  {line}" for line in self.considered)] if self.considered else []
         return "\n".join([*table(header, rows), *why, total, *others])
 
@@ -184,8 +198,21 @@ def _block(state: Mapping[str, Any]) -> Block:
         int(state["start"]), int(state["stop"]), str(state["kind"]), (str(first), str(last)),
         None if tile is None else (int(tile[0]), int(tile[1])), tuple(int(n) for n in state["variables"]),
         int(state["tiles"]), float(state["ratio"]), float(state["seconds"]), str(state["proof"]), str(state["reason"]),
-        tuple(int(i) for i in state["cuts"]),
+        tuple(int(i) for i in state["cuts"]), tuple((int(rows), int(columns)) for rows, columns in state["grids"]),
+        str(state["multipliers"]),
     )  # fmt: skip
+
+
+def _can_unfold(block: Block, network: Network) -> bool:
+    if block.kind != "whole" or block.proof != "sparse":
+        return False
+    cut = block.network(network).cut([i - block.start for i in block.cuts])
+    if len(block.grids) != len(block.cuts) + 1 or len(cut.pieces) != len(block.grids):
+        return False
+    try:
+        return len(block.parts(network)[0].pieces) > 1
+    except ValueError:
+        return False
 
 
 def _fits(block: Block, network: Network) -> bool:

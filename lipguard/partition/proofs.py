@@ -34,6 +34,8 @@ _MARGIN, LARGEST_MARGIN = 0.4, 0.15  # of a randomised proof: in tolerances, and
 # those of untrained networks, whose vectors are doubled once or twice; trained ones take a quarter.
 _ITERATIONS, _LARGE = 800, 20_000
 _STEP, _APPLICATION = (9e-5, 3900.0, 5.3), (6e-5, 2400.0, 18.0)
+_TIED_ITERATIONS = 120
+_SHARE_OF_ITERATION, _FEW_STEPS, _MANY_STEPS, _DEEP = 0.3, 40, 200, 8  # steps, and layers of images
 _OTHER = 0.6  # seconds for norms, the lower bound, tracing and planning
 
 
@@ -110,8 +112,12 @@ def prices(network: Network, config: DCPConfig, cost: CostModel) -> list[str]:
 
 def sparse_seconds(network: Network, config: DCPConfig, cost: CostModel) -> float | None:
     """Predicted time of a sparse proof; None where it takes too much memory or too large a front."""
-    proof = _sparse(network, cost)
-    return proof.seconds if _fits(proof, network, config, usable_memory(config)) else None
+    memory = usable_memory(config)
+    for piece in sorted(_pieces(network), key=lambda piece: piece.neurons, reverse=True):
+        entries = _weights(piece) + piece.neurons
+        if _BYTES_PER_ENTRY * entries > memory or not _fits(_sparse(piece, cost), piece, config, memory):
+            return None
+    return _sparse(network, cost).seconds
 
 
 def usable_memory(config: DCPConfig) -> float:
@@ -129,9 +135,29 @@ def _fits(proof: Proof, network: Network, config: DCPConfig, memory: float) -> b
     return proof.bytes <= memory
 
 
-def iteration_seconds(network: Network, cost: CostModel) -> float:
-    """Predicted time of the power iteration."""
-    return _OTHER + cost.factor("iteration") * _ITERATIONS * _pass(network, cost, _STEP)
+def iteration_seconds(network: Network, cost: CostModel, multipliers: str = "neuron") -> float:
+    """Predicted time of the power iteration, for one multiplier per "neuron", per "channel", or "both"."""
+    steps = {"neuron": _ITERATIONS, "channel": _TIED_ITERATIONS, "both": _ITERATIONS + _TIED_ITERATIONS}[multipliers]
+    return _OTHER + cost.factor("iteration") * steps * _pass(network, cost, _STEP)
+
+
+def which_multipliers(network: Network, config: DCPConfig, cost: CostModel) -> str:
+    """Which the power iteration looks for: one per "neuron", one per "channel" of an image, or "both".
+
+    Those of channels are looser by a fifth or so, and found in some thirty steps at any depth; those of neurons take
+    hundreds where a network is deep and not trained, and what is proved before suffers more than that.
+    """
+    if config.multipliers != "auto":
+        return config.multipliers
+    images = [i for i in network.activations if len(network.nodes[i].shape) == 3]
+    if not images or network.neurons <= _LARGE:
+        return "neuron"
+    steps = math.inf
+    if config.max_seconds is not None:
+        steps = _SHARE_OF_ITERATION * config.max_seconds / (cost.factor("iteration") * _pass(network, cost, _STEP))
+    if steps < _FEW_STEPS:
+        return "channel"
+    return "both" if steps < _MANY_STEPS or len(images) >= _DEEP else "neuron"
 
 
 def free_memory() -> float:
@@ -172,7 +198,9 @@ def _sparse(network: Network, cost: CostModel) -> Proof:
 
 def _pieces(network: Network) -> list[Network]:
     """What a sparse proof works on, one after the other."""
-    return [network.subnetwork(*ends) for ends in network.pieces] if len(network.pieces) > 1 else [network]
+    if len(network.pieces) == 1:
+        return [network]
+    return [network.part(nodes) for nodes in network.pieces if len(nodes) > 1]
 
 
 def _randomised(network: Network, config: DCPConfig, cost: CostModel, margin: float) -> Proof:

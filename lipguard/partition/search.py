@@ -15,10 +15,19 @@ from lipguard.errors import ConfigError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Add, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
-from lipguard.partition.cuts import best_cuts, candidates, losses, segments
+from lipguard.partition.cuts import Cuts, candidates, chosen_cuts, segments
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.proofs import LARGEST_MATRIX, Proof, choose_proof, iteration_seconds, prices, sparse_seconds
+from lipguard.partition.proofs import (
+    LARGEST_MATRIX,
+    Proof,
+    choose_proof,
+    iteration_seconds,
+    prices,
+    sparse_seconds,
+    which_multipliers,
+)
 from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes, proof_size
+from lipguard.partition.unfolding import WHOLE
 
 # What a joint LMI gains over the product of norms, per activation layer inside it, and what tiles give back of it
 # (design, section 2.4: CNN1's convolutions, whole and in tiles of 2 to 10).
@@ -30,6 +39,7 @@ _LONGEST_AXIS_SEARCH = 24
 _BLOCK_SIZES = {"scs": (300, 1000), "clarabel": (100, 150), "power": (2048, 4096)}
 Value = Callable[[Network], float]
 _WEIGHTS = (Conv2d, Linear, Scale)
+_NO_CUTS = Cuts((), (), 0.0)
 
 
 def find_plan(
@@ -51,8 +61,8 @@ def find_plan(
     if config.solver != "power" or config.partition in ("cuts", "tiles") or not network.activations:
         return plan
     lines = prices(network, config, cost)
-    if any(block.cuts for block in plan.blocks):
-        lines.append(f"cut {len(plan.blocks[0].cuts)} times, sparse proofs, {plan.blocks[0].seconds:.1f} s: chosen")
+    if any(block.cuts or block.grids for block in plan.blocks):
+        lines.append(f"{plan.blocks[0].method}, sparse proofs, {plan.blocks[0].seconds:.1f} s: chosen")
     elif len(plan.blocks) > 1:
         lines.append(f"{len(plan.blocks)} blocks whose bounds multiply, {plan.seconds:.1f} s: chosen")
     return dataclasses.replace(plan, considered=tuple(lines))
@@ -79,11 +89,11 @@ def _whole_by_power(network: Network, config: DCPConfig, cost: CostModel) -> Blo
     proof = choose_proof(network, config, cost)
     if proof is None:
         return None
-    return _one_lmi(network, cost, proof, ())
+    return _one_lmi(network, network, config, cost, proof)
 
 
 def _cut_by_power(network: Network, config: DCPConfig, cost: CostModel, value: Value | None) -> Block | None:
-    """One block that is cut where it loses least, so that sparse proofs of what is between the cuts fit."""
+    """One block that is cut, and in tiles, where it loses least, so that sparse proofs of the pieces fit."""
     if config.solver != "power" or config.partition != "auto" or config.proof not in ("auto", "sparse"):
         return None
     budget = math.inf
@@ -92,31 +102,36 @@ def _cut_by_power(network: Network, config: DCPConfig, cost: CostModel, value: V
         budget = 0.8 * config.max_seconds - 2 * iterations
         if len(candidates(network)) * iterations > 0.2 * config.max_seconds:
             value = None  # there is no time to ask
-    found = segments(network, lambda part: sparse_seconds(part, config, cost), budget)
-    if best_cuts(network, found, dict.fromkeys(candidates(network), 0.0), budget) is None:
+    hurried = config.max_seconds is not None
+    found = segments(network, lambda part: sparse_seconds(part, config, cost), config.partition_factors, hurried)
+    chosen = chosen_cuts(network, found, value, budget)
+    if chosen is None:
         return None
-    chosen = best_cuts(network, found, losses(network, candidates(network), value), budget)
-    if chosen is None or not chosen[0]:
-        return None
-    cuts, lost = chosen
-    own = network.cut(cuts)
+    own = chosen.apply(network)
     seconds = sparse_seconds(own, config, cost)
-    if seconds is None:
+    if seconds is None or len(own.pieces) == 1:
         return None
-    reason = (
-        f"a diagonal form behind {', '.join(network.nodes[i].path for i in cuts)}: {math.expm1(lost):+.1%} predicted"
-    )
-    return _one_lmi(own, cost, Proof("sparse", seconds, 0.0, reason), cuts, math.exp(lost))
+    places = ", ".join(network.nodes[i].path for i in chosen.behind)
+    reason = f"a diagonal form behind {places or 'nothing'}: {math.expm1(chosen.loss):+.1%} predicted"
+    return _one_lmi(network, own, config, cost, Proof("sparse", seconds, 0.0, reason), chosen)
 
 
-def _one_lmi(own: Network, cost: CostModel, proof: Proof, cuts: tuple[int, ...], loss: float = 1.0) -> Block:
-    """The block of a whole network, given as it is cut."""
-    last = len(own.nodes) - 1
+def _one_lmi(
+    network: Network, own: Network, config: DCPConfig, cost: CostModel, proof: Proof, cuts: Cuts = _NO_CUTS
+) -> Block:
+    """The block of a whole network, given as it is and as it is cut."""
+    last = len(network.nodes) - 1
     _, rows = lmi_sizes(own, [node.size for node in own.nodes])
-    seconds = iteration_seconds(own, cost) + proof.seconds
-    names = own.nodes[1].path, own.nodes[last].path
-    ratio = min(_GAIN ** (len(own.activations) - len(cuts)) * loss, 1.0)
-    return Block(0, last - len(cuts), "whole", names, None, (rows,), 1, ratio, seconds, proof.kind, proof.reason, cuts)
+    multipliers = which_multipliers(own, config, cost)
+    seconds = iteration_seconds(own, cost, multipliers) + proof.seconds
+    names = own.nodes[1].path, own.nodes[-1].path
+    ratio = min(_GAIN ** len(network.activations) * math.exp(cuts.loss), 1.0)
+    grids = cuts.grids if any(grid != WHOLE for grid in cuts.grids) else ()
+    tiles = sum(math.prod(grid) for grid in grids) or 1
+    return Block(
+        0, last, "whole", names, None, (rows,), tiles, ratio, seconds, proof.kind, proof.reason, cuts.behind, grids,
+        multipliers,
+    )  # fmt: skip
 
 
 def _plan_within(network: Network, config: DCPConfig, cost: CostModel, limit: int) -> PartitionPlan:

@@ -51,10 +51,10 @@ def _pads_zeros(network: Network, axis: int) -> bool:
     for node in network.nodes:
         sizes = [(j, network.nodes[j].shape[1 + axis]) for j in node.inputs]
         length = node.shape[1 + axis]
-        low, high = _reads(node.layer, (0, length), axis)
+        low, high = reads(node.layer, (0, length), axis)
         if any((low < 0 or high > size) and not vanishes[j] for j, size in sizes):
             return False
-        before, behind = _reads(node.layer, (-1, 0), axis)[1], _reads(node.layer, (length, length + 1), axis)[0]
+        before, behind = reads(node.layer, (-1, 0), axis)[1], reads(node.layer, (length, length + 1), axis)[0]
         outside = all(before <= 0 and behind >= size and vanishes[j] for j, size in sizes)
         vanishes.append(isinstance(node.layer, Activation) or outside)
     return True
@@ -92,7 +92,7 @@ def _strides(network: Network, axis: int) -> list[int] | None:
     return [s or 1 for s in strides]
 
 
-def _reads(layer: Layer, box: Interval, axis: int) -> Interval:
+def reads(layer: Layer, box: Interval, axis: int) -> Interval:
     """The input positions that the output positions `box` read, before clipping."""
     low, high = box
     if isinstance(layer, Conv2d):
@@ -113,7 +113,7 @@ def _receptive_fields(network: Network, output: Interval, axis: int) -> list[Int
         own = fields[i]
         assert own is not None
         for j in network.nodes[i].inputs:
-            low, high = _reads(network.nodes[i].layer, own, axis)
+            low, high = reads(network.nodes[i].layer, own, axis)
             size = network.nodes[j].shape[1 + axis]
             clipped = (max(low, 0), min(high, size))
             fields[j] = _union(fields[j], clipped if clipped[0] < clipped[1] else (low, low + 1))
@@ -217,7 +217,7 @@ class Tiling:
             extent = tuple(high - low for low, high in box)
             inputs = []
             for j in node.inputs:
-                wanted = [_reads(node.layer, box[axis], axis) for axis in (_ROWS, _COLUMNS)]
+                wanted = [reads(node.layer, box[axis], axis) for axis in (_ROWS, _COLUMNS)]
                 inputs.append(self._fitted(nodes, index[j], shape.boxes[j], wanted, node))
             if isinstance(node.layer, Conv2d) and node.inputs:
                 layer: Layer = dataclasses.replace(node.layer, padding=(0, 0, 0, 0))

@@ -16,7 +16,7 @@ from lipguard.partition import proofs
 from lipguard.partition.cost import CostModel
 from lipguard.partition.elimination import elimination_of
 from lipguard.partition.plan import PartitionPlan
-from lipguard.partition.proofs import choose_proof, free_memory
+from lipguard.partition.proofs import choose_proof, free_memory, which_multipliers
 from lipguard.partition.search import find_plan
 
 COST = CostModel(1e-8, 2.5, 2e10)
@@ -220,6 +220,41 @@ def test_channel_multipliers_are_one_per_channel_and_looser() -> None:
     first = tied.certificate.multipliers[0][0][: 4 * 11 * 5].reshape(4, -1)
     assert (first == first[:, :1]).all()
     assert lipguard.verify(tied.certificate, network) == tied.bound
+
+
+def test_multipliers_per_channel_where_time_is_short_or_a_network_deep() -> None:
+    large, deep = convolutions(16, 28), convolutions(4, 28, depth=9)
+    assert which_multipliers(convolutions(2, 14), DCPConfig(max_seconds=1e-3), COST) == "neuron"
+    assert which_multipliers(large, DCPConfig(), COST) == "neuron"
+    assert which_multipliers(deep, DCPConfig(), COST) == "both"
+    step = proofs._pass(large, COST, proofs._STEP)
+    for steps, expected in ((20, "channel"), (100, "both"), (1000, "neuron")):
+        within = DCPConfig(max_seconds=steps * step / proofs._SHARE_OF_ITERATION)
+        assert which_multipliers(large, within, COST) == expected
+    for asked in ("neuron", "channel"):
+        assert which_multipliers(deep, DCPConfig(multipliers=asked), COST) == asked
+
+
+def test_both_kinds_of_multipliers_are_tried_and_the_better_ones_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (proofs, lipguard.certification):
+        monkeypatch.setattr(module, "_LARGE", 100)
+    torch.manual_seed(0)
+    layers = [m for i in range(9) for m in (nn.Conv2d(2 if i else 1, 2, 3, padding=1), nn.ReLU())]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 3)).eval()
+    bounds = {}
+    for kind in ("neuron", "channel", "auto"):
+        report = lipguard.certify(network, (1, 8, 8), DCPConfig(multipliers=kind))
+        assert report.status == "complete"
+        assert lipguard.verify(report.certificate, network) == report.bound
+        bounds[kind] = report.bound
+        assert report.plan.blocks[0].multipliers == {"auto": "both"}.get(kind, kind)
+    assert bounds["auto"] <= min(bounds["neuron"], bounds["channel"]) * 1.01
+    again = lipguard.certify(network, (1, 8, 8), DCPConfig(), report)
+    assert again.bound <= report.bound * 1.001
+    assert "the better ones" in str(report.plan)
+    hurried = lipguard.certify(network, (1, 8, 8), DCPConfig(max_iterations=12))
+    tied_only = lipguard.certify(network, (1, 8, 8), DCPConfig(max_iterations=12, multipliers="channel"))
+    assert hurried.bound <= tied_only.bound * 1.01
 
 
 def test_plans_say_what_else_there_was() -> None:

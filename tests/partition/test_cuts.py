@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import lipguard
 from lipguard.config import DCPConfig
 from lipguard.network.graph import Network
 from lipguard.network.trace import trace
@@ -67,11 +68,12 @@ def test_the_best_cuts_are_those_of_all_that_fit(seed: int, depth: int, budget: 
         assert best is None
         return
     assert best is not None
-    assert best[1] == pytest.approx(min(loss for loss, _ in options.values()), abs=1e-8)
+    assert best.loss == pytest.approx(min(loss for loss, _ in options.values()), abs=1e-8)
     limited = best_cuts(network, found, lost, budget)
     if limited is not None:
-        assert options[limited[0]][1] <= budget
-        assert limited[1] == pytest.approx(options[limited[0]][0])
+        assert options[limited.behind][1] <= budget
+        assert limited.loss == pytest.approx(options[limited.behind][0])
+        assert limited.grids == ((1, 1),) * (len(limited.behind) + 1)
 
 
 def test_what_a_cut_loses_is_measured_or_assumed() -> None:
@@ -103,7 +105,7 @@ def test_a_network_that_is_too_large_is_cut_where_it_loses_least(monkeypatch: py
     assert "diagonal form" in block.reason
     assert "cut" in block.method
     own = block.parts(network)[0]
-    assert all(elimination_of(own.subnetwork(*ends)).largest <= limit for ends in own.pieces)
+    assert all(elimination_of(own.part(nodes)).largest <= limit for nodes in own.pieces)
     again = find_plan(network, config, COST, value).blocks[0]
     assert again == block
 
@@ -123,3 +125,67 @@ def test_what_does_not_fit_even_when_cut_everywhere_is_planned_otherwise() -> No
     plan = find_plan(network, config, COST)
     assert not any(block.cuts for block in plan.blocks)
     assert cuts.segments(network, lambda part: None) == []
+
+
+def test_what_is_too_large_between_two_cuts_is_in_tiles() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(3, 1, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2),
+    )  # fmt: skip
+    model = with_weights(model, 0)
+    config = DCPConfig(failure_probability=0, max_block_size=110)
+    report = lipguard.certify(model, (1, 10, 10), config)
+    (block,) = report.plan.blocks
+    assert max(math.prod(grid) for grid in block.grids) > 1
+    assert "tiles" in block.method
+    assert report.proof == "sparse"
+    assert report.lower_bound <= report.bound < report.product_bound
+    whole = lipguard.certify(model, (1, 10, 10))
+    assert whole.bound <= report.bound
+    assert lipguard.verify(report.certificate, model) == report.bound
+    again = lipguard.certify(model, (1, 10, 10), config, report)
+    assert again.plan == report.plan
+    assert again.bound == pytest.approx(report.bound, rel=1e-2)
+    own = block.parts(trace(model, (1, 10, 10)))[0]
+    assert all(elimination_of(own.part(nodes)).largest <= 110 for nodes in own.pieces if len(nodes) > 1)
+
+
+def test_asked_for_partition_factors_are_the_tiles() -> None:
+    network = deep(3)
+    limit = elimination_of(network).largest - 1
+    config = DCPConfig(failure_probability=0, max_block_size=limit, max_memory=1e12, partition_factors=(2, 4))
+    found = segments(network, lambda part: 1.0 if len(part.pieces) > 1 else None, config.partition_factors)
+    assert {segment.grid for segment in found} == {(2, 4)}
+
+
+def test_finer_tiles_that_take_less_are_kept_where_time_is_limited() -> None:
+    network = deep(2)
+
+    def seconds(part: Network) -> float | None:
+        return None if len(part.pieces) == 1 else 100.0 / len(part.pieces) ** 2
+
+    grids: dict[bool, set[tuple[int, int]]] = {}
+    for hurried in (False, True):
+        grids[hurried] = {s.grid for s in segments(network, seconds, None, hurried)}
+    assert grids[False] < grids[True]
+
+
+def test_tiles_are_measured_before_they_are_taken() -> None:
+    network = deep(2)
+    last = len(network.nodes) - 1
+    one, other = network.activations
+    found = [Segment(0, one, 1.0, (2, 2)), Segment(0, other, 1.0, (4, 4)), Segment(one, other, 1.0),
+             Segment(other, last, 1.0)]  # fmt: skip
+    worth = {(): 1.0, (one,): 1.05, (other,): 1.02, (one, other): 1.0}
+
+    def value(part: Network) -> float:
+        tiles = sum(len(node.inputs) > 1 for node in part.nodes)
+        many = max((len(node.inputs) for node in part.nodes), default=1)
+        copied = tuple(i for i in (one, other) if any(n.path == network.nodes[i].path and
+                       getattr(n.layer, "name", "") == "copies" for n in part.nodes))  # fmt: skip
+        return worth[copied] * (1 + tiles * (0.5 if many == 16 else 0.01))
+
+    best = cuts.chosen_cuts(network, found, value, math.inf)
+    assert best is not None
+    assert best.behind == (one, other)
+    assert best.grids == ((2, 2), (1, 1), (1, 1))

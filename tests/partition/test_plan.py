@@ -180,3 +180,23 @@ def test_blocks_with_a_field_of_another_type_are_refused(field: str) -> None:
     state["blocks"][0][field] = FIELDS[field]
     with pytest.raises(CertificateError):
         PartitionPlan.from_dict(state).check(network())
+
+
+def test_tiles_between_cuts_must_fit_the_network() -> None:
+    net = trace(with_weights(nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(72, 2)), 0), (1, 6, 6))  # fmt: skip
+    last, (first, second) = len(net.nodes) - 1, net.activations
+    good = Block(0, last, "whole", ("0", "5"), None, (1,), 5, proof="sparse", cuts=(second,), grids=((2, 2), (1, 1)))
+
+    def planned(block: Block) -> PartitionPlan:
+        return PartitionPlan(net.architecture, (block,), {})
+
+    planned(good).check(net)
+    for values in (
+        {"grids": ((2, 2),)}, {"grids": ((2, 2), (2, 1))}, {"grids": ((7, 1), (1, 1))}, {"grids": ((0, 1), (1, 1))},
+        {"grids": ((-1, 1), (1, 1))}, {"proof": "dense"}, {"proof": "randomised"}, {"cuts": (first, second)},
+        {"cuts": ()}, {"grids": ((1, 1), (1, 1), (1, 1))},
+    ):  # fmt: skip
+        with pytest.raises(CertificateError, match=r"tiles|cuts a block"):
+            planned(dataclasses.replace(good, **values)).check(net)
