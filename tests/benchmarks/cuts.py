@@ -1,11 +1,12 @@
-"""What cuts lose, and what they save: diagonal forms beside scalars, on networks trained here.
+"""What cuts and tiles lose, and what they save: diagonal forms beside scalars, on networks trained here.
 
     python tests/benchmarks/cuts.py [--only NAME] [--certify]
 
 For the four-convolution network and the CIFAR-shaped one (`LIPGUARD_MNIST`, a folder with the IDX files), cut behind
 some of their activations: the value of the relaxation over that of the whole network, where the cut hands on a diagonal
-form, and where the constants of the parts are multiplied; and what a sparse proof takes then, as predicted. With
-`--certify`, deterministic certificates without a limit, and within `--memory` bytes for the proof.
+form, and where the constants of the parts are multiplied; and what a sparse proof takes then, as predicted. Then the
+same with what is before the cut in tiles. With `--certify`, deterministic certificates without a limit, and within some
+bytes for the proof, or rows of a front.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from lipguard.network.graph import Network
 from lipguard.network.trace import trace
 from lipguard.partition.cost import cost_model
 from lipguard.partition.cuts import candidates
+from lipguard.partition.elimination import elimination_of
 from lipguard.partition.proofs import choose_proof
+from lipguard.partition.unfolding import unfolded
 from lipguard.solvers.power import PowerOptions, propose
 
 NAMES = ("four convolutions", "CIFAR-shaped")
+GRIDS = ((1, 1), (2, 1), (2, 2), (4, 4))
+LIMITS: tuple[dict[str, float], ...] = ({}, {"max_memory": 1.2e9}, {"max_memory": 4e8}, {"max_block_size": 928})
 HEADER = ("network", "cuts behind", "diagonal form", "product of parts", "proof, s", "proof, MB")
 
 
@@ -37,25 +42,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--certify", action="store_true", help="certify, too")
-    parser.add_argument("--memory", type=float, default=1.2e9, help="bytes that a proof may take")
     chosen = parser.parse_args()
     torch.set_num_threads(2)
     certified = []
-    _print(HEADER)
-    _print(["---"] * len(HEADER))
     for name in NAMES:
         if chosen.only.lower() not in name.lower():
             continue
         for sample in samples(name, [0], print):
             network = trace(sample.model, sample.input_shape)
             _table(name, network)
+            _tiles(name, network)
             if chosen.certify:
-                certified += _certificates(name, sample, chosen.memory)
-    for name, memory, outcome in certified:
-        print(_certified(name, memory, outcome))
+                certified += _certificates(name, sample)
+    for name, limits, outcome in certified:
+        print(_certified(name, limits, outcome))
 
 
 def _table(name: str, network: Network) -> None:
+    _print(HEADER)
+    _print(["---"] * len(HEADER))
     places = candidates(network)
     middle = len(places) // 2
     sets = [(), *((i,) for i in places), tuple(places[1::2]), (places[middle - 1], places[middle + 1]), tuple(places)]
@@ -73,20 +78,41 @@ def _table(name: str, network: Network) -> None:
         ))  # fmt: skip
 
 
+def _tiles(name: str, network: Network) -> None:
+    """Behind every place that images reach, what is before it in tiles: of the value with the cut alone."""
+    header = ("network", "cut behind", "tiles before it", "loss of the tiles", "proof, s", "proof, MB", "largest front")
+    print()
+    _print(header)
+    _print(["---"] * len(header))
+    for i in candidates(network):
+        if len(network.nodes[i].shape) < 3:
+            continue
+        alone = _value(network.cut([i]))
+        for grid in GRIDS:
+            own = unfolded(network.cut([i]), {0: grid})
+            part = unfolded(network.subnetwork(0, i), {0: grid})
+            seconds, memory = _proof(part)
+            pieces = [part.part(nodes) for nodes in part.pieces if len(nodes) > 1]
+            largest = max(elimination_of(piece).largest for piece in pieces)
+            loss = f"{_value(own) / alone - 1:.2%}"
+            tiles = "x".join(map(str, grid))
+            _print((name, network.nodes[i].path, tiles, loss, f"{seconds:.0f}", f"{memory / 1e6:.0f}", str(largest)))
+
+
 def _value(network: Network) -> float:
     return propose(network, PowerOptions(tolerance=1e-5, max_iterations=300, dtype=torch.float32)).value
 
 
-def _certificates(name: str, sample: Sample, memory: float) -> list[tuple[str, float | None, Outcome]]:
-    """Without a limit, and within so many bytes."""
+def _certificates(name: str, sample: Sample) -> list[tuple[str, dict[str, float], Outcome]]:
+    """Without a limit, and within some."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.pt")
         torch.save(sample.model, weights)
         found = []
-        for limit in (None, memory):
-            settings = DCPConfig(failure_probability=0, max_memory=limit).to_dict()
+        for limits in LIMITS:
+            settings = DCPConfig.from_dict({"failure_probability": 0, **limits}).to_dict()
             outcome = measure(certify, weights, sample.input_shape, settings, None, None, limit=900.0, threads=2)
-            found.append((name, limit, outcome))
+            found.append((name, limits, outcome))
     return found
 
 
@@ -96,8 +122,8 @@ def _proof(network: Network) -> tuple[float, float]:
     return proof.seconds, proof.bytes
 
 
-def _certified(name: str, memory: float | None, outcome: Outcome) -> str:
-    limit = "no limit" if memory is None else f"max_memory={memory:.3g}"
+def _certified(name: str, limits: dict[str, float], outcome: Outcome) -> str:
+    limit = ", ".join(f"{name}={value:.3g}" for name, value in limits.items()) or "no limit"
     values = outcome.values
     if outcome.status != "done":
         return f"- {name}, {limit}: {outcome.status}"
