@@ -103,7 +103,7 @@ def test_orders_are_found_once_for_an_architecture(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(elimination, "_KEPT", 5 * len(first.order))
     for width in range(5, 15):
         elimination_of(cnn(width))
-    assert len(elimination._known) == elimination._KEPT
+    assert sum(len(known.order) for known in elimination._known.values()) <= elimination._KEPT
     again = elimination_of(cnn())
     assert again is not first  # it was forgotten, and is the same
     assert np.array_equal(again.order, first.order)
