@@ -104,9 +104,11 @@ def test_a_plan_is_drawn_with_its_blocks(tmp_path: Path, settings: dict[str, obj
 
 def test_cuts_are_drawn() -> None:
     plan = lipguard.plan(cnn(), (1, 10, 10))
-    block = dataclasses.replace(plan.blocks[0], cuts=(2,))
-    figure = plot_plan(dataclasses.replace(plan, blocks=(block,)), cnn(), (1, 10, 10))
-    assert any(line.get_linestyle() == "--" for line in figure.axes[0].get_lines())
+    for grids, drawn in (((), 0), (((2, 2), (1, 1)), 1)):
+        block = dataclasses.replace(plan.blocks[0], cuts=(2,), grids=grids)
+        figure = plot_plan(dataclasses.replace(plan, blocks=(block,)), cnn(), (1, 10, 10))
+        assert any(line.get_linestyle() == "--" for line in figure.axes[0].get_lines())
+        assert len(figure.axes[0].child_axes) == drawn
 
 
 def test_plans_of_another_network_are_not_drawn() -> None:

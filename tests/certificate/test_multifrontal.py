@@ -178,3 +178,33 @@ def test_an_order_for_another_pattern_is_an_error() -> None:
     order = elimination_for(sp.csr_array((36, 36)))  # nothing meets
     with pytest.raises(ValueError, match="outside of its front"):
         factors(*shifted(A, 1.0), order)
+
+
+def test_a_device_that_fails_costs_time_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(multifrontal, "serves", lambda elimination, device: True)
+    A = grid(5, 6)
+    for smallest in (1e-8, -1e-8):
+        verdict = factors(*shifted(A, smallest), elimination_for(A), device="meta")
+        assert verdict == (smallest > 0)
+    assert "is done on the CPU" in caplog.text
+
+
+def test_only_true_double_precision_that_fits_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = elimination_for(grid(5, 6))
+    assert not multifrontal.serves(order, torch.device("mps"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * order.bytes, 10**12))
+    assert multifrontal.serves(order, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (order.bytes, 10**12))
+    assert not multifrontal.serves(order, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * order.bytes, 10**12))
+    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
+    assert not multifrontal.serves(order, torch.device("cuda"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("size", [6, 40])
+def test_a_gpu_agrees_with_the_cpu(size: int) -> None:
+    A = grid(size, size + 1)
+    order = elimination_for(A)
+    for smallest in (1e-8, -1e-8):
+        assert factors(*shifted(A, smallest), order, device="cuda") == factors(*shifted(A, smallest), order)
