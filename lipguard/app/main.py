@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 VERBS = {
     "train": "train a network, with a certified Lipschitz bound logged every epoch",
     "certify": "bound the network of a checkpoint (checkpoint=PATH or [A,B,...]) and save the certificate",
-    "verify": "check a certificate against a checkpoint (certificate=PATH checkpoint=PATH)",
+    "verify": "check the certificate in a checkpoint (CHECKPOINT), or in a file of its own (CERTIFICATE CHECKPOINT)",
     "plan": "print what would be solved (model=NAME or checkpoint=PATH), without solving",
 }
 
@@ -39,7 +39,19 @@ def main() -> None:
         problem = f"lipguard: unknown verb {arguments[0]!r}.\n" if arguments else ""
         print(problem + usage(), file=sys.stderr)
         sys.exit(2)
-    run_verb(arguments[0], arguments[1:])
+    verb, *overrides = arguments
+    run_verb(verb, _files_named(overrides) if verb == "verify" else overrides)
+
+
+def _files_named(arguments: Sequence[str]) -> list[str]:
+    """`lipguard verify [CERTIFICATE.npz] CHECKPOINT`: paths without a key get theirs."""
+    named = []
+    for argument in arguments:
+        is_path = "=" not in argument and not argument.startswith(("-", "+", "~"))
+        key = "certificate" if argument.endswith(".npz") else "checkpoint"
+        quoted = argument.replace("\\", "\\\\").replace("'", "\\'")  # a path may hold what Hydra reads
+        named.append(f"{key}='{quoted}'" if is_path else argument)
+    return named
 
 
 def run_verb(verb: str, overrides: Sequence[str]) -> None:

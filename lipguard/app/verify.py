@@ -1,4 +1,4 @@
-"""`lipguard verify`: a saved certificate checked against a checkpoint's network."""
+"""`lipguard verify`: a certificate, from its own file or from the checkpoint, checked against the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from lipguard.errors import ConfigError
 
 
 def verify(cfg: DictConfig) -> float:
-    """Check `cfg.certificate` against the network of `cfg.checkpoint` and print the bound that it proves.
+    """Check a certificate against the network of `cfg.checkpoint` and print the bound that it proves.
+
+    Without `cfg.certificate` it is the one that the checkpoint carries.
 
     Returns:
         The verified bound.
@@ -21,10 +23,19 @@ def verify(cfg: DictConfig) -> float:
         CertificateError: the certificate does not prove its bound for this network, or cannot be read.
         ConfigError: a file is missing, or the checkpoint cannot be read.
     """
+    model = load_classifier(cfg.checkpoint)
+    certificate = _certificate(cfg)
+    bound = lipguard.verify(certificate, model, deterministic=cfg.deterministic, fresh=cfg.fresh)
+    chance = certificate.failure_probability if certificate.proof == "randomised" and not cfg.deterministic else 0.0
+    words = f", except with probability {chance:g}" if chance else ""
+    print(f"Verified: the Lipschitz constant of {cfg.checkpoint} is at most {bound!r}{words}.")
+    return bound
+
+
+def _certificate(cfg: DictConfig) -> lipguard.Certificate:
+    if cfg.certificate is None:
+        return lipguard.Certificate.from_checkpoint(cfg.checkpoint)
     path = Path(cfg.certificate)
     if not path.is_file():
         raise ConfigError(f"Expected certificate to be a file, but there is none at {path.absolute()}.")
-    model = load_classifier(cfg.checkpoint)
-    bound = lipguard.verify(lipguard.Certificate.load(path), model)
-    print(f"Verified: the Lipschitz constant of {cfg.checkpoint} is at most {bound!r}.")
-    return bound
+    return lipguard.Certificate.load(path)

@@ -53,7 +53,7 @@ class WholeClaim:
 @np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
 def proves(
     claim: WholeClaim, network: Network, freed: FreedNetwork | None = None, deadline: float = math.inf,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", entropy: bytes = b"",
 ) -> bool:  # fmt: skip
     """Whether the claim about `network` can be proved; False says nothing.
 
@@ -63,6 +63,7 @@ def proves(
         freed: its matrices, if they are at hand and the proof is dense.
         deadline: of `time.monotonic()`, at which a proof that can be stopped gives up.
         device: where a sparse or randomised proof runs.
+        entropy: what a randomised proof draws from, beside the claim itself.
     """
     if not (0 < claim.rho < np.inf and np.isfinite(claim.t).all()):
         return False
@@ -75,7 +76,7 @@ def proves(
     if claim.proof == "sparse":
         return is_form_positive_semidefinite(form, deadline)
     text = f"{network.digest} {claim.rho.hex()} {claim.margin.hex()} {claim.failure_probability.hex()}"
-    seed = text.encode() + claim.t.tobytes()
+    seed = text.encode() + claim.t.tobytes() + entropy
     return is_positive_semidefinite_randomly(form, claim.margin, claim.failure_probability, seed, deadline)
 
 

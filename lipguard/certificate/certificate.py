@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard import __version__
+from lipguard.certificate.files import read, write
 from lipguard.errors import CertificateError
 from lipguard.network.layers import Shape
 from lipguard.partition.plan import PartitionPlan
@@ -64,15 +63,7 @@ class Certificate:
             OSError: the file cannot be written; an older file of that name is left as it was.
         """
         path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                text = np.frombuffer(self._metadata().encode(), dtype=np.uint8)
-                np.savez(file, metadata=text, **self._arrays())  # type: ignore[arg-type]
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write(path, self._metadata(), self._arrays())
         return path
 
     @classmethod
@@ -82,13 +73,33 @@ class Certificate:
         Raises:
             CertificateError: the file is missing, damaged or not a certificate.
         """
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            text = bytes(arrays.pop("metadata").astype(np.uint8)).decode()
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise CertificateError(f"{path} is not a readable certificate: {error}") from error
-        return cls._build(text, arrays)
+        return cls._build(*read(Path(path)))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: str | os.PathLike[str] | Mapping[str, Any]) -> Certificate:
+        """The certificate that a `LipschitzMonitor` left in a Lightning checkpoint.
+
+        Args:
+            checkpoint: its path, or what was loaded from it. A path is read with `weights_only=True`.
+
+        Raises:
+            CertificateError: it cannot be read, or holds no certificate.
+        """
+        where = "The checkpoint" if isinstance(checkpoint, Mapping) else str(checkpoint)
+        if not isinstance(checkpoint, Mapping):
+            try:
+                checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            except Exception as error:  # whatever torch's reader meets in a file that is none of its own
+                raise CertificateError(f"{where} is not a checkpoint that can be read without executing it.") from error
+        callbacks = checkpoint.get("callbacks") if isinstance(checkpoint, Mapping) else None
+        for state in (callbacks or {}).values() if isinstance(callbacks, Mapping) else ():
+            warm = state.get("warm_start") if isinstance(state, Mapping) else None
+            if isinstance(warm, Mapping) and "certificate" in warm:
+                return cls.from_state(warm["certificate"])
+        raise CertificateError(
+            f"{where} holds no certificate: it was not saved by a Trainer with a LipschitzMonitor, or before its first "
+            "measurement."
+        )
 
     def to_state(self) -> dict[str, Any]:
         """Plain values for a checkpoint: a string and float64 tensors, which `weights_only=True` loads."""
@@ -106,7 +117,7 @@ class Certificate:
         """
         try:
             return cls._build(str(state["metadata"]), {k: v.numpy() for k, v in state["arrays"].items()})
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise CertificateError(f"The state is not one of a certificate: {error!r}.") from error
 
     def _metadata(self) -> str:
@@ -131,7 +142,9 @@ class Certificate:
             kept = [[name for name in parts if name in arrays] for parts in names]
             if sum(map(len, kept)) != len(arrays):
                 raise CertificateError("The certificate holds arrays that its plan does not name.")
-            multipliers = tuple(tuple(np.asarray(arrays[name], dtype=np.float64) for name in parts) for parts in kept)
+            if any(t.dtype != np.float64 for t in arrays.values()):
+                raise CertificateError("The certificate's multipliers are not numbers of double precision.")
+            multipliers = tuple(tuple(np.array(arrays[name]) for name in parts) for parts in kept)
             slacks = tuple(float(slack) for slack in state["slacks"])
             rhos = tuple(float.fromhex(rho) for rho in state["rhos"])
             bound = float.fromhex(state["bound"])
@@ -142,5 +155,5 @@ class Certificate:
                 str(state["digest"]), tuple(int(n) for n in state["input_shape"]), plan, str(state["merge"]),
                 multipliers, slacks, rhos, bound, str(state["proof"]), probability, str(state["version"]),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise CertificateError(f"The certificate's metadata cannot be read: {error!r}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
+from lipguard.partition.proofs import free_memory, sparse_bytes
 
 Array = NDArray[np.float64]
 
@@ -42,14 +44,22 @@ def total_bound(blocks: Sequence[ProvedBlock], product: float) -> float:
     return min(mul_up(*(block.bound for block in blocks)), product)
 
 
-def verify(certificate: Certificate, model: nn.Module) -> float:
+def verify(certificate: Certificate, model: nn.Module, *, deterministic: bool = False, fresh: bool = False) -> float:
     """Prove a certificate's bound anew for `model`, without any solver.
+
+    Args:
+        certificate: of a bound of this model.
+        model: the model, with the weights that the certificate belongs to.
+        deterministic: prove by Cholesky factorisation what the certificate proves by a randomised test.
+        fresh: draw the vectors of a randomised test from the operating system, in place of a hash of the claim; then
+            a second verification is independent of the first.
 
     Returns:
         The bound.
 
     Raises:
-        CertificateError: the certificate does not prove its bound for these weights; the message says why.
+        CertificateError: the certificate does not prove its bound for these weights; the message says which check
+            failed.
     """
     try:
         network = trace(model, certificate.input_shape)
@@ -57,11 +67,13 @@ def verify(certificate: Certificate, model: nn.Module) -> float:
         raise CertificateError(
             f"The model cannot be read for inputs of {certificate.input_shape}, as the certificate has it: {error}"
         ) from error
-    return verify_certificate(certificate, network)
+    return verify_certificate(certificate, network, deterministic=deterministic, fresh=fresh)
 
 
-def verify_certificate(certificate: Certificate, network: Network) -> float:
-    """Prove the certificate's bound anew, from its multipliers and the network's weights alone.
+def verify_certificate(
+    certificate: Certificate, network: Network, *, deterministic: bool = False, fresh: bool = False
+) -> float:
+    """Prove the certificate's bound anew, from its multipliers and the network's weights alone; see `verify`.
 
     Returns:
         The certificate's bound.
@@ -83,7 +95,8 @@ def verify_certificate(certificate: Certificate, network: Network) -> float:
         raise CertificateError("The certificate has not one entry per block of its plan.")
     _check_proof(certificate)
     norms = node_norms(network)
-    proved = [_verified_block(certificate, network, norms, i) for i in range(len(plan.blocks))]
+    how = _How(deterministic, os.urandom(32) if fresh else b"")
+    proved = [_verified_block(certificate, network, norms, i, how) for i in range(len(plan.blocks))]
     found = total_bound(proved, product_bounds(network, norms)[-1])
     if not found <= certificate.bound:
         raise CertificateError(f"The certificate claims {certificate.bound!r}, but proves only {found!r}.")
@@ -121,7 +134,17 @@ def block_product(network: Network, norms: Sequence[float], block: Block) -> flo
     return product_bounds(block.network(network), block_norms(norms, block))[-1]
 
 
-def _verified_block(certificate: Certificate, network: Network, norms: Sequence[float], i: int) -> ProvedBlock:
+@dataclass(frozen=True)
+class _How:
+    """How randomised proofs are done again."""
+
+    deterministic: bool
+    entropy: bytes
+
+
+def _verified_block(
+    certificate: Certificate, network: Network, norms: Sequence[float], i: int, how: _How
+) -> ProvedBlock:
     block, slack = certificate.plan.blocks[i], certificate.slacks[i]
     product = block_product(network, norms, block)
     if not certificate.multipliers[i]:
@@ -133,16 +156,28 @@ def _verified_block(certificate: Certificate, network: Network, norms: Sequence[
     refused = f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite."
     if block.kind == "whole":
         probability = share_of_probability(certificate.plan, certificate.failure_probability)
-        claim = WholeClaim(multipliers[0], certificate.rhos[i], block.proof, slack, probability)
-        if not proves(claim, parts[0]):
+        proof = _by_cholesky(parts[0], i) if how.deterministic and block.proof == "randomised" else block.proof
+        claim = WholeClaim(multipliers[0], certificate.rhos[i], proof, slack, probability)
+        if not proves(claim, parts[0], entropy=how.entropy):
             raise CertificateError(refused)
         return ProvedBlock(min(sqrt_up(claim.rho), product), product)
-    proof = prove_tiles(
+    found = prove_tiles(
         network, block, [FreedNetwork.assemble(part) for part in parts], multipliers, slack, certificate.merge
     )
-    if proof is None:
+    if found is None:
         raise CertificateError(refused)
-    return ProvedBlock(min(proof.bound, product), product, proof.merges)
+    return ProvedBlock(min(found.bound, product), product, found.merges)
+
+
+def _by_cholesky(part: Network, i: int) -> str:
+    """The deterministic proof that there is memory for."""
+    needed, free = sparse_bytes(part), free_memory()
+    if needed > free:
+        raise CertificateError(
+            f"A deterministic proof of block {i} takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Verify "
+            "it as it is, on a larger machine, or certify anew with failure_probability=0 and max_memory."
+        )
+    return "sparse"
 
 
 def checked_multipliers(arrays: Sequence[Array], parts: Sequence[Network], where: str) -> list[Array]:

@@ -114,10 +114,14 @@ def sparse_seconds(network: Network, config: DCPConfig, cost: CostModel) -> floa
     """Predicted time of a sparse proof; None where it takes too much memory or too large a front."""
     memory = usable_memory(config)
     for piece in sorted(_pieces(network), key=lambda piece: piece.neurons, reverse=True):
-        entries = _weights(piece) + piece.neurons
-        if _BYTES_PER_ENTRY * entries > memory or not _fits(_sparse(piece, cost), piece, config, memory):
+        if _BYTES_PER_ENTRY * _entries(piece) > memory or not _fits(_sparse(piece, cost), piece, config, memory):
             return None
     return _sparse(network, cost).seconds
+
+
+def sparse_bytes(network: Network) -> float:
+    """Predicted peak of a sparse proof, beside the network."""
+    return max(_sparse_bytes(piece) for piece in _pieces(network))
 
 
 def usable_memory(config: DCPConfig) -> float:
@@ -185,15 +189,22 @@ def _dense(network: Network, cost: CostModel) -> Proof:
 
 
 def _sparse(network: Network, cost: CostModel) -> Proof:
-    seconds, most = 0.01, 0.0
+    seconds = 0.01
     for piece in _pieces(network):
-        elimination = elimination_of(piece)
-        entries = _weights(piece) + piece.neurons
-        seconds += elimination.operations / cost.flops + _SECONDS_PER_ENTRY * entries
-        most = max(most, elimination.bytes + _KEPT_PER_ENTRY * entries, _BYTES_PER_ENTRY * entries)
+        seconds += elimination_of(piece).operations / cost.flops + _SECONDS_PER_ENTRY * _entries(piece)
     if network.neurons > _LARGE:
         seconds += 3 * _LANCZOS / _VECTORS * _pass(network, cost, _APPLICATION)
-    return Proof("sparse", cost.factor("sparse") * seconds, most)
+    return Proof("sparse", cost.factor("sparse") * seconds, sparse_bytes(network))
+
+
+def _sparse_bytes(piece: Network) -> float:
+    entries = _entries(piece)
+    return max(elimination_of(piece).bytes + _KEPT_PER_ENTRY * entries, _BYTES_PER_ENTRY * entries)
+
+
+def _entries(piece: Network) -> float:
+    """Of its sparse matrix, at most."""
+    return _weights(piece) + piece.neurons
 
 
 def _pieces(network: Network) -> list[Network]:
