@@ -97,6 +97,10 @@ def huge_header(entries: int, dtype: str = "<f8") -> bytes:
     return stream.getvalue() + bytes(8)
 
 
+def scaled(number: str, factor: float) -> str:
+    return (float.fromhex(number) * factor).hex()
+
+
 def malicious(folder: Path) -> dict[str, bytes]:
     good = whole()
     parts = members(good)
@@ -145,11 +149,11 @@ def malicious(folder: Path) -> dict[str, bytes]:
         "another digest": with_metadata(lambda state: state | {"digest": "0" * 64}),
         "another shape": with_metadata(lambda state: state | {"input_shape": [2, 2]}),
         "a shape that is no number": with_metadata(lambda state: state | {"input_shape": [float("inf")]}),
-        "a smaller bound": with_metadata(lambda state: state | {"bound": (0.5).hex()}),
+        "a smaller bound": with_metadata(lambda state: state | {"bound": scaled(state["bound"], 0.999999)}),
         "a bound that is no number": with_metadata(lambda state: state | {"bound": "nan"}),
-        "a smaller rho": with_metadata(lambda state: state | {"rhos": [(1e-3).hex()]}),
+        "a smaller rho": with_metadata(lambda s: s | {"rhos": [scaled(s["rhos"][0], 0.99)]}),
         "a negative rho": with_metadata(lambda state: state | {"rhos": [(-1.0).hex()]}),
-        "an infinite rho": with_metadata(lambda state: state | {"rhos": ["inf"], "bound": (0.5).hex()}),
+        "an infinite rho": with_metadata(lambda state: state | {"rhos": ["inf"]}),
         "a rho too many": with_metadata(lambda state: state | {"rhos": [(1.0).hex()] * 2}),
         "another proof": with_metadata(lambda state: state | {"proof": "sparse"}),
         "a proof that does not exist": with_metadata(lambda state: state | {"proof": "trust me"}),
