@@ -34,9 +34,8 @@ def certify(cfg: DictConfig) -> float:
         return _certify_many(cfg, [str(path) for path in cfg.checkpoint], folder, config)
     model = load_classifier(cfg.checkpoint)
     report = lipguard.certify(model, input_shape=model.input_shape, config=config, progress=True)
-    path = folder / "certificate.npz"
-    report.certificate.save(path)
-    print(f"{report}\nCertificate: {path}")
+    print(report)
+    print(f"Certificate: {_saved(report, folder / 'certificate.npz')}")
     return report.bound
 
 
@@ -48,15 +47,22 @@ def _certify_many(cfg: DictConfig, paths: list[str], folder: Path, config: DCPCo
         raise ConfigError("Expected checkpoints of networks with one input shape; certify the others on their own.")
     executor = build(cfg.executor) if cfg.executor else None
     reports = lipguard.certify_many(models, models[0].input_shape, config, progress=True, executor=executor)
-    rows = [_saved(i, path, report, folder) for i, (path, report) in enumerate(zip(paths, reports, strict=True))]
+    rows = [_row(i, path, report, folder) for i, (path, report) in enumerate(zip(paths, reports, strict=True))]
     header = ("checkpoint", "bound", "product bound", "proof", "seconds", "status", "certificate")
     print("\n".join(table(header, rows)))
     return min(report.bound for report in reports)
 
 
-def _saved(number: int, checkpoint: str, report: Report, folder: Path) -> tuple[str, ...]:
+def _row(number: int, checkpoint: str, report: Report, folder: Path) -> tuple[str, ...]:
     """Save a certificate; returns its row of the table."""
-    path = folder / f"certificate-{number}.npz"
-    report.certificate.save(path)
+    path = _saved(report, folder / f"certificate-{number}.npz")
     numbers = (f"{report.bound:.6g}", f"{report.product_bound:.6g}")
-    return (checkpoint, *numbers, report.proof, f"{report.seconds:.2f}", report.status, str(path))
+    return (checkpoint, *numbers, report.proof, f"{report.seconds:.2f}", report.status, path)
+
+
+def _saved(report: Report, path: Path) -> str:
+    """Where the certificate is; a disk that is full costs the file, not the bound."""
+    try:
+        return str(report.certificate.save(path))
+    except OSError as error:
+        return f"not saved ({error})"

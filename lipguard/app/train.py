@@ -112,8 +112,11 @@ def _print_summary(folder: Path, trainer: pl.Trainer, rows: Sequence[Row], *, pl
     lines += [f"{type(logger).__name__.removesuffix('Logger')} log: {logger.log_dir}" for logger in trainer.loggers]
     if plot and rows:
         path = folder / "accuracy_and_bounds.png"
-        plot_history(rows, path)
-        lines.append(f"Plot: {path}")
+        try:
+            plot_history(rows, path)
+            lines.append(f"Plot: {path}")
+        except OSError as error:  # a disk that is full costs the file, not the run
+            lines.append(f"Plot: not saved ({error})")
     print("\n".join(lines))
 
 

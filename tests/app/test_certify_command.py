@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import lipguard
 from lipguard.app.certify import certify
 from lipguard.app.checkpoints import load_classifier
+from lipguard.app.main import _files_named
 from lipguard.app.models import Classifier
 from lipguard.app.plan import plan
 from lipguard.app.verify import verify
@@ -96,3 +98,32 @@ def test_a_plan_is_drawn(compose, tmp_path: Path, capsys) -> None:
     plan(compose("plan", f"plot={tmp_path / 'plan.png'}"))
     assert "considered:" in capsys.readouterr().out
     assert (tmp_path / "plan.png").exists()
+
+
+def test_a_full_disk_costs_the_file_not_the_bound(compose, tmp_path: Path, capsys, monkeypatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = checkpoint(tmp_path / "a.ckpt", seed=0)
+    bound = certify(compose("certify", f"checkpoint={path}"))
+    output = capsys.readouterr().out
+    assert f"{bound:.3f}"[:-1] in output
+    assert "not saved" in output
+    assert "No space left" in output
+
+
+def test_what_a_checkpoint_carries_is_verified(compose, tmp_path: Path, capsys) -> None:
+    path = checkpoint(tmp_path / "a.ckpt", seed=0)
+    with pytest.raises(CertificateError, match="holds no certificate"):
+        verify(compose("verify", f"checkpoint={path}"))
+    model = load_classifier(path)
+    report = lipguard.certify(model, model.input_shape)
+    state = torch.load(path, weights_only=True)
+    state["callbacks"] = {"LipschitzMonitor": {"warm_start": report.warm_start.to_state()}}
+    torch.save(state, tmp_path / "it's [a] run.ckpt")
+    assert verify(compose("verify", *_files_named([str(tmp_path / "it's [a] run.ckpt")]))) == report.bound
+    assert "at most" in capsys.readouterr().out
+    certificate = report.certificate.save(tmp_path / "c.npz")
+    named = _files_named([str(certificate), str(path), "deterministic=true", "fresh=true"])
+    assert verify(compose("verify", *named)) == report.bound

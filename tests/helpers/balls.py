@@ -42,7 +42,7 @@ def is_positive_definite(A: flint.fmpq_mat, digits: int = 60) -> bool:
         for k in range(len(rows)):
             if not rows[k][k] > 0:
                 return False
-            below = [(i, rows[i][k] / rows[k][k]) for i in range(k + 1, len(rows)) if not rows[i][k] == 0]
+            below = [(i, rows[i][k] / rows[k][k]) for i in range(k + 1, len(rows)) if not (rows[i][k] == 0)]  # noqa: SIM201 - balls that may differ from zero
             column = {i: rows[i][k] for i, _ in below}
             for i, factor in below:
                 for j, value in column.items():

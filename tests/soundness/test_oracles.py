@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -74,7 +75,7 @@ def test_the_oracle_itself_refuses_what_is_not_definite() -> None:
 
 def mlp(sizes: list[int], seed: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]
     model = with_weights(nn.Sequential(*layers[:-1]), seed)
     assert isinstance(model, nn.Sequential)
