@@ -21,7 +21,7 @@ from lipguard.certificate.blocks import SMALLEST_FORM, WholeClaim, form_norm, pr
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.randomised import VECTORS, course, largest_loss
+from lipguard.certificate.randomised import VECTORS, OutOfTimeError, course, largest_loss
 from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.certificate.verify import (
     ProvedBlock,
@@ -438,8 +438,12 @@ class _BlockRun:
                     self.futile = self.futile or not (tried or self.multipliers)
                     break
                 tried = True
-                if self._claim(larger, claimed, margin):
-                    return
+                try:
+                    if self._claim(larger, claimed, margin):
+                        return
+                except OutOfTimeError as late:
+                    step, margin = self._hurried(ScaledForm(self.parts[0], t, rho, self.device), step, margin, late)
+                    continue
                 if self.may_improve():
                     return
                 step *= 2
@@ -459,6 +463,13 @@ class _BlockRun:
             found.append(((not hopeful, enlarged(self.parts[0], t, rho, step)[1]), (t, rho, step, margin)))
         yield from (attempt for _, attempt in sorted(found, key=lambda entry: entry[0]))
         yield from self._in_order(candidates[2:], False)
+
+    def _hurried(self, form: ScaledForm, step: float, margin: float, late: OutOfTimeError) -> tuple[float, float]:
+        """(step, margin) of a proof that takes less time than the one that would have been late."""
+        wider = self._margin(form, late.seconds / VECTORS[0], 1.25 * margin)
+        gain = 1 - (1 + step) ** -0.5 + 1.2 * (wider - margin)
+        _LOG.info("A proof with a margin of %.2g would be late; trying %.2g.", margin, wider)
+        return ((1 - gain) ** -2 - 1, wider) if wider <= 2 * LARGEST_MARGIN else (math.inf, wider)
 
     def _first_step(self, t: Array, rho: float, directions: Directions | None) -> tuple[Array, float, float, bool]:
         """Multipliers, adjusted; the step to try first; the margin that a randomised proof is to count on; and whether
@@ -504,9 +515,15 @@ class _BlockRun:
             found = min(found, time.monotonic() - began)
         return found / len(probe)
 
-    def _margin(self, form: ScaledForm, unit: float) -> float:
-        """Of a randomised proof: a share of the tolerance, or more where most of the time left would not do."""
-        margin = 0.4 * self.config.tolerance
+    def _margin(self, form: ScaledForm, unit: float, least: float = 0.0) -> float:
+        """Of a randomised proof: a share of the tolerance, or more where most of the time left would not do.
+
+        Args:
+            form: the matrix.
+            unit: seconds that a vector takes through it; 0 where time does not count.
+            least: that it may be.
+        """
+        margin = max(0.4 * self.config.tolerance, least)
         if not unit:
             return margin
         lost = largest_loss(form)

@@ -1,12 +1,15 @@
 """Ctrl-C and budgets: what is proved until then is the result."""
 
+import logging
+
 import pytest
+import torch
 from helpers.claims import proposed
 from helpers.networks import with_weights
 from torch import nn
 
 import lipguard
-from lipguard import certification
+from lipguard import DCPConfig, certification
 from lipguard.certificate import randomised
 from lipguard.network.form import ScaledForm
 from lipguard.network.trace import trace
@@ -65,4 +68,29 @@ def test_a_randomised_proof_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch
     steps = randomised.steps_needed(form.n, 0.1, 2.1, 1e-12)
     assert steps < 100
     assert randomised.is_positive_semidefinite_randomly(form, 0.1, 1e-12, seed, 1e6) is True
-    assert randomised.is_positive_semidefinite_randomly(form, 0.1, 1e-12, seed, 0.0) is False
+    with pytest.raises(randomised.OutOfTimeError):
+        randomised.is_positive_semidefinite_randomly(form, 0.1, 1e-12, seed, 0.0)
+
+
+@pytest.mark.parametrize("pause", [0.04, 10.0])
+def test_a_proof_that_slows_down_takes_a_larger_margin(
+    pause: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process takes the cores once the time of a step has been measured."""
+    clock, steps, own = [0.0], [0], ScaledForm.__call__
+    real = randomised.time.monotonic
+
+    def slower(form: ScaledForm, z: torch.Tensor) -> torch.Tensor:
+        steps[0] += 1
+        if steps[0] > 60:
+            clock[0] += pause
+        return own(form, z)
+
+    monkeypatch.setattr(ScaledForm, "__call__", slower)
+    monkeypatch.setattr(randomised.time, "monotonic", lambda: real() + clock[0])
+    with caplog.at_level(logging.INFO):
+        report = lipguard.certify(cnn(), (1, 12, 12), DCPConfig(proof="randomised", max_seconds=8.0))
+    assert pause > 1 or "would be late" in caplog.text
+    assert (report.bound < report.product_bound) == (pause < 1)
+    monkeypatch.setattr(ScaledForm, "__call__", own)
+    assert lipguard.verify(report.certificate, cnn()) == report.bound

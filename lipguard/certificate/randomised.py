@@ -36,6 +36,18 @@ _ROUGH = 0.01  # a margin from which on
 _MOST_STEPS = 100_000
 
 
+class OutOfTimeError(Exception):
+    """A proof would not be done at its deadline.
+
+    Args:
+        seconds: that a step takes.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the proof's steps take {seconds:.2f} s each, and would not be done in time")
+        self.seconds = seconds
+
+
 def is_positive_semidefinite_randomly(
     form: ScaledForm, margin: float, probability: float, seed: bytes, deadline: float = math.inf
 ) -> bool:
@@ -46,11 +58,14 @@ def is_positive_semidefinite_randomly(
         margin: the relative distance from zero that its smallest eigenvalue is hoped to have; smaller ones take
             longer, in proportion to 1 / sqrt(margin).
         probability: that the result is True although the matrix is not positive semidefinite, at most.
-        deadline: of `time.monotonic()`, at which it gives up.
+        deadline: of `time.monotonic()`.
         seed: what the random vectors are drawn from; a digest of all that is proved, so that nobody can choose it.
 
     Returns:
         True only if it is proved; False says nothing.
+
+    Raises:
+        OutOfTimeError: it would not be done at the deadline; told as soon as that is seen.
     """
     if not (margin > 0 and 0 < probability < 1 and np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()):
         return False
@@ -111,6 +126,7 @@ def _share(n: int, probability: float, vectors: int) -> float:
 
 def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, deadline: float) -> float:
     """The largest |z_j| / |z_0| over all vectors and steps; infinite as soon as it is too large."""
+    began = time.monotonic()
 
     def times(v: Tensor) -> Tensor:
         return form(v).mul_(2 / top).sub_(v, alpha=1 + 2 * margin / top)
@@ -122,8 +138,11 @@ def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, 
         if j:
             before, now = now, times(now).mul_(2).sub_(before)
         largest = max(largest, float((now.norm(dim=1) / lengths).max()) * (1 + 1e-9))
-        if not largest <= _GROWTH or time.monotonic() > deadline:
+        if not largest <= _GROWTH:
             return math.inf
+        passed = time.monotonic() - began
+        if began + passed * steps / (j + 1) > deadline:
+            raise OutOfTimeError(passed / (j + 1))
     return largest
 
 
