@@ -13,6 +13,7 @@ from torch import nn
 
 import lipguard
 from lipguard import Certificate, DCPConfig
+from lipguard.certificate import verify as verify_module
 from lipguard.certificate.blocks import form_norm
 from lipguard.errors import CertificateError
 from lipguard.network.linearised import FreedNetwork
@@ -170,6 +171,33 @@ def test_saving_is_all_or_nothing(certificate: Certificate, tmp_path: Path, monk
         certificate.save(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["certificate.npz"]
+
+
+def test_a_randomised_certificate_is_proved_again_by_chance_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = convolutional_model()
+    report = lipguard.certify(model, (1, 10, 10), DCPConfig(proof="randomised"))
+    certificate = report.certificate
+    assert certificate.proof == "randomised"
+    entropy = []
+    own = verify_module.os.urandom
+    monkeypatch.setattr(verify_module.os, "urandom", lambda n: entropy.append(own(n)) or entropy[-1])
+    assert lipguard.verify(certificate, model) == report.bound
+    assert not entropy
+    for _ in range(3):
+        assert lipguard.verify(certificate, model, fresh=True) == report.bound
+    assert len(set(entropy)) == 3
+    assert lipguard.verify(certificate, model, deterministic=True) == report.bound
+    t = certificate.multipliers[0][0]
+    wrong = dataclasses.replace(
+        certificate, multipliers=((t,),), rhos=(certificate.rhos[0] * 0.9,), bound=report.bound * 0.95
+    )
+    for how in ({}, {"fresh": True}, {"deterministic": True}):
+        with pytest.raises(CertificateError, match="positive semidefinite"):
+            lipguard.verify(wrong, model, **how)
+    monkeypatch.setattr(verify_module, "free_memory", lambda: 10.0)
+    with pytest.raises(CertificateError, match=r"deterministic proof of block 0 takes .* GB"):
+        lipguard.verify(certificate, model, deterministic=True)
+    assert lipguard.verify(certificate, model) == report.bound
 
 
 def test_verification_needs_no_solver(certificate: Certificate, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+import lipguard
+from lipguard import DCPConfig
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.errors import ConfigError
 from lipguard.network.linearised import FreedNetwork
@@ -75,3 +77,45 @@ def test_processes_are_used_where_they_are_worth_their_start() -> None:
     assert parallel.workers_for([job.seconds for job in short], None) == 1
     assert parallel.workers_for([job.seconds for job in long], None) == min(os.cpu_count() or 1, 3)
     assert parallel.workers_for([job.seconds for job in long], 8) == 3
+
+
+_SOLVE = parallel._solve_before
+
+
+def _is_chosen(problem: Problem) -> bool:
+    return len(problem.K) == 5  # of a network with one hidden layer of five
+
+
+def _kills_itself(problem: Problem, *rest: object) -> Proposal:
+    return _killed() if _is_chosen(problem) else _SOLVE(problem, *rest)  # type: ignore[arg-type]
+
+
+def _hangs(problem: Problem, *rest: object) -> Proposal:
+    if _is_chosen(problem):
+        time.sleep(3600)
+    return _SOLVE(problem, *rest)  # type: ignore[arg-type]
+
+
+def _returns_nothing_that_is_a_number(problem: Problem, *rest: object) -> Proposal:
+    proposal = _SOLVE(problem, *rest)  # type: ignore[arg-type]
+    return Proposal(np.full(5, np.nan), 1.0, "solved") if _is_chosen(problem) else proposal
+
+
+@pytest.mark.parametrize("fault", [_kills_itself, _hangs, _returns_nothing_that_is_a_number])
+def test_a_solver_that_fails_costs_its_own_block_only(fault: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)]
+    model = nn.Sequential(*layers).double().eval()
+    config = DCPConfig(solver="scs", partition="cuts", max_block_size=11, workers=2, max_seconds=10.0)
+    good = lipguard.certify(model, (4,), config)
+    assert [row["method"] for row in good.rows].count("one LMI") == 2
+    monkeypatch.setattr(parallel, "_solve_before", fault)
+    began = time.monotonic()
+    report = lipguard.certify(model, (4,), config)
+    assert time.monotonic() - began < 1.1 * 10 + 2
+    assert good.bound < report.bound < report.product_bound
+    assert report.status.startswith("fallback")
+    assert lipguard.verify(report.certificate, model) == report.bound
+    proved = [bool(parts) for block, parts in zip(report.plan.blocks, report.certificate.multipliers, strict=True)
+              if block.kind == "whole"]  # fmt: skip
+    assert proved == [True, False]
