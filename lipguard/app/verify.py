@@ -23,8 +23,8 @@ def verify(cfg: DictConfig) -> float:
         CertificateError: the certificate does not prove its bound for this network, or cannot be read.
         ConfigError: a file is missing, or the checkpoint cannot be read.
     """
-    model = load_classifier(cfg.checkpoint)
     certificate = _certificate(cfg)
+    model = load_classifier(cfg.checkpoint)
     bound = lipguard.verify(certificate, model, deterministic=cfg.deterministic, fresh=cfg.fresh)
     chance = certificate.failure_probability if certificate.proof == "randomised" and not cfg.deterministic else 0.0
     words = f", except with probability {chance:g}" if chance else ""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from lipguard.errors import ConfigError, LipguardError
 
 _LOG = logging.getLogger(__name__)
-_GRACE = 10.0  # seconds past the deadline after which a task counts as lost
+_GRACE = 1.5  # seconds past the deadline after which a task counts as lost
 R = TypeVar("R")
 
 
@@ -48,7 +48,7 @@ def run_all(
     if waiting and not _is_late(deadline):
         yield from _attempt(process_pool(min(workers, len(waiting))), work, waiting, errors, deadline)
     for i in list(waiting):
-        if i in errors and not _is_late(deadline):
+        if i in errors and not isinstance(errors[i], TimeoutError) and not _is_late(deadline):
             alone = {i: waiting.pop(i)}
             yield from _attempt(process_pool(1), work, alone, errors, deadline)
             waiting |= alone
