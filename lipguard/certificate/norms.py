@@ -20,7 +20,7 @@ from lipguard.certificate.cholesky import largest_eigenvalue, largest_eigenvalue
 from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up, up
 from lipguard.certificate.sparse import is_gram_at_most, is_norm_at_most
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Scale, Shape
+from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pick, Scale, Shape
 from lipguard.network.matrices import Matrix, layer_matrix
 from lipguard.partition.elimination import Elimination, elimination_of_norm
 
@@ -70,6 +70,11 @@ def layer_norm(layer: Layer, input_shape: Shape) -> float:
 @layer_norm.register
 def _(layer: Activation, input_shape: Shape) -> float:
     return layer.lipschitz
+
+
+@layer_norm.register
+def _(layer: Pick, input_shape: Shape) -> float:
+    return sqrt_up(float(layer.most))
 
 
 @layer_norm.register

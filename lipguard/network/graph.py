@@ -209,9 +209,9 @@ def _are_copies(layer: Layer) -> bool:
 
 def _moved(layer: Layer, dtype: torch.dtype, device: torch.device | str) -> Layer:
     tensors = {
-        field.name: getattr(layer, field.name).to(device, dtype)
+        field.name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
         for field in dataclasses.fields(layer)
-        if isinstance(getattr(layer, field.name), Tensor)
+        if isinstance(value := getattr(layer, field.name), Tensor)
     }
     return dataclasses.replace(layer, **tensors) if tensors else layer
 
@@ -224,7 +224,7 @@ def _digest(network: Network, *, weights: bool) -> str:
             value = getattr(node.layer, field.name)
             if isinstance(value, Tensor):
                 state.update(repr((field.name, tuple(value.shape))).encode())
-                if weights:
+                if weights or not value.is_floating_point():  # where entries are picked from is no weight
                     state.update(value.to(torch.float64).contiguous().numpy().tobytes())
             elif not callable(value):
                 state.update(repr((field.name, value)).encode())

@@ -153,6 +153,29 @@ class Reshape(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class Pick(Layer):
+    """Entries of the input, each wherever it is wanted, and zeros: whatever only moves, repeats or drops entries.
+
+    `index` has the shape of the output and points into the flat input; -1 stands for a zero.
+    """
+
+    index: Tensor  # int64
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        x = F.pad(inputs[0].flatten(1), (1, 0))
+        return x.index_select(1, self.index.to(x.device).flatten() + 1).reshape(-1, *self.index.shape)
+
+    @property
+    def most(self) -> int:
+        """How often an entry is picked, at most."""
+        picked = self.index[self.index >= 0]
+        return int(torch.bincount(picked).max()) if picked.numel() else 0
+
+    def adjoint_roundings(self) -> int:
+        return max(self.most - 1, 0)
+
+
+@dataclass(frozen=True, eq=False)
 class Add(Layer):
     """The sum of two or more branches."""
 
@@ -186,12 +209,17 @@ class Activation(Layer):
 
     It has no linear part: what stands in for it is the caller's choice (a free variable, a slope, a relaxation).
     The function has a name of its own, or is a partial of one that has, so that networks travel to other processes.
+
+    With a `group` above one, the last axis of the value, of that size, is a group: what is known is that its answer is
+    no longer than its question, |b| <= |a| (alpha = -1, beta = 1), entry by entry nothing. So all entries of a group
+    have one multiplier; t (|a|^2 - |b|^2) >= 0 says no more than that.
     """
 
     name: str
     alpha: float
     beta: float
     function: Callable[[Tensor], Tensor]
+    group: int = 1
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.function(inputs[0])
@@ -209,6 +237,31 @@ def _itself(x: Tensor) -> Tensor:
 def copies() -> Activation:
     """Copies of the entries, of which only the length is known: the identity, as one of slopes in [-1, 1]."""
     return Activation("copies", -1.0, 1.0, _itself)
+
+
+def largest_of_windows(inside: Tensor) -> Activation:
+    """(max, 0, .., 0) of every window, the last axis; entries outside of the image, where `inside` is not, never count.
+
+    |max a - max a'| <= max |a - a'| <= |a - a'|.
+    """
+    return Activation("largest_of_windows", -1.0, 1.0, partial(_largest, inside=inside), inside.shape[-1])
+
+
+def _largest(x: Tensor, inside: Tensor) -> Tensor:
+    largest = x.masked_fill(~inside.to(x.device), -torch.inf).max(-1, keepdim=True).values
+    return F.pad(largest, (0, x.shape[-1] - 1))
+
+
+def sorted_groups(size: int) -> Activation:
+    """Every group, the last axis, sorted from the largest: MaxMin where it has two (Anil, Lucas and Grosse, 2019).
+
+    Sorting does not increase distances (the rearrangement inequality).
+    """
+    return Activation("sorted_groups", -1.0, 1.0, _sorted, size)
+
+
+def _sorted(x: Tensor) -> Tensor:
+    return x.sort(-1, descending=True).values
 
 
 def relu() -> Activation:
@@ -236,3 +289,84 @@ def elu(alpha: float) -> Activation:
     """x where positive, alpha (e^x - 1) elsewhere: derivative 1, or alpha e^x between 0 and alpha."""
     alpha = float(alpha)
     return Activation(f"elu({alpha})", min(0.0, alpha), max(1.0, alpha), partial(F.elu, alpha=alpha))
+
+
+def absolute() -> Activation:
+    """|x|: slopes in [-1, 1]."""
+    return Activation("absolute", -1.0, 1.0, torch.abs)
+
+
+def gelu(approximate: str = "none") -> Activation:
+    """x Phi(x): the derivative Phi(x) + x phi(x) has its extremes at +-sqrt(2), for phi(x) (2 - x^2) = 0 there.
+
+    The tanh form has them at +-1.4185.... Bounds are the exact extremes, to forty digits, rounded outward.
+    """
+    low, high = (-0.12890414518515480, 1.1289041451851549)
+    if approximate == "tanh":
+        low, high = (-0.12899306865877178, 1.1289930686587718)
+    return Activation(f"gelu({approximate})", low, high, partial(F.gelu, approximate=approximate))
+
+
+def silu() -> Activation:
+    """x sigmoid(x): the derivative s (1 + x (1 - s)) has its extremes at +-2.39935..."""
+    return Activation("silu", -0.09983932012886694, 1.0998393201288671, F.silu)
+
+
+def mish() -> Activation:
+    """x tanh(softplus(x)): the derivative has its extremes at 1.49057... and -2.25637..."""
+    return Activation("mish", -0.11252612238946258, 1.0884981612517280, F.mish)
+
+
+def hardswish() -> Activation:
+    """x (x + 3) / 6 between -3 and 3, with the derivative (2 x + 3) / 6, and 0 or x beyond."""
+    return Activation("hardswish", -0.5, 1.5, F.hardswish)
+
+
+def hardsigmoid() -> Activation:
+    """(x + 3) / 6 between 0 and 1; the slope is above the float that 1/6 rounds to."""
+    return Activation("hardsigmoid", 0.0, 0.16666666666666669, F.hardsigmoid)
+
+
+def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Activation:
+    """x between two limits, and these beyond: slopes 0 and 1."""
+    return Activation("hardtanh", 0.0, 1.0, partial(F.hardtanh, min_val=min_val, max_val=max_val))
+
+
+def relu6() -> Activation:
+    """x between 0 and 6, and these beyond: slopes 0 and 1."""
+    return Activation("relu6", 0.0, 1.0, F.relu6)
+
+
+def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
+    """log(1 + e^(beta x)) / beta: the derivative is a sigmoid. What torch returns beyond the threshold rounds it."""
+    return Activation("softplus", 0.0, 1.0, partial(F.softplus, beta=beta, threshold=threshold))
+
+
+def softsign() -> Activation:
+    """x / (1 + |x|): derivative 1 / (1 + |x|)^2 in (0, 1]."""
+    return Activation("softsign", 0.0, 1.0, F.softsign)
+
+
+def log_sigmoid() -> Activation:
+    """log sigmoid(x): derivative sigmoid(-x) in (0, 1)."""
+    return Activation("log_sigmoid", 0.0, 1.0, F.logsigmoid)
+
+
+def tanhshrink() -> Activation:
+    """x - tanh x: derivative tanh^2 in [0, 1)."""
+    return Activation("tanhshrink", 0.0, 1.0, F.tanhshrink)
+
+
+def softshrink(lambd: float = 0.5) -> Activation:
+    """x moved towards zero by lambd, and zero near it: slopes 0 and 1."""
+    return Activation("softshrink", 0.0, 1.0, partial(F.softshrink, lambd=lambd))
+
+
+def selu() -> Activation:
+    """scale x where positive, scale alpha (e^x - 1) elsewhere: derivatives scale, and up to scale alpha = 1.7581."""
+    return Activation("selu", 0.0, 1.7580993408473773, F.selu)
+
+
+def celu(alpha: float = 1.0) -> Activation:
+    """x where positive, alpha (e^(x / alpha) - 1) elsewhere: derivative 1, or e^(x / alpha)."""
+    return Activation("celu", 0.0, 1.0, partial(F.celu, alpha=alpha))

@@ -129,6 +129,18 @@ def slope_ranges(network: Network) -> tuple[Array, Array]:
     return np.concatenate([np.zeros(0), *alpha]), np.concatenate([np.zeros(0), *beta])
 
 
+def ties(network: Network) -> NDArray[np.int64]:
+    """For every neuron the number of its multiplier: those of a group share one."""
+    numbers: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    start = 0
+    for i in network.activations:
+        layer, size = network.nodes[i].layer, network.nodes[i].size
+        assert isinstance(layer, Activation)
+        numbers.append(start + np.arange(size) // layer.group)
+        start += size // layer.group
+    return np.concatenate(numbers)
+
+
 def path_roundings(network: Network) -> tuple[list[int], list[int]]:
     """For every node the most relative roundings along a path from the last activation or the input to it.
 

@@ -6,11 +6,13 @@ argument that depends on the network's input, and plain values or constant tenso
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -139,10 +141,125 @@ def _conv2d_module(module: nn.Conv2d) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
-def _conv2d_layer(builder: Builder, x: Ref, padding_mode: str, **arguments: Any) -> Ref:
+def _convolution(builder: Builder, x: Ref, padding_mode: str, sides: Sequence[int], **arguments: Any) -> Ref:
+    """A module's convolution: other padding than by zeros moves entries first."""
     if padding_mode != "zeros":
-        raise builder.unsupported(f"Conv2d with padding_mode={padding_mode!r}", "Use padding_mode='zeros'.")
-    return _conv2d(builder, x, **arguments)
+        x = _moved(builder, x, lambda v: F.pad(v, tuple(sides), mode=padding_mode))
+        arguments["padding"] = 0
+    rule = {3: _conv1d, 4: _conv2d, 5: _conv3d}[arguments["weight"].dim()]
+    return rule(builder, x, **arguments)
+
+
+def _convolution_module(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Mapping[str, Any]:
+    return {
+        "padding_mode": module.padding_mode, "sides": module._reversed_padding_repeated_twice,
+        **_conv2d_module(module),  # type: ignore[arg-type]
+    }  # fmt: skip
+
+
+def _conv1d(
+    builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair | str = 0,
+    dilation: Pair = 1, groups: int = 1,
+) -> Ref:  # fmt: skip
+    """A 2-d convolution of images of one row."""
+    _axes(builder, x, 2, "a 1-d convolution")
+    x = builder.emit(layers.Reshape((x.shape[0], 1, x.shape[1])), x)
+    sides = padding if isinstance(padding, str) else (0, _first(padding))
+    y = _conv2d(
+        builder, x, weight[:, :, None], bias, (1, _first(stride)), sides, (1, _first(dilation)), groups
+    )  # fmt: skip
+    return builder.emit(layers.Reshape((y.shape[0], y.shape[2])), y)
+
+
+def _conv3d(
+    builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Ref:  # fmt: skip
+    """A 2-d convolution whose channels are those of all slices; its weights are zero where a slice is not read."""
+    _axes(builder, x, 4, "a 3-d convolution")
+    constant = builder.constant(weight, "weight")
+    assert constant is not None
+    (s, *step), (d, *spacing) = _triple(stride), _triple(dilation)
+    kernel = constant.shape[2:]
+    if padding == "same":
+        total = d * (kernel[0] - 1)
+        before, after, sides = total // 2, total - total // 2, "same"
+    else:
+        before, *rest = (0, 0, 0) if padding == "valid" else _triple(padding)
+        after, sides = before, (rest[0], rest[1])  # type: ignore[assignment]
+    depth = x.shape[1]
+    slices = (depth + before + after - d * (kernel[0] - 1) - 1) // s + 1
+    out, per = constant.shape[0], x.shape[0] // groups
+    dense = torch.zeros(out, slices, x.shape[0], depth, *kernel[1:], dtype=torch.float64)
+    for o in range(out):
+        first = o // (out // groups) * per
+        for z in range(slices):
+            for k in range(kernel[0]):
+                read = z * s + k * d - before
+                if 0 <= read < depth:
+                    dense[o, z, first : first + per, read] = constant[o, :, k]
+    flat = builder.emit(layers.Reshape((x.shape[0] * depth, *x.shape[2:])), x)
+    wide = None if bias is None else bias.repeat_interleave(slices)
+    weights = dense.reshape(out * slices, x.shape[0] * depth, *kernel[1:])
+    y = _conv2d(builder, flat, weights, wide, tuple(step), sides, tuple(spacing))  # type: ignore[arg-type]
+    return builder.emit(layers.Reshape((out, slices, *y.shape[1:])), y)
+
+
+def _conv_transpose(
+    builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Ref:  # fmt: skip
+    """A convolution of the input with zeros between its entries, with the kernel the other way round."""
+    axes = weight.dim() - 2
+    _axes(builder, x, axes + 1, f"a transposed {axes}-d convolution")
+    if axes == 3:
+        raise builder.unsupported("a transposed 3-d convolution", "Use upsampling and a 3-d convolution.")
+    if axes == 1:
+        wide = builder.emit(layers.Reshape((x.shape[0], 1, x.shape[1])), x)
+        pairs = [
+            (fill, _first(value)) for fill, value in ((1, stride), (0, padding), (0, output_padding), (1, dilation))
+        ]
+        y = _conv_transpose(builder, wide, weight[:, :, None], bias, pairs[0], pairs[1], pairs[2], groups, pairs[3])
+        return builder.emit(layers.Reshape((y.shape[0], y.shape[2])), y)
+    step, sides, extra, spacing = map(_pair, (stride, padding, output_padding, dilation))
+    kernel = weight.shape[2:]
+
+    def spread(v: Tensor) -> Tensor:
+        rows, columns = ((n - 1) * s + 1 for n, s in zip(v.shape[2:], step, strict=True))
+        wide = v.new_zeros(*v.shape[:2], rows, columns)
+        wide[:, :, :: step[0], :: step[1]] = v
+        before = [d * (k - 1) - p for d, k, p in zip(spacing, kernel, sides, strict=True)]
+        after = [b + e for b, e in zip(before, extra, strict=True)]
+        return F.pad(wide, (before[1], after[1], before[0], after[0]))
+
+    constant = builder.constant(weight, "weight")
+    assert constant is not None
+    turned = constant.flip(2, 3).reshape(groups, -1, *constant.shape[1:]).transpose(1, 2)
+    return _conv2d(
+        builder, _moved(builder, x, spread), turned.reshape(-1, *turned.shape[2:]), bias, 1, 0, dilation, groups
+    )
+
+
+def _conv_transpose_module(module: nn.ConvTranspose2d) -> Mapping[str, Any]:
+    names = ("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    return {name: getattr(module, name) for name in names}
+
+
+def _axes(builder: Builder, x: Ref, axes: int, what: str) -> None:
+    if len(x.shape) != axes:
+        raise InvalidNetworkError(
+            f"{builder.path}: {what} expects samples of {axes} axes, the first of channels, but got {x.shape}. "
+            "input_shape is the shape of one sample, without the batch axis."
+        )
+
+
+def _first(value: Any) -> int:
+    return int(value) if isinstance(value, int) else int(next(iter(value)))
+
+
+def _triple(value: Any) -> tuple[int, int, int]:
+    first, second, third = (value,) * 3 if isinstance(value, int) else tuple(value)
+    return int(first), int(second), int(third)
 
 
 def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
@@ -224,8 +341,12 @@ def _adaptive_avg_pool2d(builder: Builder, x: Ref, output_size: int | tuple[int 
 
 
 def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Ref:
-    if mode != "constant" or value not in (None, 0):
-        raise builder.unsupported(f"padding with mode={mode!r}, value={value!r}", "Pad with zeros.")
+    if mode != "constant":
+        return _moved(builder, x, lambda v: F.pad(v, tuple(pad), mode=mode))
+    if value not in (None, 0):
+        padded = builder.emit(layers.Pad(tuple(pad)), x)
+        outside = F.pad(torch.zeros(1, *x.shape, dtype=torch.float64), tuple(pad), value=float(value))
+        return builder.emit(layers.Scale(torch.ones(1, dtype=torch.float64), outside[0]), padded)
     if len(pad) > 2 * len(x.shape):
         raise builder.unsupported(f"padding by {tuple(pad)}, which pads the batch axis", "Pad the other axes only.")
     return builder.emit(layers.Pad(tuple(pad)), x)
@@ -252,6 +373,127 @@ def _reshape(builder: Builder, x: Ref, *shape: Any) -> Ref:
     return _reshaped(builder, x, lambda v: v.reshape(*shape))
 
 
+def _moved(builder: Builder, x: Ref, move: Callable[[Tensor], Tensor]) -> Ref:
+    """Any operation that moves, repeats or drops the entries of each sample, or puts zeros between them."""
+    n = math.prod(x.shape)
+    numbers = torch.arange(1, n + 1, dtype=torch.float64).reshape(x.shape)
+    result = move(torch.stack([numbers + b * n for b in range(BATCH)]))
+    samples = [torch.where(sample != 0, sample - b * n, 0) for b, sample in enumerate(result)]
+    if len(result) != BATCH or not all(torch.equal(sample, samples[0]) for sample in samples):
+        raise InvalidNetworkError(f"{builder.path}: it mixes the batch axis with others. Keep the first axis as it is.")
+    index = samples[0].long() - 1
+    if not (bool((index >= -1).all()) and bool((index < n).all())):
+        raise InvalidNetworkError(f"{builder.path}: it mixes the batch axis with others. Keep the first axis as it is.")
+    if torch.equal(index, torch.arange(n).reshape(x.shape) if index.shape == x.shape else index + 1):
+        return x
+    return builder.emit(layers.Pick(index), x)
+
+
+def _moves(name: str) -> Rule:
+    """The rule of a tensor method that moves entries."""
+
+    def rule(builder: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
+        return _moved(builder, x, lambda v: getattr(v, name)(*args, **kwargs))
+
+    return rule
+
+
+def _getitem(builder: Builder, x: Ref, key: Any) -> Ref:
+    return _moved(builder, x, lambda v: v[key])
+
+
+def _pixel_shuffle(builder: Builder, x: Ref, upscale_factor: int) -> Ref:
+    return _moved(builder, x, lambda v: F.pixel_shuffle(v, upscale_factor))
+
+
+def _pixel_unshuffle(builder: Builder, x: Ref, downscale_factor: int) -> Ref:
+    return _moved(builder, x, lambda v: F.pixel_unshuffle(v, downscale_factor))
+
+
+def _channel_shuffle(builder: Builder, x: Ref, groups: int) -> Ref:
+    return _moved(builder, x, lambda v: v.reshape(len(v), groups, -1, *v.shape[2:]).transpose(1, 2).reshape(v.shape))
+
+
+def _upsample(
+    builder: Builder, x: Ref, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+    align_corners: bool | None = None, recompute_scale_factor: bool | None = None, antialias: bool = False,
+) -> Ref:  # fmt: skip
+    def run(v: Tensor) -> Tensor:
+        return F.interpolate(v, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+
+    if mode in ("nearest", "nearest-exact"):
+        return _moved(builder, x, run)
+    if mode != "bilinear" or antialias:
+        raise builder.unsupported(f"interpolation with mode={mode!r}", "Use 'nearest' or 'bilinear'.")
+    _spatial(builder, x, "bilinear interpolation")
+    shape = run(torch.zeros(1, *x.shape, dtype=torch.float64)).shape[1:]
+
+    def along(y: Ref, axis: int) -> Ref:
+        """Weights of one axis, by what the interpolation makes of unit vectors."""
+        n, m = x.shape[axis], shape[axis]
+        factors = None if scale_factor is None else _both(scale_factor)[axis - 1]
+        sizes = {"size": (m, 1)} if factors is None else {"scale_factor": (factors, 1.0)}
+        units = torch.eye(n, dtype=torch.float64).reshape(n, 1, n, 1)
+        weight = F.interpolate(units, mode="bilinear", align_corners=align_corners, **sizes)
+        turned = y if axis == 2 else _moved(builder, y, lambda v: v.transpose(2, 3))
+        found = builder.emit(layers.Linear(weight.reshape(n, m).T.contiguous()), turned)
+        return found if axis == 2 else _moved(builder, found, lambda v: v.transpose(2, 3))
+
+    return along(along(x, 1), 2)
+
+
+def _both(value: Any) -> tuple[float, float]:
+    first, second = (value, value) if isinstance(value, (int, float)) else tuple(value)
+    return float(first), float(second)
+
+
+def _upsample_module(module: nn.Upsample) -> Mapping[str, Any]:
+    names = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+    return {name: getattr(module, name) for name in names}
+
+
+def _cat(builder: Builder, tensors: Sequence[Any], dim: int = 0, axis: int | None = None) -> Ref:
+    dim = dim if axis is None else axis
+    if not all(isinstance(x, Ref) for x in tensors):
+        raise builder.unsupported("concatenation with a constant", "Pad, or use the bias of the layer behind it.")
+    axes = len(tensors[0].shape) + 1
+    dim = dim + axes if dim < 0 else dim
+    if dim == 0:
+        raise InvalidNetworkError(f"{builder.path}: it concatenates along the batch axis.")
+    if len(tensors) == 1:
+        return tensors[0]  # type: ignore[no-any-return]
+    lengths = [x.shape[dim - 1] for x in tensors]
+    placed = []
+    for k, x in enumerate(tensors):
+        before, after = sum(lengths[:k]), sum(lengths[k + 1 :])
+        placed.append(builder.emit(layers.Pad((*(0 for _ in range(2 * (axes - 1 - dim))), before, after)), x))
+    return builder.emit(layers.Add(), *placed)
+
+
+def _mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
+    return _sum(builder, x, dim if axis is None else axis, keepdim, mean=True)
+
+
+def _sum(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, *, mean: bool = False) -> Ref:
+    """Over some axes of a sample: they become the last one, on which a matrix of ones acts."""
+    axes = len(x.shape) + 1
+    if dim is None:
+        raise InvalidNetworkError(f"{builder.path}: it reduces the batch axis. Name the axes of a sample.")
+    over = sorted({d % axes for d in ((dim,) if isinstance(dim, int) else tuple(dim))})
+    if 0 in over:
+        raise InvalidNetworkError(f"{builder.path}: it reduces the batch axis. Name the axes of a sample.")
+    kept = [d for d in range(1, axes) if d not in over]
+    count = math.prod(x.shape[d - 1] for d in over)
+    gathered = _moved(builder, x, lambda v: v.permute(0, *kept, *over).flatten(1 + len(kept)))
+    if not kept:
+        gathered = _reshaped(builder, gathered, lambda v: v[:, None])
+    total = builder.emit(layers.Linear(torch.ones(1, count, dtype=torch.float64)), gathered)
+    if mean:
+        total = builder.emit(layers.Scale(torch.full((1,), 1 / count, dtype=torch.float64), weight_ulps=1), total)
+    shape = [1 if d in over else x.shape[d - 1] for d in range(1, axes) if keepdim or d not in over]
+    return _reshaped(builder, total, lambda v: v.reshape(len(v), *shape))
+
+
 def _identity(builder: Builder, x: Ref, *_: Any, **__: Any) -> Ref:
     return x
 
@@ -262,12 +504,69 @@ def _dropout(builder: Builder, x: Ref, p: float = 0.5, training: bool = True, in
     return x
 
 
-def _add(builder: Builder, x: Ref, y: Ref, *, alpha: float = 1) -> Ref:
+def _add(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
     if not (isinstance(x, Ref) and isinstance(y, Ref)):
-        raise builder.unsupported("adding a constant", "Use the bias of the layer before it.")
-    if x.shape != y.shape or alpha != 1:
-        raise builder.unsupported(f"adding shapes {x.shape} and {y.shape} with alpha={alpha}", "Add equal shapes.")
-    return builder.emit(layers.Add(), x, y)
+        if not isinstance(x, Ref):
+            x, y = (_scaled(builder, y, alpha), x)
+            alpha = 1
+        return _shifted(builder, x, y, alpha)
+    if x.shape != y.shape:
+        raise builder.unsupported(f"adding shapes {x.shape} and {y.shape}", "Add equal shapes.")
+    return builder.emit(layers.Add(), x, _scaled(builder, y, alpha))
+
+
+def _subtract(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
+    return _add(builder, x, y, alpha=-alpha)
+
+
+def _multiply(builder: Builder, x: Any, y: Any) -> Ref:
+    if isinstance(x, Ref) and isinstance(y, Ref):
+        raise builder.unsupported(
+            "the product of two values that depend on the input",
+            "It has no global Lipschitz constant. Scale by a constant, or add.",
+        )
+    return _scaled(builder, *((x, y) if isinstance(x, Ref) else (y, x)))
+
+
+def _divide(builder: Builder, x: Any, y: Any) -> Ref:
+    if isinstance(y, Ref):
+        raise builder.unsupported(
+            "division by a value that depends on the input", "It has no global Lipschitz constant."
+        )
+    divisor = _constant_of(builder, y, x.shape)
+    if (divisor == 0).any():
+        raise InvalidNetworkError(f"{builder.path}: it divides by zero.")
+    return builder.emit(layers.Scale(1 / divisor, weight_ulps=1), x)
+
+
+def _negate(builder: Builder, x: Ref) -> Ref:
+    return _scaled(builder, x, -1)
+
+
+def _constant_of(builder: Builder, value: Any, shape: Shape) -> Tensor:
+    """A constant factor or summand as it meets one sample."""
+    tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    constant = builder.constant(tensor, "constant")
+    assert constant is not None
+    if constant.dim() > len(shape):
+        if constant.shape[0] != 1:
+            raise InvalidNetworkError(f"{builder.path}: a constant of shape {tuple(constant.shape)} has a batch axis.")
+        constant = constant[0]
+    if np.broadcast_shapes(tuple(constant.shape), shape) != shape:
+        raise builder.unsupported(f"a constant of shape {tuple(constant.shape)} that enlarges {shape}", "Expand first.")
+    return constant.reshape(*(1 for _ in range(len(shape) - constant.dim())), *constant.shape)
+
+
+def _scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
+    if isinstance(factor, (int, float)) and factor == 1:
+        return x
+    return builder.emit(layers.Scale(_constant_of(builder, factor, x.shape)), x)
+
+
+def _shifted(builder: Builder, x: Ref, summand: Any, alpha: float) -> Ref:
+    """Adding a constant changes nothing about differences."""
+    shift = _constant_of(builder, summand, x.shape) * alpha
+    return builder.emit(layers.Scale(torch.ones_like(shift), shift), x)
 
 
 def _relu(builder: Builder, x: Ref, inplace: bool = False) -> Ref:
@@ -286,35 +585,232 @@ def _sigmoid(builder: Builder, x: Ref) -> Ref:
     return builder.emit(layers.sigmoid(), x)
 
 
+def _activation(make: Callable[..., layers.Activation], *names: str) -> Rule:
+    """The rule of an element-wise function: `make` of its parameters, in the order of `names`."""
+
+    def rule(builder: Builder, x: Ref, *args: Any, inplace: bool = False, **kwargs: Any) -> Ref:
+        named = dict(zip(names, args, strict=False)) | kwargs
+        unknown = set(named) - set(names)
+        if unknown or len(args) > len(names):
+            raise TypeError(f"unexpected arguments {sorted(unknown) or args}")
+        return builder.emit(make(**named), x)
+
+    return rule
+
+
+def _prelu(builder: Builder, x: Ref, weight: Tensor) -> Ref:
+    """(1 + w) / 2 x + (1 - w) / 2 |x|: the same constraint as slopes between w and 1, for a slope per channel."""
+    slope = builder.constant(weight, "weight")
+    assert slope is not None
+    if slope.numel() == 1:
+        return builder.emit(layers.leaky_relu(float(slope)), x)
+    shape = (-1, *(1 for _ in x.shape[1:]))
+    size = builder.emit(layers.absolute(), x)
+    linear, bent = ((1 + slope) / 2).reshape(shape), ((1 - slope) / 2).reshape(shape)
+    return builder.emit(
+        layers.Add(), builder.emit(layers.Scale(linear, weight_ulps=1), x),
+        builder.emit(layers.Scale(bent, weight_ulps=1), size),
+    )  # fmt: skip
+
+
+def _max_pool(
+    builder: Builder, x: Ref, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> Ref:  # fmt: skip
+    """The windows, of which the group constraint is known, and the first entry of what it leaves of each."""
+    axes = len(x.shape) - 1
+    if return_indices:
+        raise builder.unsupported("max pooling that returns indices", "Use return_indices=False.")
+    kernel, sides, spacing = (_several(value, axes) for value in (kernel_size, padding, dilation))
+    step = kernel if not stride else _several(stride, axes)
+    reads, inside = [], []
+    for n, k, s, p, d in zip(x.shape[1:], kernel, step, sides, spacing, strict=True):
+        free = n + 2 * p - d * (k - 1) - 1
+        count = (-(-free // s) if ceil_mode else free // s) + 1
+        if ceil_mode and (count - 1) * s >= n + p:  # the last window would begin in the padding
+            count -= 1
+        source = torch.arange(count)[:, None] * s + torch.arange(k) * d - p
+        reads.append(source)
+        inside.append((source >= 0) & (source < n))
+    index, within = torch.zeros((), dtype=torch.long), torch.ones((), dtype=torch.bool)
+    for n, source, ok in zip(x.shape[1:], reads, inside, strict=True):  # (.., windows, .., taps)
+        index = (index * n)[..., None, None] + source
+        within = within[..., None, None] & ok
+    order = [*range(0, 2 * axes, 2), *range(1, 2 * axes, 2)]
+    windows = index.permute(order).flatten(axes)  # (*windows, taps)
+    seen = within.permute(order).flatten(axes)
+    channels = torch.arange(x.shape[0]).reshape(-1, *(1 for _ in windows.shape)) * math.prod(x.shape[1:])
+    picked = torch.where(seen, windows + channels, -1)
+    taken = builder.emit(layers.Pick(picked), x)
+    found = builder.emit(layers.largest_of_windows(seen.expand(taken.shape).contiguous()), taken)
+    return _moved(builder, found, lambda v: v[..., 0])
+
+
+def _max_pool_module(module: nn.MaxPool2d) -> Mapping[str, Any]:
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    return {name: getattr(module, name) for name in names}
+
+
+def _adaptive_max_pool2d(builder: Builder, x: Ref, output_size: Any, return_indices: bool = False) -> Ref:
+    _spatial(builder, x, "a 2-d pooling")
+    wanted = (output_size, output_size) if isinstance(output_size, int) or output_size is None else tuple(output_size)
+    size = [n if want is None else want for n, want in zip(x.shape[1:], wanted, strict=True)]
+    if any(n % m for n, m in zip(x.shape[1:], size, strict=True)):
+        raise builder.unsupported(
+            f"adaptive max pooling from {x.shape[1:]} to {tuple(size)}",
+            "It is plain pooling, and supported, only where the output size divides the input size.",
+        )
+    return _max_pool(
+        builder, x, [n // m for n, m in zip(x.shape[1:], size, strict=True)], return_indices=return_indices
+    )
+
+
+def _several(value: Any, count: int) -> tuple[int, ...]:
+    return (int(value),) * count if isinstance(value, int) else tuple(int(v) for v in value)
+
+
 def _elu(builder: Builder, x: Ref, alpha: float = 1.0, inplace: bool = False) -> Ref:
     return builder.emit(layers.elu(alpha), x)
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(_conv2d_layer, nn.Conv2d, lambda m: {"padding_mode": m.padding_mode, **_conv2d_module(m)}),
+    *(Kind(_convolution, module, _convolution_module) for module in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+    Kind(_conv1d, functions=(F.conv1d, torch.conv1d)),
     Kind(_conv2d, functions=(F.conv2d, torch.conv2d)),
+    Kind(_conv3d, functions=(F.conv3d, torch.conv3d)),
+    Kind(_conv_transpose, nn.ConvTranspose1d, _conv_transpose_module, (F.conv_transpose1d,)),
+    Kind(_conv_transpose, nn.ConvTranspose2d, _conv_transpose_module, (F.conv_transpose2d,)),
     Kind(_linear, nn.Linear, lambda m: {"weight": m.weight, "bias": m.bias}, (F.linear,)),
     Kind(_batch_norm, nn.BatchNorm1d, _batch_norm_module, (F.batch_norm,)),
-    Kind(_batch_norm, nn.BatchNorm2d, _batch_norm_module),
+    *(Kind(_batch_norm, module, _batch_norm_module) for module in (nn.BatchNorm2d, nn.BatchNorm3d)),
     Kind(_avg_pool2d, nn.AvgPool2d, _avg_pool2d_module, (F.avg_pool2d,)),
     Kind(
         _adaptive_avg_pool2d, nn.AdaptiveAvgPool2d, lambda m: {"output_size": m.output_size}, (F.adaptive_avg_pool2d,)
     ),
-    Kind(_pad, nn.ZeroPad2d, lambda m: {"pad": m.padding}, (F.pad,)),
+    *(
+        Kind(_pad, module, lambda m: {"pad": m.padding}, functions)
+        for module, functions in ((nn.ZeroPad1d, (F.pad,)), (nn.ZeroPad2d, ()), (nn.ZeroPad3d, ()))
+    ),
+    *(
+        Kind(_pad, module, lambda m: {"pad": m.padding, "value": m.value})
+        for module in (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+    ),
+    *(
+        Kind(_pad, module, lambda m, mode=mode: {"pad": m.padding, "mode": mode})  # type: ignore[misc]
+        for mode, modules in (
+            ("reflect", (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)),
+            ("replicate", (nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d)),
+            ("circular", (nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d)),
+        )
+        for module in modules
+    ),
+    Kind(_pixel_shuffle, nn.PixelShuffle, lambda m: {"upscale_factor": m.upscale_factor}, (F.pixel_shuffle,)),
+    Kind(_pixel_unshuffle, nn.PixelUnshuffle, lambda m: {"downscale_factor": m.downscale_factor}, (F.pixel_unshuffle,)),
+    Kind(_channel_shuffle, nn.ChannelShuffle, lambda m: {"groups": m.groups}, (F.channel_shuffle,)),
+    *(Kind(_upsample, module, _upsample_module) for module in (nn.Upsample, nn.UpsamplingNearest2d)),
+    Kind(_upsample, nn.UpsamplingBilinear2d, _upsample_module, (F.interpolate,)),
+    Kind(_cat, functions=(torch.cat, torch.concat)),
+    Kind(_mean, functions=(torch.mean, "mean")),
+    Kind(_sum, functions=(torch.sum, "sum")),
+    Kind(_getitem, functions=(operator.getitem,)),
+    *(
+        Kind(_moves(name), functions=(*(getattr(torch, name) for _ in range(hasattr(torch, name))), name))
+        for name in ("permute", "transpose", "flip", "roll", "narrow", "repeat_interleave", "swapaxes", "movedim")
+    ),
+    Kind(
+        lambda builder, x, *args, **kwargs: _reshaped(builder, x, lambda v: v.squeeze(*args, **kwargs)),
+        functions=(torch.squeeze, "squeeze"),
+    ),
+    Kind(
+        lambda builder, x, *args, **kwargs: _reshaped(builder, x, lambda v: v.unsqueeze(*args, **kwargs)),
+        functions=(torch.unsqueeze, "unsqueeze"),
+    ),
+    Kind(
+        lambda builder, x, dim, sizes: _reshaped(builder, x, lambda v: torch.unflatten(v, dim, sizes)),
+        nn.Unflatten,
+        lambda m: {"dim": m.dim, "sizes": m.unflattened_size},
+        ("unflatten",),
+    ),
+    *(Kind(_max_pool, module, _max_pool_module) for module in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)),
+    Kind(_max_pool, functions=(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d)),
+    Kind(
+        _adaptive_max_pool2d, nn.AdaptiveMaxPool2d, lambda m: {"output_size": m.output_size}, (F.adaptive_max_pool2d,)
+    ),
     Kind(_flatten, nn.Flatten, lambda m: {"start_dim": m.start_dim, "end_dim": m.end_dim}, (torch.flatten, "flatten")),
     Kind(_reshape, functions=(torch.reshape, "reshape", "view")),
     Kind(_identity, nn.Identity, functions=("contiguous", "clone")),
     *(
         Kind(_dropout, module, lambda m: {"p": m.p, "training": m.training}, functions)
-        for module, functions in ((nn.Dropout, (F.dropout,)), (nn.Dropout2d, (F.dropout2d,)))
+        for module, functions in (
+            (nn.Dropout, (F.dropout,)),
+            (nn.Dropout1d, (F.dropout1d,)),
+            (nn.Dropout2d, (F.dropout2d,)),
+            (nn.Dropout3d, (F.dropout3d,)),
+            (nn.AlphaDropout, (F.alpha_dropout,)),
+        )
     ),
     Kind(_add, functions=(operator.add, operator.iadd, torch.add, "add", "add_")),
+    Kind(_subtract, functions=(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_")),
+    Kind(_multiply, functions=(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")),
+    Kind(_divide, functions=(operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_")),
+    Kind(_negate, functions=(operator.neg, torch.neg, "neg")),
+    Kind(_prelu, nn.PReLU, lambda m: {"weight": m.weight}, (F.prelu,)),
+    Kind(_activation(layers.absolute), functions=(torch.abs, operator.abs, "abs")),
+    Kind(_activation(layers.gelu, "approximate"), nn.GELU, lambda m: {"approximate": m.approximate}, (F.gelu,)),
+    Kind(_activation(layers.silu), nn.SiLU, functions=(F.silu,)),
+    Kind(_activation(layers.mish), nn.Mish, functions=(F.mish,)),
+    Kind(_activation(layers.hardswish), nn.Hardswish, functions=(F.hardswish,)),
+    Kind(_activation(layers.hardsigmoid), nn.Hardsigmoid, functions=(F.hardsigmoid,)),
+    Kind(
+        _activation(layers.hardtanh, "min_val", "max_val"),
+        nn.Hardtanh,
+        lambda m: {"min_val": m.min_val, "max_val": m.max_val},
+        (F.hardtanh,),
+    ),
+    Kind(_activation(layers.relu6), nn.ReLU6, functions=(F.relu6,)),
+    Kind(
+        _activation(layers.softplus, "beta", "threshold"),
+        nn.Softplus,
+        lambda m: {"beta": m.beta, "threshold": m.threshold},
+        (F.softplus,),
+    ),
+    Kind(_activation(layers.softsign), nn.Softsign, functions=(F.softsign,)),
+    Kind(_activation(layers.log_sigmoid), nn.LogSigmoid, functions=(F.logsigmoid,)),
+    Kind(_activation(layers.tanhshrink), nn.Tanhshrink, functions=(F.tanhshrink,)),
+    Kind(_activation(layers.softshrink, "lambd"), nn.Softshrink, lambda m: {"lambd": m.lambd}, (F.softshrink,)),
+    Kind(_activation(layers.selu), nn.SELU, functions=(F.selu, torch.selu)),
+    Kind(_activation(layers.celu, "alpha"), nn.CELU, lambda m: {"alpha": m.alpha}, (F.celu,)),
     Kind(_relu, nn.ReLU, functions=(F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")),
     Kind(_leaky_relu, nn.LeakyReLU, lambda m: {"negative_slope": m.negative_slope}, (F.leaky_relu,)),
     Kind(_tanh, nn.Tanh, functions=(torch.tanh, F.tanh, "tanh", "tanh_")),
     Kind(_sigmoid, nn.Sigmoid, functions=(torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_")),
     Kind(_elu, nn.ELU, lambda m: {"alpha": m.alpha}, (F.elu,)),
 )
+
+_OWN_STATISTICS = (
+    "It divides by the statistics of the sample itself, and has no global Lipschitz constant.",
+    "Use BatchNorm in eval mode, whose statistics are constants.",
+)
+_PRODUCT = (
+    "It is a product of two values that depend on the input, and has no global Lipschitz constant.",
+    "Use an element-wise activation.",
+)
+_RECURRENT = ("It is recurrent; only feed-forward networks are read.", "Unroll it with Linear layers and Tanh.")
+_JUMPS = ("It jumps, and has no Lipschitz constant.", "Use a continuous activation.")
+_SOFTMAX = ("A bound is one of the logits.", "Certify the network without it; the loss may apply it.")
+# Why a module, or a function, that is not in the table cannot be, and what to use instead.
+REFUSED: dict[Any, tuple[str, str]] = {
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.InstanceNorm1d, nn.InstanceNorm2d,
+                     nn.InstanceNorm3d, F.layer_norm, F.group_norm, F.instance_norm, F.normalize), _OWN_STATISTICS),
+    **dict.fromkeys((nn.GLU, nn.Bilinear, nn.MultiheadAttention, nn.TransformerEncoderLayer, F.glu, torch.matmul,
+                     operator.matmul, F.scaled_dot_product_attention, "matmul"), _PRODUCT),
+    **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), _RECURRENT),
+    **dict.fromkeys((nn.Hardshrink, nn.Threshold, F.hardshrink, F.threshold, torch.sign, torch.round), _JUMPS),
+    **dict.fromkeys((nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, F.softmax, F.log_softmax, torch.softmax,
+                     torch.log_softmax, "softmax", "log_softmax"), _SOFTMAX),
+    **dict.fromkeys((torch.exp, torch.square, torch.pow, "exp", "pow", operator.pow),
+                    ("Its slope grows without bound.", "Use an activation of bounded slope.")),
+}  # fmt: skip
 
 _MODULES = {kind.module: kind for kind in KINDS if kind.module is not None}
 _FUNCTIONS = {function: kind for kind in KINDS for function in kind.functions}
@@ -334,6 +830,13 @@ def module_kind(module: nn.Module) -> Kind | None:
 def function_kind(target: Callable[..., Any] | str) -> Kind | None:
     """The row of a function, or of a tensor method by its name."""
     return _FUNCTIONS.get(target)
+
+
+def reason_against(operation: Any) -> str:
+    """Why an operation is not in the table, in a sentence or two; nothing where it just is not."""
+    classes = type(operation).__mro__ if isinstance(operation, nn.Module) else (operation,)
+    known = next((REFUSED[key] for key in classes if key in REFUSED), None)
+    return "" if known is None else " ".join(known) + " "
 
 
 def supported() -> str:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Add, Conv2d, Input, Layer, Linear, Pad, Reshape, Scale, Shape
+from lipguard.network.layers import Activation, Add, Conv2d, Input, Layer, Linear, Pad, Pick, Reshape, Scale, Shape
 
 Indices = NDArray[np.int64]
 Matrix = Any  # scipy.sparse.csr_array, which scipy does not type
@@ -49,6 +49,13 @@ def _(layer: Pad, input_shape: Shape, shape: Shape) -> Matrix:
     source = F.pad(index, layer.padding).ravel().numpy().astype(np.int64)  # 0 where it is padding
     rows = np.flatnonzero(source)
     return _assembled(np.ones(len(rows)), rows, source[rows] - 1, input_shape, shape)
+
+
+@layer_matrix.register
+def _(layer: Pick, input_shape: Shape, shape: Shape) -> Matrix:
+    source = layer.index.cpu().numpy().ravel()
+    rows = np.flatnonzero(source >= 0)
+    return _assembled(np.ones(len(rows)), rows, source[rows], input_shape, shape)
 
 
 @layer_matrix.register

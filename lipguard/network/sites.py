@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pad, Shape
+from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pad, Pick, Shape
 from lipguard.network.matrices import Indices, Matrix, freed_matrices, layer_matrix
 
 Array = NDArray[np.float64]
@@ -161,6 +161,11 @@ class _Grid:
                 coordinates = pixels.tocoo()
                 to, source = self._block(shape)[coordinates.row], self._block(input_shape)[coordinates.col]
                 return _pattern(to, source, self.sites(shape), self.sites(input_shape))
+        elif isinstance(layer, Pick):
+            source = layer.index.cpu().numpy().ravel()
+            picked = np.flatnonzero(source >= 0)
+            to, read = self._site(shape)[picked], self._site(input_shape)[source[picked]]
+            return _pattern(to, read, self.sites(shape), self.sites(input_shape))
         elif not isinstance(layer, Linear) and math.prod(input_shape) == math.prod(shape):  # entry by entry
             return _pattern(self._site(shape), self._site(input_shape), self.sites(shape), self.sites(input_shape))
         return sp.csr_array(np.ones((self.sites(shape), self.sites(input_shape))))

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Shape
-from lipguard.network.lowering import BATCH, Builder, Ref, function_kind, module_kind, supported
+from lipguard.network.lowering import BATCH, Builder, Ref, function_kind, module_kind, reason_against, supported
 
 
 @contextmanager
@@ -351,15 +351,17 @@ def _lower_node(builder: Builder, node: fx.Node, refs: dict[fx.Node, Ref], trace
                 f"{builder.path}: its forward was replaced on the instance. Make it a layer of its own."
             )
         kind, name = module_kind(module), f"{type(module).__module__}.{type(module).__qualname__}"
+        reason = reason_against(module)
         if kind is not None:
             kwargs = {**kwargs, **kind.arguments(module)}
     else:
         kind, name = function_kind(node.target), node.meta["path"].partition("(")[2].rstrip(")")
+        reason = reason_against(node.target)
     if kind is None:
         raise UnsupportedLayerError(
             builder.path,
             name,
-            f"Replace it by a supported layer ({supported()}, the functions of the same names, or +).",
+            f"{reason}Replace it by a supported layer ({supported()}, the functions of the same names, or +).",
         )
     try:
         return kind.rule(builder, *args, **kwargs)

@@ -93,4 +93,4 @@ def _proposal(problem: Problem, x: Array, status: str, state: Mapping[str, Array
     if status.startswith("failed") or not np.isfinite(x).all():
         return Proposal(None, float("nan"), status if status.startswith("failed") else "failed (not finite)")
     value = float(np.sqrt(max(x[0], 0.0))) * problem.output_unit
-    return Proposal(np.maximum(x[1:], 0.0) * problem.unit, value, status, state, iterations)
+    return Proposal(np.maximum(x[1:], 0.0)[problem.ties] * problem.unit, value, status, state, iterations)

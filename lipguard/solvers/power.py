@@ -133,7 +133,8 @@ class _Neurons:
         product = layer.alpha * layer.beta / (1 - widening)
         spread = math.sqrt(max(mean * mean - product, 0.0))
         self.alpha, self.beta = mean - spread, mean + spread
-        self.over = (0, 2, 3) if tied and u.dim() == 4 else (0,)
+        self.over = tuple(i for i in range(u.dim()) if i == 0 or (tied and u.dim() > 3 and i > 1) or
+                          (layer.group > 1 and i == u.dim() - 1))  # fmt: skip
         self.turn_to(u)  # (copies of the vectors, *shape)
         self.t = torch.zeros_like(u[0])
         self.momentum = 0.0
@@ -302,7 +303,9 @@ class _Iteration:
         with torch.no_grad():
             outputs = self.forward(self.x)
         value = math.sqrt(sum(float(z.double().square().sum()) for z in outputs))
-        if self.options.tied or len(self.parts) > 1 or self.parts[0].patches is not None:
+        network = self.parts[0].network
+        in_groups = any(getattr(network.nodes[i].layer, "group", 1) > 1 for i in network.activations)
+        if self.options.tied or in_groups or len(self.parts) > 1 or self.parts[0].patches is not None:
             return value, None
         kept = [neurons.kept for neurons in self.neurons.values() if neurons.kept]
         a, b = ([_rows(pair[k]) for pair in kept] for k in (0, 1))

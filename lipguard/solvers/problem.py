@@ -10,7 +10,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork
+from lipguard.network.linearised import FreedNetwork, ties
 
 Array = NDArray[np.float64]
 
@@ -29,6 +29,7 @@ class Problem:
         n_x: number of input entries after compression.
         unit: multipliers of the original network are `t' * unit`.
         output_unit: the original bound is `sqrt(rho') * output_unit`.
+        ties: for every neuron the number of its multiplier, shape (neurons,).
     """
 
     K: Array
@@ -38,6 +39,7 @@ class Problem:
     n_x: int
     unit: Array
     output_unit: float
+    ties: NDArray[np.int64]
 
     @classmethod
     def build(cls, network: Network, freed: FreedNetwork, scales: Sequence[float]) -> Problem:
@@ -49,7 +51,7 @@ class Problem:
         columns = np.concatenate([np.ones(freed.n_x), neuron])
         K, Y = freed.K * columns / neuron[:, None], freed.Y * columns / usable[-1]
         K, Y, n_x = _compressed(K, Y, freed.n_x)
-        return cls(K, Y, freed.alpha, freed.beta, n_x, (usable[-1] / neuron) ** 2, usable[-1])
+        return cls(K, Y, freed.alpha, freed.beta, n_x, (usable[-1] / neuron) ** 2, usable[-1], ties(network))
 
     @property
     def size(self) -> int:
@@ -64,7 +66,8 @@ class Problem:
         columns = np.repeat(np.arange(len(entries)), [len(row) for row in rows])
         index = (np.concatenate(rows), columns)
         C = scipy.sparse.coo_array((np.concatenate(values), index), shape=(N * N, len(self.K) + 1))
-        return C.tocsc(), -(self.Y.T @ self.Y).ravel()
+        shared = scipy.sparse.coo_array((np.ones(len(entries)), (np.arange(len(entries)), np.append(0, 1 + self.ties))))
+        return (C.tocsc() @ shared).tocsc(), -(self.Y.T @ self.Y).ravel()
 
     def _multiplier_entries(self, i: int) -> tuple[NDArray[np.int64], Array]:
         """Where t_i stands in vec A, and its factors: 2 b b - (alpha + beta) (a b + b a) + 2 alpha beta a a."""

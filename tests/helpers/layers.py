@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from lipguard.network.layers import Conv2d, Layer, Linear, Pad, Reshape, Scale
+from lipguard.network.layers import Conv2d, Layer, Linear, Pad, Pick, Reshape, Scale
 
 Shape = tuple[int, ...]
 
@@ -43,7 +43,12 @@ sides = st.integers(-1, 3)
 def layers(draw: DrawFn) -> tuple[Layer, Shape]:
     """A layer of any other kind that has a matrix and one input, and a shape that it fits."""
     shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
-    kind = draw(st.sampled_from([Linear, Scale, Pad, Reshape]))
+    kind = draw(st.sampled_from([Linear, Scale, Pad, Reshape, Pick]))
+    if kind is Pick:
+        size = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+        entries = st.integers(-1, math.prod(shape) - 1)
+        index = draw(st.lists(entries, min_size=math.prod(size), max_size=math.prod(size)))
+        return Pick(torch.tensor(index).reshape(size)), shape
     if kind is Linear:
         return Linear(normal(draw, draw(st.integers(1, 4)), shape[-1])), shape
     if kind is Scale:

@@ -17,6 +17,22 @@ ACTIVATIONS: list[nn.Module] = [
     nn.ReLU(),
     nn.Tanh(),
     nn.Sigmoid(),
+    nn.GELU(),
+    nn.GELU("tanh"),
+    nn.SiLU(),
+    nn.Mish(),
+    nn.Hardswish(),
+    nn.Hardsigmoid(),
+    nn.Hardtanh(-0.5, 2.0),
+    nn.ReLU6(),
+    nn.Softplus(),
+    nn.Softplus(3.0),
+    nn.Softsign(),
+    nn.LogSigmoid(),
+    nn.Tanhshrink(),
+    nn.Softshrink(0.2),
+    nn.SELU(),
+    nn.CELU(0.7),
     *(nn.LeakyReLU(slope) for slope in SLOPES),
     *(nn.ELU(alpha) for alpha in ALPHAS),
 ]
@@ -34,7 +50,8 @@ def quotients(module: nn.Module) -> Tensor:
     x = 6 * torch.randn(4000, generator=generator, dtype=torch.float64)
     step = 10 ** (4 * torch.rand(4000, generator=generator, dtype=torch.float64) - 3)
     kink = torch.tensor([-2e-4, -1e-4, 1e-4], dtype=torch.float64)
-    x = torch.cat([x, -step / 2, kink, torch.linspace(-9, 9, 2001, dtype=torch.float64)])
+    far = torch.linspace(-90, 90, 501, dtype=torch.float64)
+    x = torch.cat([x, -step / 2, kink, torch.linspace(-9, 9, 20001, dtype=torch.float64), far])
     y = torch.cat([x[:4000] + step, step / 3, x[8000:] + 1e-4])
     return (module(y) - module(x)) / (y - x)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -133,6 +134,27 @@ def test_overlapping_copies_of_the_input_must_be_worth_less_than_rho() -> None:
     most = float(inputs.outward.max())
     assert is_form_positive_semidefinite(ScaledForm(own, t, most))
     assert not is_form_positive_semidefinite(ScaledForm(own, t, np.nextafter(most, 0)))
+
+
+def test_sums_of_diagonal_forms_are_rounded_up() -> None:
+    network = small()
+    own = unfolded(network.cut([network.activations[1]]), {0: (3, 3)})
+    t = np.random.default_rng(0).uniform(0.1, 1.0, own.neurons)
+    pieces = ScaledForm(own, t, 9.0).pieces()
+    (inputs,) = (piece for piece in pieces if len(piece.network.nodes) == 1)
+    starts = np.cumsum([0, *(own.nodes[i].size for i in own.activations)])
+    exact = [Fraction(0)] * own.nodes[0].size
+    number = torch.arange(own.nodes[0].size, dtype=torch.float64).reshape(1, *own.input_shape)
+    for k, i in enumerate(own.activations):
+        source, crops = own.picked(i)
+        if source == 0:
+            picked = number
+            for crop in crops:
+                picked = own.nodes[crop].layer.linear(picked)
+            for place, value in zip(picked.ravel().long().tolist(), t[starts[k] : starts[k + 1]], strict=True):
+                exact[place] += 2 * Fraction(float(value))
+    assert all(Fraction(float(form)) >= true for form, true in zip(inputs.outward, exact, strict=True))
+    assert max(float(form) / float(true) for form, true in zip(inputs.outward, exact, strict=True)) < 1 + 1e-14
 
 
 def test_what_cannot_be_in_tiles() -> None:

@@ -18,6 +18,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.certificate import blocks, cholesky, norms, randomised, sparse
 from lipguard.certificate.verify import share_of_probability
+from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
@@ -85,6 +86,17 @@ def test_what_is_factored_is_below_every_matrix_that_is_meant(n: int, factored: 
     assert tried > 150
 
 
+def test_the_sum_of_a_row_of_errors_is_rounded_up(factored: list[Array]) -> None:
+    """Added up one by one, 1 + u is 1 again and again."""
+    n = 7
+    error = np.full((n, n), 2.0**-53)
+    np.fill_diagonal(error, 0.0)
+    error[0, 0] = 1.0
+    cholesky.is_positive_semidefinite(1.5 * np.eye(n), error)
+    lowered = 1 + (n - 1) * U + rump(n, n * Fraction(1.5))
+    assert Fraction(factored[0][0, 0]) <= Fraction(1.5) - lowered
+
+
 def test_a_margin_smaller_than_the_error_terms_is_refused() -> None:
     """Although the matrix is positive definite: the proof may not know."""
     for error in (0.0, 1e-14, 1e-9, 1e-3):
@@ -107,8 +119,8 @@ def test_the_difference_from_a_bound_carries_its_rounding() -> None:
 
 
 def sample(activation: type[nn.Module] = nn.ReLU) -> Sample:
-    layers = [nn.Linear(3, 4), activation(), nn.Linear(4, 4), activation(), nn.Linear(4, 2)]
-    return Sample(with_weights(nn.Sequential(*layers), 1), (3,))
+    layers = [nn.Linear(9, 8), activation(), nn.Linear(8, 8), activation(), nn.Linear(8, 2)]
+    return Sample(with_weights(nn.Sequential(*layers), 1), (9,))
 
 
 @pytest.fixture
@@ -138,12 +150,12 @@ def test_the_form_of_a_block_is_within_its_error(claims: list[tuple[Array, Array
     case = sample(nn.Tanh)
     freed = FreedNetwork.assemble(trace(case.model, case.input_shape))
     t = np.random.default_rng(0).uniform(40.0, 50.0, freed.neurons)
-    S = np.diag(np.random.default_rng(1).uniform(900.0, 1000.0, 3)) + 1e-3
+    S = np.diag(np.random.default_rng(1).uniform(900.0, 1000.0, 9)) + 1e-3
     blocks._is_form(freed, t, freed.quadratic(t), S)
     (A, error), true = claims[0], exact.lmi(case, t, 0.0)
-    true[:3, :3] += exact.exact(S)
-    # An entry is a sum of at least as many terms as there are neurons.
-    assert_covered(A, error, true, gamma(freed.neurons))
+    true[:9, :9] += exact.exact(S)
+    # Two entries of K, each with as many roundings as its layer has inputs, and a sum over all neurons.
+    assert_covered(A, error, true, gamma(2 * 9 + freed.neurons))
 
 
 def test_the_schur_complement_is_within_its_error(claims: list[tuple[Array, Array]]) -> None:
@@ -152,8 +164,9 @@ def test_the_schur_complement_is_within_its_error(claims: list[tuple[Array, Arra
     assert freed.input_is_apart
     t, rho = np.random.default_rng(0).uniform(1.0, 2.0, freed.neurons), 31.7
     blocks._is_scalar_form(freed, t, rho)
-    A, Q = exact.lmi(case, t, 0.0), exact.lmi(case, t, 0.0)[3:, :3]
-    assert_covered(*claims[0], A[3:, 3:] - Q @ Q.T / Fraction(rho), gamma(freed.neurons))
+    A = exact.lmi(case, t, 0.0)
+    Q = A[9:, :9]
+    assert_covered(*claims[0], A[9:, 9:] - Q @ Q.T / Fraction(rho), gamma(2 * (2 * 9 + freed.neurons) + 9))
 
 
 def test_merges_count_every_tile_and_carry_the_error_of_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,5 +324,27 @@ def test_sparse_proofs_of_norms_have_room_for_their_errors(monkeypatch: pytest.M
 
 def test_the_reported_bound_is_above_the_root_of_what_is_proved() -> None:
     for proof in ("dense", "sparse"):
-        report = lipguard.certify(sample().model, (3,), DCPConfig(proof=proof))
+        report = lipguard.certify(sample().model, (9,), DCPConfig(proof=proof))
         assert Fraction(report.bound) ** 2 >= Fraction(report.certificate.rhos[0])
+
+
+def test_sparse_proofs_have_room_for_what_was_lost_in_assembling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries are off by gamma of their magnitudes; rows of those bound the 2-norm, and their root that of the output."""
+    seen: list[Array] = []
+    monkeypatch.setattr(sparse, "factors", lambda lower, diagonal, *rest: bool(seen.append(diagonal)) or True)
+    for activation in (nn.ReLU, nn.Tanh):
+        case = sample(activation)
+        network = trace(case.model, case.input_shape)
+        form = ScaledForm(network, np.random.default_rng(0).uniform(0.5, 2.0, network.neurons), 1e-4)
+        assembled = sparse._assembled(form)
+        assert assembled is not None
+        _, before, collected = assembled
+        assert sparse.is_form_positive_semidefinite(form)
+        # 9 roundings on the longest path, the slopes, the multiplier, the scales.
+        assert collected >= 9 + 6
+        rows = float(form.magnitude(torch.ones(1, form.n, dtype=torch.float64)).max())
+        assert rows > 10  # it matters
+        lost = gamma(collected) * Fraction(rows + math.sqrt(rows) + 1) * Fraction(0.999999)
+        needed = lost + rump(len(before), sum(map(Fraction, before.tolist()), Fraction(0)))
+        for own, lowered in zip(before, seen[-1], strict=True):
+            assert Fraction(float(lowered)) <= Fraction(float(own)) - needed

@@ -1,0 +1,126 @@
+"""Every kind of layer, alone and in pairs, between samples and products of norms; group constraints on samples."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from helpers.networks import with_weights
+from torch import Tensor, nn
+
+import lipguard
+from lipguard import DCPConfig
+from lipguard.certificate.verify import verify_certificate
+from lipguard.errors import CertificateError
+from lipguard.network.layers import Activation, largest_of_windows, sorted_groups
+from lipguard.network.trace import trace
+
+SHAPE = (2, 5, 6)
+KINDS: dict[str, list[nn.Module]] = {
+    "conv": [nn.Conv2d(2, 2, 3, padding=1)],
+    "strided": [nn.Conv2d(2, 2, 3, 2, 2)],
+    "depthwise": [nn.Conv2d(2, 2, (1, 3), padding=(0, 1), groups=2)],
+    "reflected": [nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")],
+    "circular": [nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")],
+    "transposed": [nn.ConvTranspose2d(2, 2, 3, 2, 1, groups=2)],
+    "batch norm": [nn.BatchNorm2d(2)],
+    "average": [nn.AvgPool2d(2, 1)],
+    "max": [nn.MaxPool2d(2)],
+    "overlapping max": [nn.MaxPool2d(3, 2, 1)],
+    "prelu": [nn.PReLU(2)],
+    "gelu": [nn.GELU()],
+    "hardswish": [nn.Hardswish()],
+    "leaky": [nn.LeakyReLU(0.2)],
+    "shuffle": [nn.PixelUnshuffle(1), nn.ChannelShuffle(2)],
+    "nearest": [nn.Upsample(scale_factor=2)],
+    "bilinear": [nn.Upsample((4, 5), mode="bilinear")],
+    "tanh": [nn.Tanh()],
+}
+
+
+def sampled(model: nn.Module, shape: tuple[int, ...]) -> float:
+    x = 3 * torch.randn(128, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    best = 0.0
+    for spread in (1.0, 1e-3):
+        y = x + spread * torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            best = max(
+                best, float(((model(x) - model(y)).flatten(1).norm(dim=1) / (x - y).flatten(1).norm(dim=1)).max())
+            )
+    return best
+
+
+def assert_sandwich(model: nn.Module, shape: tuple[int, ...], config: DCPConfig | None = None) -> lipguard.Report:
+    report = lipguard.certify(model, shape, config)
+    assert max(sampled(model, shape) * (1 - 1e-9), report.lower_bound) <= report.bound <= report.product_bound
+    assert lipguard.verify(report.certificate, model) == report.bound
+    return report
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("proof", ["dense", "sparse", "randomised"])
+def test_alone_between_two_convolutions(kind: str, proof: str) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), *KINDS[kind], nn.Conv2d(2, 1, 2))
+    assert_sandwich(with_weights(model, 0), SHAPE, DCPConfig(proof=proof))
+
+
+@pytest.mark.parametrize(
+    "pairs", [list(itertools.product(KINDS, KINDS))[k::12] for k in range(12)], ids=lambda p: f"{len(p)} pairs"
+)
+def test_every_ordered_pair(pairs: list[tuple[str, str]]) -> None:
+    for one, other in pairs:
+        model = with_weights(nn.Sequential(*KINDS[one], *KINDS[other], nn.Flatten()), 1)
+        assert_sandwich(model, SHAPE)
+
+
+def pairs_of(layer: Activation, shape: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, *shape, dtype=torch.float64, generator=generator)
+    y = torch.where(
+        torch.rand(count, *shape, generator=generator) < 0.5,
+        x
+        + 10.0 ** torch.empty(count, 1, 1).uniform_(-4, 1, generator=generator)
+        * torch.randn(count, *shape, dtype=torch.float64, generator=generator),
+        x,
+    )
+    return x - y, layer.function(x) - layer.function(y)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 9])
+def test_group_constraints_hold_on_a_million_pairs(size: int) -> None:
+    inside = torch.rand(3, size, generator=torch.Generator().manual_seed(2)) < 0.8
+    inside[:, 0] = True
+    for layer in (largest_of_windows(inside), sorted_groups(size)):
+        question, answer = pairs_of(layer, (3, size), 1_000_000 // 3)
+        if layer.name == "largest_of_windows":
+            question = question * inside  # what is outside of the image is no question
+        assert layer.group == size
+        assert bool((answer.norm(dim=-1) <= question.norm(dim=-1) * (1 + 1e-12) + 1e-300).all())
+
+
+@pytest.mark.parametrize("solver", ["power", "scs", "clarabel"])
+def test_multipliers_of_a_group_are_one(solver: str) -> None:
+    model = with_weights(nn.Sequential(nn.Conv2d(1, 2, 2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)), 0)
+    report = assert_sandwich(model, (1, 5, 5), DCPConfig(solver=solver))
+    network = trace(model, (1, 5, 5))
+    ((t,),) = [parts for parts in report.certificate.multipliers if parts]
+    groups = t.reshape(-1, 4)
+    assert (groups == groups[:, :1]).all()
+    import dataclasses
+
+    wrong = t.copy()
+    wrong[0] *= 1.5
+    forged = dataclasses.replace(
+        report.certificate,
+        multipliers=tuple((wrong,) if parts else () for parts in report.certificate.multipliers),
+    )
+    with pytest.raises(CertificateError, match="differ within a group"):
+        verify_certificate(forged, network)
+
+
+def test_max_pooling_costs_less_than_its_windows_overlap() -> None:
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    model = with_weights(nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 5)), 0)
+    report = assert_sandwich(model, (1, 16, 16))
+    assert report.bound < 0.8 * report.product_bound
