@@ -82,7 +82,11 @@ class Builder:
         return value
 
 
-Rule = Callable[..., Ref]
+_OWN_STATISTICS = (
+    "It divides by the statistics of the sample itself, and has no global Lipschitz constant.",
+    "Use BatchNorm in eval mode, whose statistics are constants.",
+)
+Rule = Callable[..., Ref | list[Ref]]  # several for an operation that returns a tuple
 
 
 @dataclass(frozen=True)
@@ -299,6 +303,16 @@ def _batch_norm_module(module: nn.BatchNorm2d) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
+def _instance_norm(
+    builder: Builder, x: Ref, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None,
+    bias: Tensor | None, training: bool, eps: float,
+) -> Ref:  # fmt: skip
+    """In eval mode, with running statistics, what batch norm is."""
+    if running_mean is None or running_var is None or training:
+        raise builder.unsupported("InstanceNorm without running statistics", " ".join(_OWN_STATISTICS))
+    return _batch_norm(builder, x, running_mean, running_var, weight, bias, eps=eps)
+
+
 def _avg_pool2d(
     builder: Builder, x: Ref, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
@@ -398,8 +412,18 @@ def _moves(name: str) -> Rule:
     return rule
 
 
-def _getitem(builder: Builder, x: Ref, key: Any) -> Ref:
-    return _moved(builder, x, lambda v: v[key])
+def _getitem(builder: Builder, x: Ref | list[Ref], key: Any) -> Ref:
+    return x[key] if isinstance(x, list) else _moved(builder, x, lambda v: v[key])
+
+
+def _parts(name: str) -> Rule:
+    """The rule of a tensor method that returns several pieces."""
+
+    def rule(builder: Builder, x: Ref, *args: Any, **kwargs: Any) -> list[Ref]:
+        count = len(getattr(torch.zeros(BATCH, *x.shape), name)(*args, **kwargs))
+        return [_moved(builder, x, lambda v, k=k: getattr(v, name)(*args, **kwargs)[k]) for k in range(count)]  # type: ignore[misc]
+
+    return rule
 
 
 def _pixel_shuffle(builder: Builder, x: Ref, upscale_factor: int) -> Ref:
@@ -683,6 +707,10 @@ KINDS: tuple[Kind, ...] = (
     Kind(_linear, nn.Linear, lambda m: {"weight": m.weight, "bias": m.bias}, (F.linear,)),
     Kind(_batch_norm, nn.BatchNorm1d, _batch_norm_module, (F.batch_norm,)),
     *(Kind(_batch_norm, module, _batch_norm_module) for module in (nn.BatchNorm2d, nn.BatchNorm3d)),
+    *(
+        Kind(_instance_norm, module, _batch_norm_module)
+        for module in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+    ),
     Kind(_avg_pool2d, nn.AvgPool2d, _avg_pool2d_module, (F.avg_pool2d,)),
     Kind(
         _adaptive_avg_pool2d, nn.AdaptiveAvgPool2d, lambda m: {"output_size": m.output_size}, (F.adaptive_avg_pool2d,)
@@ -717,6 +745,7 @@ KINDS: tuple[Kind, ...] = (
         Kind(_moves(name), functions=(*(getattr(torch, name) for _ in range(hasattr(torch, name))), name))
         for name in ("permute", "transpose", "flip", "roll", "narrow", "repeat_interleave", "swapaxes", "movedim")
     ),
+    *(Kind(_parts(name), functions=(getattr(torch, name), name)) for name in ("chunk", "split", "unbind")),
     Kind(
         lambda builder, x, *args, **kwargs: _reshaped(builder, x, lambda v: v.squeeze(*args, **kwargs)),
         functions=(torch.squeeze, "squeeze"),
@@ -787,10 +816,6 @@ KINDS: tuple[Kind, ...] = (
     Kind(_elu, nn.ELU, lambda m: {"alpha": m.alpha}, (F.elu,)),
 )
 
-_OWN_STATISTICS = (
-    "It divides by the statistics of the sample itself, and has no global Lipschitz constant.",
-    "Use BatchNorm in eval mode, whose statistics are constants.",
-)
 _PRODUCT = (
     "It is a product of two values that depend on the input, and has no global Lipschitz constant.",
     "Use an element-wise activation.",
@@ -800,8 +825,8 @@ _JUMPS = ("It jumps, and has no Lipschitz constant.", "Use a continuous activati
 _SOFTMAX = ("A bound is one of the logits.", "Certify the network without it; the loss may apply it.")
 # Why a module, or a function, that is not in the table cannot be, and what to use instead.
 REFUSED: dict[Any, tuple[str, str]] = {
-    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.InstanceNorm1d, nn.InstanceNorm2d,
-                     nn.InstanceNorm3d, F.layer_norm, F.group_norm, F.instance_norm, F.normalize), _OWN_STATISTICS),
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, F.layer_norm, F.group_norm, F.instance_norm,
+                     F.normalize), _OWN_STATISTICS),
     **dict.fromkeys((nn.GLU, nn.Bilinear, nn.MultiheadAttention, nn.TransformerEncoderLayer, F.glu, torch.matmul,
                      operator.matmul, F.scaled_dot_product_attention, "matmul"), _PRODUCT),
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), _RECURRENT),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +16,8 @@ from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayer
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Shape
 from lipguard.network.lowering import BATCH, Builder, Ref, function_kind, module_kind, reason_against, supported
+
+_Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes
 
 
 @contextmanager
@@ -158,6 +161,11 @@ class _Value(fx.Proxy):
 
     def __len__(self) -> int:
         return len(self._example)
+
+    def __iter__(self) -> Any:
+        if isinstance(self._example, (tuple, list)):  # of an operation that returns several tensors
+            return iter([operator.getitem(cast("Any", self), k) for k in range(len(self._example))])
+        return super().__iter__()
 
     def __int__(self) -> int:
         raise fx.proxy.TraceError("a value is used as a number of Python")
@@ -323,7 +331,7 @@ def _check_in_place(graph: fx.Graph) -> None:
 def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape) -> Network:
     _check_in_place(graph)
     builder = Builder()
-    refs: dict[fx.Node, Ref] = {}
+    refs: _Refs = {}
     for node in graph.nodes:
         if node.op == "placeholder":
             refs[node] = builder.input(shape)
@@ -331,17 +339,18 @@ def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape) -> Network:
             return _finish(builder, refs, node.args[0])
         elif any(source in refs for source in node.all_input_nodes):  # the rest are constants
             builder.path = node.meta["path"]
-            refs[node] = _lower_node(builder, node, refs, tracer)
+            refs[node] = found = _lower_node(builder, node, refs, tracer)
+            if isinstance(found, list):  # of an operation that returns several; what is read of them is checked
+                continue
             expected = getattr(node.meta["value"], "shape", None)
-            if expected != (BATCH, *refs[node].shape):
+            if expected != (BATCH, *found.shape):
                 raise InvalidNetworkError(
-                    f"{builder.path}: its output has the shape {expected}, where {(BATCH, *refs[node].shape)} "
-                    "was expected."
+                    f"{builder.path}: its output has the shape {expected}, where {(BATCH, *found.shape)} was expected."
                 )
     raise InvalidNetworkError("The network has no output.")
 
 
-def _lower_node(builder: Builder, node: fx.Node, refs: dict[fx.Node, Ref], tracer: _Tracer) -> Ref:
+def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: _Tracer) -> Ref | list[Ref]:
     known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.value(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
     if node.op == "call_module":
@@ -371,14 +380,17 @@ def _lower_node(builder: Builder, node: fx.Node, refs: dict[fx.Node, Ref], trace
         ) from error
 
 
-def _finish(builder: Builder, refs: dict[fx.Node, Ref], output: Any) -> Network:
+def _finish(builder: Builder, refs: _Refs, output: Any) -> Network:
     if not isinstance(output, fx.Node):
         raise InvalidNetworkError(
             f"Expected the network to return one tensor, but it returns a {type(output).__name__}."
         )
     if output not in refs:
         raise InvalidNetworkError("The output of the network does not depend on its input.")
-    return Network(_reachable(builder.nodes, refs[output].index))
+    found = refs[output]
+    if isinstance(found, list):
+        raise InvalidNetworkError("Expected the network to return one tensor, but it returns several.")
+    return Network(_reachable(builder.nodes, found.index))
 
 
 def _reachable(nodes: list[Node], output: int) -> tuple[Node, ...]:

@@ -50,6 +50,9 @@ MODULES: dict[type[nn.Module], list[tuple[tuple[int, ...], nn.Module]]] = {
     nn.BatchNorm1d: [(FLAT, nn.BatchNorm1d(6)), (LONG, nn.BatchNorm1d(3, eps=0.1, affine=False))],
     nn.BatchNorm2d: [(IMAGE, nn.BatchNorm2d(2))],
     nn.BatchNorm3d: [(VOLUME, nn.BatchNorm3d(2))],
+    nn.InstanceNorm1d: [(LINE, nn.InstanceNorm1d(2, track_running_stats=True))],
+    nn.InstanceNorm2d: [(IMAGE, nn.InstanceNorm2d(2, affine=True, track_running_stats=True))],
+    nn.InstanceNorm3d: [(VOLUME, nn.InstanceNorm3d(2, track_running_stats=True, eps=0.1))],
     nn.PixelShuffle: [((8, 2, 3), nn.PixelShuffle(2))],
     nn.PixelUnshuffle: [((1, 4, 6), nn.PixelUnshuffle(2))],
     nn.ChannelShuffle: [((6, 2, 2), nn.ChannelShuffle(3))],
@@ -129,6 +132,10 @@ MODULES: dict[type[nn.Module], list[tuple[tuple[int, ...], nn.Module]]] = {
 }
 
 
+def _difference(first: Any, second: Any, third: Any) -> Any:
+    return first - second + third
+
+
 def _in_place(function: Callable[..., Any]) -> Call:
     return lambda m, x: function(x.clone())
 
@@ -169,6 +176,12 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
         (IMAGE, lambda m, x: x[..., [2, 0, 2]]),
         (FLAT, lambda m, x: x[:, None]),
     ],
+    torch.chunk: [(FLAT, lambda m, x: torch.chunk(x, 2, 1)[0] + torch.chunk(x, 2, 1)[1])],
+    "chunk": [(FLAT, lambda m, x: _difference(*x.chunk(3, dim=1)))],
+    torch.split: [(FLAT, lambda m, x: torch.split(x, 4, dim=1)[1])],
+    "split": [(FLAT, lambda m, x: _difference(*x.split([2, 2, 2], 1)))],
+    torch.unbind: [(IMAGE, lambda m, x: torch.unbind(x, 1)[1])],
+    "unbind": [(IMAGE, lambda m, x: x.unbind(-1)[0])],
     torch.permute: [(IMAGE, lambda m, x: torch.permute(x, (0, 2, 3, 1)))],
     "permute": [(IMAGE, lambda m, x: x.permute(0, 3, 1, 2))],
     torch.transpose: [(IMAGE, lambda m, x: torch.transpose(x, 1, 2))],

@@ -100,7 +100,7 @@ def test_the_form_is_the_sum_of_its_pieces(pair: tuple[Network, Network]) -> Non
 
 
 @given(tiled())
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_proofs_of_pieces_agree_with_the_whole_matrix(pair: tuple[Network, Network]) -> None:
     _, own = pair
     t, rho = proposed(own)

@@ -329,7 +329,7 @@ def test_the_reported_bound_is_above_the_root_of_what_is_proved() -> None:
 
 
 def test_sparse_proofs_have_room_for_what_was_lost_in_assembling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries are off by gamma of their magnitudes; rows of those bound the 2-norm, and their root that of the output."""
+    """Entries are off by gamma of their magnitudes; rows of those bound the 2-norm, their root that of the output."""
     seen: list[Array] = []
     monkeypatch.setattr(sparse, "factors", lambda lower, diagonal, *rest: bool(seen.append(diagonal)) or True)
     for activation in (nn.ReLU, nn.Tanh):
@@ -348,3 +348,9 @@ def test_sparse_proofs_have_room_for_what_was_lost_in_assembling(monkeypatch: py
         needed = lost + rump(len(before), sum(map(Fraction, before.tolist()), Fraction(0)))
         for own, lowered in zip(before, seen[-1], strict=True):
             assert Fraction(float(lowered)) <= Fraction(float(own)) - needed
+
+
+@pytest.mark.parametrize("ulps", [0, 1, 4, 40])
+def test_the_norm_of_a_rounded_scale_covers_the_exact_one(ulps: int) -> None:
+    scale = norms.Scale(torch.tensor([0.1, -0.3], dtype=torch.float64), weight_ulps=ulps)
+    assert Fraction(norms.layer_norm(scale, (2,))) >= Fraction(0.3) * (1 + gamma(ulps))
