@@ -17,6 +17,7 @@ from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Shape
 from lipguard.network.lowering import BATCH, Builder, Ref, function_kind, module_kind, reason_against, supported
 
+_MOST_ENTRIES = 2**27  # of a sample; a certificate file may name any shape
 _Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes
 
 
@@ -112,6 +113,10 @@ def _checked_shape(input_shape: Sequence[int]) -> Shape:
         raise InvalidNetworkError(
             "Expected input_shape to hold positive integers, the shape of one sample without the batch axis, "
             f"but got {shape}."
+        )
+    if math.prod(shape) > _MOST_ENTRIES:
+        raise InvalidNetworkError(
+            f"Expected input_shape to have at most {_MOST_ENTRIES} entries, but {shape} has {math.prod(shape)}."
         )
     return shape
 

@@ -148,6 +148,8 @@ def malicious(folder: Path) -> dict[str, bytes]:
         "another format": with_metadata(lambda state: state | {"format": 3}),
         "another digest": with_metadata(lambda state: state | {"digest": "0" * 64}),
         "another shape": with_metadata(lambda state: state | {"input_shape": [2, 2]}),
+        "a shape beyond all memory": with_metadata(lambda state: state | {"input_shape": [10**30]}),
+        "a large shape": with_metadata(lambda state: state | {"input_shape": [10**6, 10**6]}),
         "a shape that is no number": with_metadata(lambda state: state | {"input_shape": [float("inf")]}),
         "a smaller bound": with_metadata(lambda state: state | {"bound": scaled(state["bound"], 0.999999)}),
         "a bound that is no number": with_metadata(lambda state: state | {"bound": "nan"}),

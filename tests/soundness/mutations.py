@@ -91,7 +91,6 @@ MUTATIONS = (
     M("certificate/sparse.py", "shift = add_up(lost, factorisation_error(len(diagonal), float(diagonal.sum())))",
       "shift = factorisation_error(len(diagonal), float(diagonal.sum()))", SPARSE),
     M("certificate/sparse.py", "np.nextafter(diagonal - shift, -np.inf)", "np.nextafter(diagonal + shift, -np.inf)", SPARSE),
-    M("certificate/sparse.py", "np.nextafter(diagonal - shift, -np.inf)", "diagonal - shift", SPARSE),
     M("certificate/sparse.py", "add_up(rows, sqrt_up(rows), 1.0)", "1.0", SPARSE),
     M("certificate/sparse.py", "collected = roundings(network) + 16", "collected = 0", SPARSE),
     M("certificate/sparse.py", "return bool((form.rho >= form.outward).all())", "return True", SPARSE),
