@@ -145,11 +145,17 @@ def iteration_seconds(network: Network, cost: CostModel, multipliers: str = "neu
     return _OTHER + cost.factor("iteration") * steps * _pass(network, cost, _STEP)
 
 
-def which_multipliers(network: Network, config: DCPConfig, cost: CostModel) -> str:
+def which_multipliers(network: Network, config: DCPConfig, cost: CostModel, cut: Network | None = None) -> str:
     """Which the power iteration looks for: one per "neuron", one per "channel" of an image, or "both".
 
     Those of channels are looser by a fifth or so, and found in some thirty steps at any depth; those of neurons take
     hundreds where a network is deep and not trained, and what is proved before suffers more than that.
+
+    Args:
+        network: as it is.
+        config: `multipliers` and `max_seconds` decide.
+        cost: speed of this machine.
+        cut: the network as it is cut, which the iteration runs on.
     """
     if config.multipliers != "auto":
         return config.multipliers
@@ -158,7 +164,8 @@ def which_multipliers(network: Network, config: DCPConfig, cost: CostModel) -> s
         return "neuron"
     steps = math.inf
     if config.max_seconds is not None:
-        steps = _SHARE_OF_ITERATION * config.max_seconds / (cost.factor("iteration") * _pass(network, cost, _STEP))
+        step = cost.factor("iteration") * _pass(cut or network, cost, _STEP)
+        steps = _SHARE_OF_ITERATION * config.max_seconds / step
     if steps < _FEW_STEPS:
         return "channel"
     return "both" if steps < _MANY_STEPS or len(images) >= _DEEP else "neuron"

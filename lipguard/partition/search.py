@@ -122,7 +122,7 @@ def _one_lmi(
     """The block of a whole network, given as it is and as it is cut."""
     last = len(network.nodes) - 1
     _, rows = lmi_sizes(own, [node.size for node in own.nodes])
-    multipliers = which_multipliers(own, config, cost)
+    multipliers = which_multipliers(network, config, cost, own)
     seconds = iteration_seconds(own, cost, multipliers) + proof.seconds
     names = own.nodes[1].path, own.nodes[-1].path
     ratio = min(_GAIN ** len(network.activations) * math.exp(cuts.loss), 1.0)

@@ -1,12 +1,12 @@
 """What cuts and tiles lose, and what they save: diagonal forms beside scalars, on networks trained here.
 
-    python tests/benchmarks/cuts.py [--only NAME] [--certify]
+    python tests/benchmarks/cuts.py [--only NAME] [--certify] [--plot PATH]
 
 For the four-convolution network and the CIFAR-shaped one (`LIPGUARD_MNIST`, a folder with the IDX files), cut behind
 some of their activations: the value of the relaxation over that of the whole network, where the cut hands on a diagonal
 form, and where the constants of the parts are multiplied; and what a sparse proof takes then, as predicted. Then the
 same with what is before the cut in tiles. With `--certify`, deterministic certificates without a limit, and within some
-bytes for the proof, or rows of a front.
+bytes for the proof, or rows of a front. With `--plot`, only the picture of a plan within 400 MB.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from measuring import Outcome, measure
 from methods import certify
 from training import Sample, samples
 
+import lipguard
 from lipguard import DCPConfig
 from lipguard.network.graph import Network
 from lipguard.network.trace import trace
@@ -29,6 +30,7 @@ from lipguard.partition.cuts import candidates
 from lipguard.partition.elimination import elimination_of
 from lipguard.partition.proofs import choose_proof
 from lipguard.partition.unfolding import unfolded
+from lipguard.plotting import plot_plan
 from lipguard.solvers.power import PowerOptions, propose
 
 NAMES = ("four convolutions", "CIFAR-shaped")
@@ -42,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--certify", action="store_true", help="certify, too")
+    parser.add_argument("--plot", type=Path, help="draw a plan, and do nothing else")
     chosen = parser.parse_args()
     torch.set_num_threads(2)
     certified = []
@@ -49,6 +52,10 @@ def main() -> None:
         if chosen.only.lower() not in name.lower():
             continue
         for sample in samples(name, [0], print):
+            if chosen.plot:
+                plan = lipguard.plan(sample.model, sample.input_shape, DCPConfig(failure_probability=0, max_memory=4e8))
+                plot_plan(plan, sample.model, sample.input_shape, chosen.plot)
+                continue
             network = trace(sample.model, sample.input_shape)
             _table(name, network)
             _tiles(name, network)
