@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lipguard.config import DCPConfig as DCPConfig
     from lipguard.many import certify_many as certify_many
     from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
+    from lipguard.network.lowering import register as register
     from lipguard.report import Report as Report
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "certify": "lipguard.certification",
     "certify_many": "lipguard.many",
     "plan": "lipguard.certification",
+    "register": "lipguard.network.lowering",
     "verify": "lipguard.certificate.verify",
 }
 __all__ = ["__version__", *_HOMES]

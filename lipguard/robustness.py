@@ -94,7 +94,7 @@ def ascend(
         v = _top_direction(network, slopes, v)
         norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
         best = max(best, float(norms.nan_to_num(0.0, posinf=0.0).max()))
-        direction = _ascent_direction(network, x, v, smooth)
+        direction = _ascent_direction(network, x, v, slopes, smooth)
         length = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
         stride = _STRIDE * (1 - k / steps) * x.flatten(1).norm(dim=1).clamp_min(1e-12)
         x = x + direction * (stride / length).reshape(-1, *(1 for _ in network.input_shape))
@@ -102,7 +102,10 @@ def ascend(
 
 
 def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, float]]:
-    """The derivative of every activation at the points, and the width over which to smooth its kink."""
+    """The derivative of every activation at the points, and the width over which to smooth its kink.
+
+    Of the groups of one the derivative is a matrix: what they answer is no function of single entries.
+    """
     slopes: dict[int, Tensor] = {}
     widths: dict[int, float] = {}
 
@@ -113,7 +116,11 @@ def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, f
         a = inputs[0].detach().requires_grad_()
         with torch.enable_grad():
             b = layer.forward(a)
-            slopes[i] = torch.autograd.grad(b.sum(), a)[0]
+            if layer.group > 1:  # a matrix for every group, shape (.., group, group)
+                rows = [torch.autograd.grad(b[..., k].sum(), a, retain_graph=True)[0] for k in range(layer.group)]
+                slopes[i] = torch.stack(rows, -2)
+            else:
+                slopes[i] = torch.autograd.grad(b.sum(), a)[0]
         widths[i] = 0.3 * float(a.detach().std(correction=0)) + 1e-12
         return b.detach()
 
@@ -122,7 +129,12 @@ def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, f
 
 
 def _jacobian_times(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Tensor:
-    return propagate(network, v, lambda i, a: slopes[i] * a)
+    return propagate(network, v, lambda i, a: _turned(slopes[i], a))
+
+
+def _turned(slope: Tensor, a: Tensor) -> Tensor:
+    """What an activation does to a direction: its slopes, or a matrix for every group."""
+    return slope * a if slope.dim() == a.dim() else torch.einsum("...ij,...j->...i", slope, a)
 
 
 def _top_direction(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Tensor:
@@ -137,7 +149,9 @@ def _top_direction(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Te
     return v
 
 
-def _ascent_direction(network: Network, x: Tensor, v: Tensor, widths: dict[int, float]) -> Tensor:
+def _ascent_direction(
+    network: Network, x: Tensor, v: Tensor, slopes: dict[int, Tensor], widths: dict[int, float]
+) -> Tensor:
     """Gradient of |J(x) v|^2 in x, with every slope replaced by a smooth step between its extremes."""
     tangents = {0: v}
     with torch.enable_grad():
@@ -146,7 +160,9 @@ def _ascent_direction(network: Network, x: Tensor, v: Tensor, widths: dict[int, 
         def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
             node = network.nodes[i]
             moved = [tangents[j] for j in node.inputs]
-            if isinstance(node.layer, Activation):
+            if isinstance(node.layer, Activation) and node.layer.group > 1:
+                tangents[i] = _turned(slopes[i], moved[0])
+            elif isinstance(node.layer, Activation):
                 slope = node.layer.alpha + (node.layer.beta - node.layer.alpha) * torch.sigmoid(inputs[0] / widths[i])
                 tangents[i] = slope * moved[0]
             else:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from lipguard import robustness
 from lipguard.network.trace import trace
 from lipguard.robustness import lower_bound
 
@@ -64,3 +65,15 @@ def test_the_global_random_state_is_left_alone() -> None:
     before = torch.get_rng_state()
     lower_bound(network)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(3, 2, 1)], ids=str)
+def test_the_derivative_of_max_pooling_is_that_of_the_module(pool: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(2, 2, 2)).double().eval()
+    network = trace(model, (1, 6, 6))
+    x, v = torch.randn(2, 5, 1, 6, 6, dtype=torch.float64)
+    slopes, _ = robustness._slopes(network, x)
+    found = robustness._jacobian_times(network, slopes, v)
+    _, expected = torch.autograd.functional.jvp(model, x, v)
+    torch.testing.assert_close(found, expected)

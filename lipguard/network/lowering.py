@@ -6,10 +6,12 @@ argument that depends on the network's input, and plain values or constant tenso
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
+from lipguard.errors import ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.network import layers
 from lipguard.network.graph import Node
 from lipguard.network.layers import Layer, Shape
@@ -837,6 +839,7 @@ REFUSED: dict[Any, tuple[str, str]] = {
                     ("Its slope grows without bound.", "Use an activation of bounded slope.")),
 }  # fmt: skip
 
+_REGISTERED: set[type[nn.Module]] = set()  # by users
 _MODULES = {kind.module: kind for kind in KINDS if kind.module is not None}
 _FUNCTIONS = {function: kind for kind in KINDS for function in kind.functions}
 
@@ -850,6 +853,114 @@ def module_kind(module: nn.Module) -> Kind | None:
                 kept = kept and type(module)._conv_forward is cls._conv_forward  # type: ignore[attr-defined]
             return _MODULES[cls] if kept else None
     return None
+
+
+def register(
+    module: type[nn.Module], *, slope: tuple[float, float] | None = None, group: int | None = None, affine: bool = False
+) -> None:
+    """Make layers of your own known. Say exactly one thing about them:
+
+    Args:
+        module: the class; its subclasses count as long as they inherit `forward`.
+        slope: element-wise, with every difference quotient in this closed interval.
+        group: of channels (axis 1), so many neighbours at a time: f(u) - f(v) is nowhere longer than u - v, as for
+            sorting (MaxMin has groups of 2) and Householder reflections. The shape stays as it is.
+        affine: f(x) = A x + c, for each sample. A is read off by unit vectors: n forward passes, and n m numbers.
+
+    What is said is taken on trust, and tried on samples whenever such a layer is met; a bound is wrong if it is wrong.
+
+    Raises:
+        ConfigError: not exactly one property is given, or it makes no sense, or the class is known already.
+    """
+    given = [slope is not None, group is not None, affine]
+    if not (isinstance(module, type) and issubclass(module, nn.Module)):
+        raise ConfigError(f"Expected a subclass of torch.nn.Module, but got {module!r}.")
+    if sum(given) != 1:
+        raise ConfigError("Expected exactly one of slope=(low, high), group=n and affine=True.")
+    if module in _MODULES and module not in _REGISTERED:
+        raise ConfigError(f"{module.__name__} is known already.")
+    if slope is not None:
+        low, high = slope
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ConfigError(f"Expected slope=(low, high) with finite numbers in order, but got {slope!r}.")
+        rule = partial(_own_activation, slope=(float(low), float(high)))
+    elif group is not None:
+        if isinstance(group, bool) or not isinstance(group, int) or group < 1:
+            raise ConfigError(f"Expected group to be a positive integer, but got {group!r}.")
+        rule = partial(_own_group, size=group)
+    else:
+        rule = partial(_own_affine)
+    _REGISTERED.add(module)
+    _MODULES[module] = Kind(rule, module, lambda m: {"module": m})
+
+
+def _own_activation(builder: Builder, x: Ref, module: nn.Module, slope: tuple[float, float]) -> Ref:
+    module = copy.deepcopy(module).double().eval()
+    u, v = _samples(x.shape)
+    a, b = u - v, module(u) - module(v)
+    beyond = (b - slope[0] * a) * (b - slope[1] * a) > 1e-9 * (1 + a * a)
+    moved = torch.where(torch.rand(u.shape, generator=torch.Generator().manual_seed(1)) < 0.5, u, v)
+    same = torch.allclose(torch.where(moved == u, module(u), module(v)), module(moved), rtol=1e-9, atol=1e-12)
+    if b.shape != a.shape or bool(beyond.any()) or not same:
+        raise InvalidNetworkError(
+            f"{builder.path}: {type(module).__name__} was registered as element-wise with slopes in {slope}, and "
+            "samples show that it is not."
+        )
+    return builder.emit(layers.Activation(type(module).__name__, *slope, module), x)
+
+
+def _own_group(builder: Builder, x: Ref, module: nn.Module, size: int) -> Ref:
+    module = copy.deepcopy(module).double().eval()
+    if x.shape[0] % size:
+        raise InvalidNetworkError(f"{builder.path}: {x.shape[0]} channels do not fall into groups of {size}.")
+
+    def apart(v: Tensor) -> Tensor:  # the group as the last axis
+        return v.reshape(len(v), -1, size, *v.shape[2:]).movedim(2, -1)
+
+    u, v = _samples(x.shape)
+    question, answer = apart(u - v), apart(module(u) - module(v))
+    if bool((answer.norm(dim=-1) > question.norm(dim=-1) * (1 + 1e-9) + 1e-12).any()):
+        raise InvalidNetworkError(
+            f"{builder.path}: {type(module).__name__} was registered as no longer than its input in groups of {size}, "
+            "and samples show that it is not."
+        )
+    gathered = _moved(builder, x, apart)
+    whole = partial(_in_groups, module=module, shape=x.shape, size=size)
+    found = builder.emit(layers.Activation(type(module).__name__, -1.0, 1.0, whole, size), gathered)
+    return _moved(builder, found, lambda w: w.movedim(-1, 2).reshape(len(w), *x.shape))
+
+
+def _in_groups(x: Tensor, module: nn.Module, shape: Shape, size: int) -> Tensor:
+    answer: Tensor = module(x.movedim(-1, 2).reshape(len(x), *shape))
+    return answer.reshape(len(x), -1, size, *shape[1:]).movedim(2, -1)
+
+
+def _own_affine(builder: Builder, x: Ref, module: nn.Module) -> Ref:
+    module = copy.deepcopy(module).double().eval()
+    n = math.prod(x.shape)
+    shift = module(torch.zeros(1, *x.shape, dtype=torch.float64))[0]
+    units = torch.eye(n, dtype=torch.float64).reshape(n, *x.shape)
+    matrix = torch.cat([module(part) for part in torch.split(units, 256)]) - shift
+    u, _ = _samples(x.shape)
+    expected = u.flatten(1) @ matrix.flatten(1) + shift.flatten()
+    if not torch.allclose(module(u).flatten(1), expected, rtol=1e-7, atol=1e-9 * float(1 + expected.abs().max())):
+        raise InvalidNetworkError(
+            f"{builder.path}: {type(module).__name__} was registered as affine, and samples show that it is not."
+        )
+    flat = _reshaped(builder, x, lambda v: v.flatten(1))
+    weight = builder.constant(matrix.flatten(1).T.contiguous(), "matrix")
+    assert weight is not None
+    y = builder.emit(layers.Linear(weight, builder.constant(shift.flatten(), "shift")), flat)
+    return _reshaped(builder, y, lambda v: v.reshape(len(v), *shift.shape))
+
+
+def _samples(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Pairs of points, near and far."""
+    generator = torch.Generator().manual_seed(0)
+    count = max(8, 20_000 // math.prod(shape))
+    u, d = torch.randn(2, count, *shape, generator=generator, dtype=torch.float64)
+    spread = 10 ** (4 * torch.rand(count, *(1 for _ in shape), generator=generator, dtype=torch.float64) - 3)
+    return 3 * u, 3 * u + spread * d
 
 
 def function_kind(target: Callable[..., Any] | str) -> Kind | None:

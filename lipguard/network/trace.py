@@ -375,7 +375,8 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: _Tracer) -
         raise UnsupportedLayerError(
             builder.path,
             name,
-            f"{reason}Replace it by a supported layer ({supported()}, the functions of the same names, or +).",
+            f"{reason}Replace it by a supported layer ({supported()}, the functions of the same names, or +), "
+            "or tell what is known of a module of your own: lipguard.register.",
         )
     try:
         return kind.rule(builder, *args, **kwargs)

@@ -1,0 +1,136 @@
+"""Layers of a user's own: what is said of them is used, and what samples disprove is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import lipguard
+from lipguard.errors import ConfigError, InvalidNetworkError, UnsupportedLayerError
+from lipguard.network import lowering
+
+
+class Swishy(nn.Module):
+    """Slopes between 0 and 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.sin(x)
+
+
+class MaxMin(nn.Module):
+    """Pairs of channels sorted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, 2)).sort(2, descending=True).values.flatten(1, 2)
+
+
+class Householder(nn.Module):
+    """Pairs of channels are reflected where they are on the far side of a line."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.angle = nn.Parameter(torch.linspace(0.1, 3.0, channels // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = x.unflatten(1, (-1, 2))
+        v = torch.stack([torch.sin(self.angle / 2), -torch.cos(self.angle / 2)], -1)
+        along = (pairs * v).sum(-1, keepdim=True)
+        return torch.where(along > 0, pairs - 2 * along * v, pairs).flatten(1, 2)
+
+
+class Fourier(nn.Module):
+    """The real part of a transform, shifted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(x.to(torch.complex128), norm="ortho").real.to(x.dtype) + 1.0
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    yield
+    for module in list(lowering._REGISTERED):
+        lowering._REGISTERED.discard(module)
+        del lowering._MODULES[module]
+
+
+def assert_sandwich(model: nn.Module, shape: tuple[int, ...]) -> lipguard.Report:
+    report = lipguard.certify(model, shape)
+    wide = model.double()
+    x = 3 * torch.randn(500, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = x + torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        sampled = float(((wide(x) - wide(y)).flatten(1).norm(dim=1) / (x - y).flatten(1).norm(dim=1)).max())
+    assert max(sampled, report.lower_bound) <= report.bound <= report.product_bound
+    return report
+
+
+def test_an_elementwise_function() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), Swishy(), nn.Linear(6, 3)).eval()
+    with pytest.raises(UnsupportedLayerError, match=r"1 .*sin.*lipguard\.register"):
+        lipguard.certify(model, (4,))
+    lipguard.register(Swishy, slope=(0.0, 2.0))
+    report = assert_sandwich(model, (4,))
+    assert report.bound < 0.99 * report.product_bound
+
+
+@pytest.mark.parametrize("layer", [MaxMin, lambda: Householder(6)])
+def test_one_lipschitz_networks_have_a_bound_of_one(layer: object) -> None:
+    lipguard.register(MaxMin, group=2)
+    lipguard.register(Householder, group=2)
+    torch.manual_seed(0)
+    layers = [m for _ in range(3) for m in (parametrizations.orthogonal(nn.Linear(6, 6)), layer())]  # type: ignore[operator]
+    report = assert_sandwich(nn.Sequential(*layers).eval(), (6,))
+    assert 1 - 1e-5 <= report.bound <= 1.001
+
+
+def test_sorting_in_images() -> None:
+    lipguard.register(MaxMin, group=2)
+    layers = [nn.Conv2d(1, 4, 3), MaxMin(), nn.Conv2d(4, 2, 3), MaxMin(), nn.Flatten(), nn.Linear(8, 2)]
+    report = assert_sandwich(nn.Sequential(*layers).eval(), (1, 6, 6))
+    assert report.bound < report.product_bound
+    assert lipguard.verify(report.certificate, nn.Sequential(*layers).eval()) == report.bound
+
+
+def test_an_affine_layer() -> None:
+    lipguard.register(Fourier, affine=True)
+    report = assert_sandwich(nn.Sequential(nn.Linear(5, 5), nn.ReLU(), Fourier(), nn.Linear(5, 2)).eval(), (5,))
+    assert report.bound < 1.001 * report.product_bound
+
+
+@pytest.mark.parametrize(
+    ("layer", "said", "message"),
+    [
+        (Swishy, {"slope": (0.0, 1.5)}, "slopes in .* it is not"),
+        (MaxMin, {"slope": (-1.0, 1.0)}, "element-wise .* it is not"),
+        (Swishy, {"group": 2}, "groups of 2, and samples show that it is not"),
+        (MaxMin, {"affine": True}, "affine, and samples show"),
+        (MaxMin, {"group": 4}, "do not fall into groups of 4"),
+    ],
+)
+def test_what_samples_disprove_is_refused(layer: type[nn.Module], said: dict[str, object], message: str) -> None:
+    lipguard.register(layer, **said)  # type: ignore[arg-type]
+    with pytest.raises(InvalidNetworkError, match=f"1: .*{message}"):
+        lipguard.certify(nn.Sequential(nn.Linear(4, 6), layer()).eval(), (4,))
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (MaxMin, {}), (MaxMin, {"group": 2, "affine": True}), (MaxMin, {"group": 0}), (MaxMin, {"group": True}),
+        (Swishy, {"slope": (1.0, 0.0)}), (Swishy, {"slope": (0.0, float("inf"))}), (nn.ReLU, {"slope": (0.0, 0.5)}),
+        (3, {"group": 2}),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(module: type[nn.Module], said: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        lipguard.register(module, **said)  # type: ignore[arg-type]
+
+
+def test_a_class_may_be_registered_again() -> None:
+    lipguard.register(Swishy, slope=(0.0, 1.0))
+    lipguard.register(Swishy, slope=(0.0, 2.0))
+    assert lipguard.certify(nn.Sequential(nn.Linear(2, 2), Swishy()).eval(), (2,)).bound > 0
