@@ -22,7 +22,7 @@ from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
 from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork
+from lipguard.network.linearised import FreedNetwork, are_tied
 from lipguard.partition.plan import Block
 from lipguard.partition.proofs import LARGEST_MATRIX
 from lipguard.partition.tiling import Tiling
@@ -65,7 +65,7 @@ def proves(
         device: where a sparse or randomised proof runs.
         entropy: what a randomised proof draws from, beside the claim itself.
     """
-    if not (0 < claim.rho < np.inf and np.isfinite(claim.t).all()):
+    if not (0 < claim.rho < np.inf and np.isfinite(claim.t).all() and are_tied(network, claim.t)):
         return False
     if claim.proof == "dense":
         freed = freed or FreedNetwork.assemble(network)

@@ -17,7 +17,7 @@ from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.config import MERGES
 from lipguard.errors import CertificateError, LipguardError
 from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork, ties
+from lipguard.network.linearised import FreedNetwork, are_tied
 from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import free_memory, sparse_bytes
@@ -195,9 +195,6 @@ def checked_multipliers(arrays: Sequence[Array], parts: Sequence[Network], where
             )
         if not (np.isfinite(t).all() and (t >= 0).all()):
             raise CertificateError(f"The multipliers of {where} are not all finite and non-negative.")
-        groups = ties(part)
-        if len(groups) and groups[-1] + 1 < len(groups):
-            first = np.unique(groups, return_index=True)[1]
-            if not np.array_equal(t, t[first][groups]):
-                raise CertificateError(f"The multipliers of {where} differ within a group, which shares one.")
+        if not are_tied(part, t):
+            raise CertificateError(f"The multipliers of {where} differ within a group, which shares one.")
     return list(arrays)

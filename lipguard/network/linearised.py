@@ -141,6 +141,15 @@ def ties(network: Network) -> NDArray[np.int64]:
     return np.concatenate(numbers)
 
 
+def are_tied(network: Network, t: Array) -> bool:
+    """Whether the multipliers of every group are one."""
+    numbers = ties(network)
+    if not len(numbers) or numbers[-1] + 1 == len(numbers):
+        return True
+    first = np.unique(numbers, return_index=True)[1]
+    return np.array_equal(t, t[first][numbers])
+
+
 def path_roundings(network: Network) -> tuple[list[int], list[int]]:
     """For every node the most relative roundings along a path from the last activation or the input to it.
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard import DCPConfig
+from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.certificate.verify import verify_certificate
 from lipguard.errors import CertificateError
 from lipguard.network.layers import Activation, largest_of_windows, sorted_groups
 from lipguard.network.trace import trace
+from lipguard.solvers.repair import enlarged
 
 SHAPE = (2, 5, 6)
 KINDS: dict[str, list[nn.Module]] = {
@@ -108,6 +110,7 @@ def test_multipliers_of_a_group_are_one(solver: str) -> None:
     report = assert_sandwich(model, (1, 5, 5), DCPConfig(solver=solver))
     network = trace(model, (1, 5, 5))
     ((t,),) = [parts for parts in report.certificate.multipliers if parts]
+    (block,) = [b for b, parts in zip(report.plan.blocks, report.certificate.multipliers, strict=True) if parts]
     groups = t.reshape(-1, 4)
     assert (groups == groups[:, :1]).all()
     wrong = t.copy()
@@ -118,6 +121,13 @@ def test_multipliers_of_a_group_are_one(solver: str) -> None:
     )
     with pytest.raises(CertificateError, match="differ within a group"):
         verify_certificate(forged, network)
+    part = block.parts(network)[0]
+    larger, rho = enlarged(part, t, report.bound**2, 0.2)
+    wrong = larger.copy()
+    wrong[0] *= 1.001
+    for kind in ("dense", "sparse", "randomised"):
+        for multipliers, verdict in ((larger, True), (wrong, False)):
+            assert proves(WholeClaim(multipliers, rho, kind, 0.01, 1e-6), part) is verdict
 
 
 def test_max_pooling_costs_less_than_its_windows_overlap() -> None:
