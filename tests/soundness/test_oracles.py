@@ -39,8 +39,8 @@ def proved_again_by_balls(sample: Sample, config: DCPConfig) -> bool:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-@given(sample=networks())
-@settings(max_examples=15)
+@given(sample=networks(largest=3))
+@settings(max_examples=20)
 def test_ball_arithmetic_proves_what_the_verifier_accepts(sample: Sample, kind: str) -> None:
     proved_again_by_balls(sample, KINDS[kind])
 
