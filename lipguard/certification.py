@@ -181,7 +181,7 @@ def _learn(network: Network, config: DCPConfig, blocks: Sequence[_BlockRun]) -> 
     cost = cost_model()
     observed = {"iteration": (run.iterating, iteration_seconds(run.parts[0], cost, run.block.multipliers))}
     predicted = run.block.seconds - observed["iteration"][1]
-    observed[run.block.proof] = (run.seconds - run.iterating, predicted)
+    observed[run.block.proof] = (run.seconds - run.iterating - run.tightening, predicted)
     learn(observed)
 
 
@@ -247,6 +247,7 @@ class _BlockRun:
         self.status = ""
         self.rounds = 0  # of the power iteration
         self.iterating = 0.0  # seconds of it
+        self.tightening = 0.0  # seconds, beside the proof that was predicted
         self.seconds = 0.0
 
     @cached_property
@@ -470,7 +471,8 @@ class _BlockRun:
             low, high = (low, middle) if accepted else (middle, high)
         self._claim(t, high * (1 + 2e-7), 0.0)
         self.gap = self._gap()
-        self.seconds += time.monotonic() - began
+        self.tightening = time.monotonic() - began
+        self.seconds += self.tightening
 
     def _in_order(
         self, candidates: Sequence[tuple[Array, float, Directions | None]], compared: bool

@@ -13,6 +13,7 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig, certification
+from lipguard.certificate.blocks import proves
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.network.graph import Network
 from lipguard.partition import search
@@ -272,3 +273,18 @@ def test_weights_of_extreme_size_give_a_bound_or_a_clear_error(scale: float) -> 
         return
     report = lipguard.certify(model, (3,))
     assert 0 <= report.lower_bound <= report.bound <= report.product_bound
+
+
+def test_what_is_sought_beyond_a_proof_is_not_learned_as_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, observed = certification._BlockRun.tighten, []
+
+    def slowly(run: certification._BlockRun) -> None:
+        monkeypatch.setattr(certification, "proves", lambda *a, **k: time.sleep(0.05) or proves(*a, **k))
+        own(run)
+
+    monkeypatch.setattr(certification._BlockRun, "tighten", slowly)
+    monkeypatch.setattr(certification, "learn", observed.append)
+    report = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
+    (stages,) = observed
+    assert report.seconds > 0.3
+    assert stages["sparse"][0] < 0.2
