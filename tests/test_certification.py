@@ -279,12 +279,12 @@ def test_what_is_sought_beyond_a_proof_is_not_learned_as_its_time(monkeypatch: p
     own, observed = certification._BlockRun.tighten, []
 
     def slowly(run: certification._BlockRun) -> None:
-        monkeypatch.setattr(certification, "proves", lambda *a, **k: time.sleep(0.05) or proves(*a, **k))
+        monkeypatch.setattr(certification, "proves", lambda *a, **k: time.sleep(0.2) or proves(*a, **k))
         own(run)
 
     monkeypatch.setattr(certification._BlockRun, "tighten", slowly)
     monkeypatch.setattr(certification, "learn", observed.append)
     report = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
     (stages,) = observed
-    assert report.seconds > 0.3
-    assert stages["sparse"][0] < 0.2
+    assert report.seconds > 1.0
+    assert stages["sparse"][0] < 0.8

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from lipguard.errors import ConfigError, LipguardError
 
 _LOG = logging.getLogger(__name__)
-_GRACE = 1.5  # seconds past the deadline after which a task counts as lost
+_GRACE = 1.0  # seconds past the deadline after which a task counts as lost
 R = TypeVar("R")
 
 
