@@ -269,7 +269,7 @@ def relu() -> Activation:
     return Activation("relu", 0.0, 1.0, torch.relu)
 
 
-def leaky_relu(negative_slope: float) -> Activation:
+def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """x where positive, negative_slope * x elsewhere: slopes between the two."""
     low, high = sorted((float(negative_slope), 1.0))
     return Activation("leaky_relu", low, high, partial(F.leaky_relu, negative_slope=negative_slope))
@@ -285,7 +285,7 @@ def sigmoid() -> Activation:
     return Activation("sigmoid", 0.0, 0.25, torch.sigmoid)
 
 
-def elu(alpha: float) -> Activation:
+def elu(alpha: float = 1.0) -> Activation:
     """x where positive, alpha (e^x - 1) elsewhere: derivative 1, or alpha e^x between 0 and alpha."""
     alpha = float(alpha)
     return Activation(f"elu({alpha})", min(0.0, alpha), max(1.0, alpha), partial(F.elu, alpha=alpha))

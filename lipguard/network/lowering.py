@@ -185,13 +185,13 @@ def _conv3d(
     _axes(builder, x, 4, "a 3-d convolution")
     constant = builder.constant(weight, "weight")
     assert constant is not None
-    (s, *step), (d, *spacing) = _triple(stride), _triple(dilation)
+    (s, *step), (d, *spacing) = _several(stride, 3), _several(dilation, 3)
     kernel = constant.shape[2:]
     if padding == "same":
         total = d * (kernel[0] - 1)
         before, after, sides = total // 2, total - total // 2, "same"
     else:
-        before, *rest = (0, 0, 0) if padding == "valid" else _triple(padding)
+        before, *rest = (0, 0, 0) if padding == "valid" else _several(padding, 3)
         after, sides = before, (rest[0], rest[1])  # type: ignore[assignment]
     depth = x.shape[1]
     slices = (depth + before + after - d * (kernel[0] - 1) - 1) // s + 1
@@ -261,11 +261,6 @@ def _axes(builder: Builder, x: Ref, axes: int, what: str) -> None:
 
 def _first(value: Any) -> int:
     return int(value) if isinstance(value, int) else int(next(iter(value)))
-
-
-def _triple(value: Any) -> tuple[int, int, int]:
-    first, second, third = (value,) * 3 if isinstance(value, int) else tuple(value)
-    return int(first), int(second), int(third)
 
 
 def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
@@ -346,14 +341,19 @@ def _avg_pool2d_module(module: nn.AvgPool2d) -> Mapping[str, Any]:
 
 def _adaptive_avg_pool2d(builder: Builder, x: Ref, output_size: int | tuple[int | None, int | None]) -> Ref:
     _spatial(builder, x, "a 2-d pooling")
+    return _avg_pool2d(builder, x, _plain_kernel(builder, x, output_size, "average"))
+
+
+def _plain_kernel(builder: Builder, x: Ref, output_size: Any, kind: str) -> tuple[int, int]:
+    """Of the plain pooling that an adaptive one is where the output's size divides the input's."""
     wanted = (output_size, output_size) if isinstance(output_size, int) or output_size is None else tuple(output_size)
     size = [n if want is None else want for n, want in zip(x.shape[1:], wanted, strict=True)]
     if any(n % m for n, m in zip(x.shape[1:], size, strict=True)):
         raise builder.unsupported(
-            f"adaptive average pooling from {x.shape[1:]} to {tuple(size)}",
+            f"adaptive {kind} pooling from {x.shape[1:]} to {tuple(size)}",
             "It is plain pooling, and supported, only where the output size divides the input size.",
         )
-    return _avg_pool2d(builder, x, (x.shape[1] // size[0], x.shape[2] // size[1]))
+    return x.shape[1] // size[0], x.shape[2] // size[1]
 
 
 def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Ref:
@@ -395,12 +395,11 @@ def _moved(builder: Builder, x: Ref, move: Callable[[Tensor], Tensor]) -> Ref:
     numbers = torch.arange(1, n + 1, dtype=torch.float64).reshape(x.shape)
     result = move(torch.stack([numbers + b * n for b in range(BATCH)]))
     samples = [torch.where(sample != 0, sample - b * n, 0) for b, sample in enumerate(result)]
-    if len(result) != BATCH or not all(torch.equal(sample, samples[0]) for sample in samples):
-        raise InvalidNetworkError(f"{builder.path}: it mixes the batch axis with others. Keep the first axis as it is.")
     index = samples[0].long() - 1
-    if not (bool((index >= -1).all()) and bool((index < n).all())):
+    alike = len(result) == BATCH and all(torch.equal(sample, samples[0]) for sample in samples)
+    if not (alike and bool((index >= -1).all()) and bool((index < n).all())):
         raise InvalidNetworkError(f"{builder.path}: it mixes the batch axis with others. Keep the first axis as it is.")
-    if torch.equal(index, torch.arange(n).reshape(x.shape) if index.shape == x.shape else index + 1):
+    if index.shape == x.shape and torch.equal(index.flatten(), torch.arange(n)):
         return x
     return builder.emit(layers.Pick(index), x)
 
@@ -595,22 +594,6 @@ def _shifted(builder: Builder, x: Ref, summand: Any, alpha: float) -> Ref:
     return builder.emit(layers.Scale(torch.ones_like(shift), shift), x)
 
 
-def _relu(builder: Builder, x: Ref, inplace: bool = False) -> Ref:
-    return builder.emit(layers.relu(), x)
-
-
-def _leaky_relu(builder: Builder, x: Ref, negative_slope: float = 0.01, inplace: bool = False) -> Ref:
-    return builder.emit(layers.leaky_relu(negative_slope), x)
-
-
-def _tanh(builder: Builder, x: Ref) -> Ref:
-    return builder.emit(layers.tanh(), x)
-
-
-def _sigmoid(builder: Builder, x: Ref) -> Ref:
-    return builder.emit(layers.sigmoid(), x)
-
-
 def _activation(make: Callable[..., layers.Activation], *names: str) -> Rule:
     """The rule of an element-wise function: `make` of its parameters, in the order of `names`."""
 
@@ -679,24 +662,12 @@ def _max_pool_module(module: nn.MaxPool2d) -> Mapping[str, Any]:
 
 def _adaptive_max_pool2d(builder: Builder, x: Ref, output_size: Any, return_indices: bool = False) -> Ref:
     _spatial(builder, x, "a 2-d pooling")
-    wanted = (output_size, output_size) if isinstance(output_size, int) or output_size is None else tuple(output_size)
-    size = [n if want is None else want for n, want in zip(x.shape[1:], wanted, strict=True)]
-    if any(n % m for n, m in zip(x.shape[1:], size, strict=True)):
-        raise builder.unsupported(
-            f"adaptive max pooling from {x.shape[1:]} to {tuple(size)}",
-            "It is plain pooling, and supported, only where the output size divides the input size.",
-        )
-    return _max_pool(
-        builder, x, [n // m for n, m in zip(x.shape[1:], size, strict=True)], return_indices=return_indices
-    )
+    kernel = _plain_kernel(builder, x, output_size, "max")
+    return _max_pool(builder, x, kernel, return_indices=return_indices)
 
 
 def _several(value: Any, count: int) -> tuple[int, ...]:
     return (int(value),) * count if isinstance(value, int) else tuple(int(v) for v in value)
-
-
-def _elu(builder: Builder, x: Ref, alpha: float = 1.0, inplace: bool = False) -> Ref:
-    return builder.emit(layers.elu(alpha), x)
 
 
 KINDS: tuple[Kind, ...] = (
@@ -811,11 +782,16 @@ KINDS: tuple[Kind, ...] = (
     Kind(_activation(layers.softshrink, "lambd"), nn.Softshrink, lambda m: {"lambd": m.lambd}, (F.softshrink,)),
     Kind(_activation(layers.selu), nn.SELU, functions=(F.selu, torch.selu)),
     Kind(_activation(layers.celu, "alpha"), nn.CELU, lambda m: {"alpha": m.alpha}, (F.celu,)),
-    Kind(_relu, nn.ReLU, functions=(F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")),
-    Kind(_leaky_relu, nn.LeakyReLU, lambda m: {"negative_slope": m.negative_slope}, (F.leaky_relu,)),
-    Kind(_tanh, nn.Tanh, functions=(torch.tanh, F.tanh, "tanh", "tanh_")),
-    Kind(_sigmoid, nn.Sigmoid, functions=(torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_")),
-    Kind(_elu, nn.ELU, lambda m: {"alpha": m.alpha}, (F.elu,)),
+    Kind(_activation(layers.relu), nn.ReLU, functions=(F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")),
+    Kind(
+        _activation(layers.leaky_relu, "negative_slope"),
+        nn.LeakyReLU,
+        lambda m: {"negative_slope": m.negative_slope},
+        (F.leaky_relu,),
+    ),
+    Kind(_activation(layers.tanh), nn.Tanh, functions=(torch.tanh, F.tanh, "tanh", "tanh_")),
+    Kind(_activation(layers.sigmoid), nn.Sigmoid, functions=(torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_")),
+    Kind(_activation(layers.elu, "alpha"), nn.ELU, lambda m: {"alpha": m.alpha}, (F.elu,)),
 )
 
 _PRODUCT = (
