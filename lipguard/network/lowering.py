@@ -108,6 +108,11 @@ class Kind:
     functions: tuple[Callable[..., Any] | str, ...] = ()
 
 
+def _attributes(*names: str) -> Callable[[nn.Module], Mapping[str, Any]]:
+    """The arguments of a rule that a module holds under the same names."""
+    return lambda module: {name: getattr(module, name) for name in names}
+
+
 def _pair(value: Pair) -> tuple[int, int]:
     first, second = (value, value) if isinstance(value, int) else tuple(value) * (2 if len(value) == 1 else 1)
     return int(first), int(second)
@@ -246,9 +251,7 @@ def _conv_transpose(
     )
 
 
-def _conv_transpose_module(module: nn.ConvTranspose2d) -> Mapping[str, Any]:
-    names = ("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-    return {name: getattr(module, name) for name in names}
+_conv_transpose_module = _attributes("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
 
 def _axes(builder: Builder, x: Ref, axes: int, what: str) -> None:
@@ -334,9 +337,9 @@ def _avg_pool2d(
     return builder.emit(layers.Scale(1 / count, weight_ulps=1), y)
 
 
-def _avg_pool2d_module(module: nn.AvgPool2d) -> Mapping[str, Any]:
-    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    return {name: getattr(module, name) for name in names}
+_avg_pool2d_module = _attributes(
+    "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"
+)
 
 
 def _adaptive_avg_pool2d(builder: Builder, x: Ref, output_size: int | tuple[int | None, int | None]) -> Ref:
@@ -472,9 +475,7 @@ def _both(value: Any) -> tuple[float, float]:
     return float(first), float(second)
 
 
-def _upsample_module(module: nn.Upsample) -> Mapping[str, Any]:
-    names = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
-    return {name: getattr(module, name) for name in names}
+_upsample_module = _attributes("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
 
 
 def _cat(builder: Builder, tensors: Sequence[Any], dim: int = 0, axis: int | None = None) -> Ref:
@@ -655,9 +656,7 @@ def _max_pool(
     return _moved(builder, found, lambda v: v[..., 0])
 
 
-def _max_pool_module(module: nn.MaxPool2d) -> Mapping[str, Any]:
-    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-    return {name: getattr(module, name) for name in names}
+_max_pool_module = _attributes("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
 
 def _adaptive_max_pool2d(builder: Builder, x: Ref, output_size: Any, return_indices: bool = False) -> Ref:
