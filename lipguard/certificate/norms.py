@@ -20,7 +20,7 @@ from lipguard.certificate.cholesky import largest_eigenvalue, largest_eigenvalue
 from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up, up
 from lipguard.certificate.sparse import is_gram_at_most, is_norm_at_most
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pick, Scale, Shape
+from lipguard.network.layers import Activation, Add, Conv2d, Layer, Linear, Pick, Scale, Shape, picks
 from lipguard.network.matrices import Matrix, layer_matrix
 from lipguard.partition.elimination import Elimination, elimination_of_norm
 
@@ -49,16 +49,67 @@ def node_norms(network: Network) -> list[float]:
 def product_bounds(network: Network, norms: Sequence[float]) -> list[float]:
     """For every node, a certified Lipschitz constant of the map from the network's input to it.
 
-    Norms are multiplied along the graph, and added where branches meet (triangle inequality).
+    Norms are multiplied along the graph, and added where branches meet (triangle inequality). What is the larger of two
+    values, entry by entry, is no longer than both together.
 
     Args:
         network: the network.
         norms: its `node_norms`.
     """
     bounds: list[float] = []
-    for node, norm in zip(network.nodes, norms, strict=True):
-        bounds.append(mul_up(norm, add_up(*(bounds[j] for j in node.inputs))) if node.inputs else 1.0)
+    for i, (node, norm) in enumerate(zip(network.nodes, norms, strict=True)):
+        bound = mul_up(norm, add_up(*(bounds[j] for j in node.inputs))) if node.inputs else 1.0
+        if _compared(network, i) is not None:
+            squares = [mul_up(most, bounds[j], bounds[j]) for j, most in _windows(network, i).items()]
+            bound = min(bound, sqrt_up(add_up(*squares)))
+        bounds.append(bound)
     return bounds
+
+
+def _compared(network: Network, i: int) -> tuple[int, int] | None:
+    """(a, b) where node i is a + relu(b - a): entry by entry between a and b, so that its square is below a^2 + b^2."""
+    nodes = network.nodes
+    if not (isinstance(nodes[i].layer, Add) and len(nodes[i].inputs) == 2):
+        return None
+    a, excess = nodes[i].inputs
+    bent = nodes[excess].layer
+    if not (isinstance(bent, Activation) and bent.alpha >= 0 and bent.beta <= 1 and bent.group == 1):
+        return None
+    difference = nodes[nodes[excess].inputs[0]]
+    if not (isinstance(difference.layer, Add) and len(difference.inputs) == 2):
+        return None
+    b, less = difference.inputs
+    turned = nodes[less].layer
+    exact = isinstance(turned, Scale) and bool((turned.scale == -1).all()) and not turned.weight_ulps
+    return (a, b) if exact and nodes[less].inputs == (a,) else None
+
+
+def _windows(network: Network, i: int) -> dict[int, float]:
+    """Nodes of whose entries node i holds the largest, and in how many of its entries one of them takes part, at most.
+
+    What takes part twice in one window counts once: no difference is larger than the largest of the differences.
+    """
+    found: dict[int, list[NDArray[np.int64]]] = {}  # for every entry of node i what takes part, from 1; 0 for a zero
+    waiting = [i]
+    while waiting:
+        j = waiting.pop()
+        compared = _compared(network, j)
+        if compared is not None:
+            waiting.extend(compared)
+            continue
+        layer, inputs = network.nodes[j].layer, network.nodes[j].inputs
+        source = inputs[0] if picks(layer) else j
+        numbers = torch.arange(1, network.nodes[source].size + 1, dtype=torch.float64)
+        numbers = numbers.reshape(1, *network.nodes[source].shape)
+        read = layer.linear(numbers) if source != j else numbers
+        found.setdefault(source, []).append(read.flatten().numpy().astype(np.int64))
+    most = {}
+    for source, columns in found.items():
+        size = network.nodes[source].size + 1
+        pairs = np.unique(np.concatenate([column + size * np.arange(len(column)) for column in columns]))
+        counts = np.bincount(pairs % size, minlength=2)
+        most[source] = float(counts[1:].max())
+    return most
 
 
 @singledispatch

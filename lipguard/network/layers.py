@@ -175,6 +175,14 @@ class Pick(Layer):
         return max(self.most - 1, 0)
 
 
+def picks(layer: Layer) -> bool:
+    """Whether every entry of the output is one of the input, or zero."""
+    if isinstance(layer, Conv2d):  # of one tap
+        each = len(layer.weight) == layer.groups == layer.weight.numel()
+        return each and bool((layer.weight == 1).all()) and not layer.weight_ulps
+    return isinstance(layer, (Pick, Pad))
+
+
 @dataclass(frozen=True, eq=False)
 class Add(Layer):
     """The sum of two or more branches."""
@@ -237,31 +245,6 @@ def _itself(x: Tensor) -> Tensor:
 def copies() -> Activation:
     """Copies of the entries, of which only the length is known: the identity, as one of slopes in [-1, 1]."""
     return Activation("copies", -1.0, 1.0, _itself)
-
-
-def largest_of_windows(inside: Tensor) -> Activation:
-    """(max, 0, .., 0) of every window, the last axis; entries outside of the image, where `inside` is not, never count.
-
-    |max a - max a'| <= max |a - a'| <= |a - a'|.
-    """
-    return Activation("largest_of_windows", -1.0, 1.0, partial(_largest, inside=inside), inside.shape[-1])
-
-
-def _largest(x: Tensor, inside: Tensor) -> Tensor:
-    largest = x.masked_fill(~inside.to(x.device), -torch.inf).max(-1, keepdim=True).values
-    return F.pad(largest, (0, x.shape[-1] - 1))
-
-
-def sorted_groups(size: int) -> Activation:
-    """Every group, the last axis, sorted from the largest: MaxMin where it has two (Anil, Lucas and Grosse, 2019).
-
-    Sorting does not increase distances (the rearrangement inequality).
-    """
-    return Activation("sorted_groups", -1.0, 1.0, _sorted, size)
-
-
-def _sorted(x: Tensor) -> Tensor:
-    return x.sort(-1, descending=True).values
 
 
 def relu() -> Activation:

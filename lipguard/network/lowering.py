@@ -627,33 +627,63 @@ def _max_pool(
     builder: Builder, x: Ref, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Ref:  # fmt: skip
-    """The windows, of which the group constraint is known, and the first entry of what it leaves of each."""
+    """Along one axis after the other; what is outside of the image never counts."""
     axes = len(x.shape) - 1
     if return_indices:
         raise builder.unsupported("max pooling that returns indices", "Use return_indices=False.")
     kernel, sides, spacing = (_several(value, axes) for value in (kernel_size, padding, dilation))
     step = kernel if not stride else _several(stride, axes)
-    reads, inside = [], []
-    for n, k, s, p, d in zip(x.shape[1:], kernel, step, sides, spacing, strict=True):
-        free = n + 2 * p - d * (k - 1) - 1
-        count = (-(-free // s) if ceil_mode else free // s) + 1
-        if ceil_mode and (count - 1) * s >= n + p:  # the last window would begin in the padding
-            count -= 1
-        source = torch.arange(count)[:, None] * s + torch.arange(k) * d - p
-        reads.append(source)
-        inside.append((source >= 0) & (source < n))
-    index, within = torch.zeros((), dtype=torch.long), torch.ones((), dtype=torch.bool)
-    for n, source, ok in zip(x.shape[1:], reads, inside, strict=True):  # (.., windows, .., taps)
-        index = (index * n)[..., None, None] + source
-        within = within[..., None, None] & ok
-    order = [*range(0, 2 * axes, 2), *range(1, 2 * axes, 2)]
-    windows = index.permute(order).flatten(axes)  # (*windows, taps)
-    seen = within.permute(order).flatten(axes)
-    channels = torch.arange(x.shape[0]).reshape(-1, *(1 for _ in windows.shape)) * math.prod(x.shape[1:])
-    picked = torch.where(seen, windows + channels, -1)
-    taken = builder.emit(layers.Pick(picked), x)
-    found = builder.emit(layers.largest_of_windows(seen.expand(taken.shape).contiguous()), taken)
-    return _moved(builder, found, lambda v: v[..., 0])
+    for axis, (k, s, p, d) in enumerate(zip(kernel, step, sides, spacing, strict=True), start=1):
+        n = x.shape[axis]
+        count = _windows(n, k, s, p, d, ceil_mode)
+        x = _largest(builder, x, axis, torch.arange(count)[:, None] * s + torch.arange(k) * d - p)
+    return x
+
+
+def _windows(n: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> int:
+    """How many windows a pooling has along an axis of n entries: torch's rule."""
+    free = n + 2 * p - d * (k - 1) - 1
+    count = (-(-free // s) if ceil_mode else free // s) + 1
+    return count - 1 if ceil_mode and (count - 1) * s >= n + p else count  # none begins in the padding
+
+
+def _largest(builder: Builder, x: Ref, axis: int, windows: Tensor) -> Ref:
+    """The largest entry of every window along an axis: max(a, b) = a + relu(b - a), by halves.
+
+    For slopes in [0, 1] with the multiplier 1 this implies that the largest is no longer than the window, the group
+    constraint, and it keeps what that forgets: the largest is a mean of the entries.
+
+    Args:
+        builder: of the network.
+        x: of any shape.
+        axis: of a sample.
+        windows: positions along it, shape (windows, taps); those outside of [0, n) do not count.
+    """
+    inside = (windows >= 0) & (windows < x.shape[axis])
+    present = windows.gather(1, inside.long().argmax(1, keepdim=True))
+    windows = torch.where(inside, windows, present)  # another entry of the window, which changes nothing
+    views = [_taken(builder, x, axis, column) for column in windows.unbind(1)]
+    while len(views) > 1:
+        larger = [_larger(builder, a, b) for a, b in zip(views[::2], views[1::2], strict=False)]
+        views = larger + views[2 * len(larger) :]
+    return views[0]
+
+
+def _taken(builder: Builder, x: Ref, axis: int, positions: Tensor) -> Ref:
+    """Some positions of an axis: a strided convolution of one tap, which can be tiled, where there is one."""
+    first, last, n = int(positions[0]), int(positions[-1]), x.shape[axis]
+    step = int(positions[1]) - first if len(positions) > 1 else 1
+    regular = step > 0 and torch.equal(positions, torch.arange(first, last + 1, step))
+    if len(x.shape) != 3 or not regular or len(positions) == n:
+        return _moved(builder, x, lambda v: v.index_select(axis + 1, positions))
+    one, crop = torch.ones(x.shape[0], 1, 1, 1, dtype=torch.float64), (-first, last + 1 - n)
+    sides, steps = ((0, 0, *crop), (step, 1)) if axis == 1 else ((*crop, 0, 0), (1, step))
+    return builder.emit(layers.Conv2d(one, None, steps, sides, (1, 1), x.shape[0]), x)
+
+
+def _larger(builder: Builder, a: Ref, b: Ref) -> Ref:
+    excess = builder.emit(layers.relu(), builder.emit(layers.Add(), b, _scaled(builder, a, -1)))
+    return builder.emit(layers.Add(), a, excess)
 
 
 _max_pool_module = _attributes("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")

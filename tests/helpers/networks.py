@@ -202,3 +202,10 @@ def networks(draw: DrawFn, largest: int = 5) -> Sample:
             for parameter in list(model.parameters())[dead : dead + 1]:
                 parameter.zero_()
     return Sample(model, shape)
+
+
+class MaxMin(nn.Module):
+    """Pairs of channels sorted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, 2)).sort(2, descending=True).values.flatten(1, 2)

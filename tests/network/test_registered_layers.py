@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from helpers.networks import MaxMin
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -19,13 +20,6 @@ class Swishy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.sin(x)
-
-
-class MaxMin(nn.Module):
-    """Pairs of channels sorted."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, 2)).sort(2, descending=True).values.flatten(1, 2)
 
 
 class Householder(nn.Module):

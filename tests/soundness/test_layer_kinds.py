@@ -7,15 +7,15 @@ import itertools
 
 import pytest
 import torch
-from helpers.networks import with_weights
-from torch import Tensor, nn
+from helpers.networks import MaxMin, with_weights
+from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
 from lipguard.certificate.blocks import WholeClaim, proves
+from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.verify import verify_certificate
 from lipguard.errors import CertificateError
-from lipguard.network.layers import Activation, largest_of_windows, sorted_groups
 from lipguard.network.trace import trace
 from lipguard.solvers.repair import enlarged
 
@@ -79,39 +79,25 @@ def test_every_ordered_pair(part: int) -> None:
         assert_sandwich(model, SHAPE)
 
 
-def pairs_of(layer: Activation, shape: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
+def test_what_is_compared_satisfies_its_constraints_on_a_million_pairs() -> None:
+    """max(a, b) = a + p with p (b - a - p) >= 0, and with it |max|^2 <= a^2 + b^2, for differences."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count, *shape, dtype=torch.float64, generator=generator)
-    y = torch.where(
-        torch.rand(count, *shape, generator=generator) < 0.5,
-        x
-        + 10.0 ** torch.empty(count, 1, 1).uniform_(-4, 1, generator=generator)
-        * torch.randn(count, *shape, dtype=torch.float64, generator=generator),
-        x,
-    )
-    return x - y, layer.function(x) - layer.function(y)
-
-
-@pytest.mark.parametrize("size", [1, 2, 4, 9])
-def test_group_constraints_hold_on_a_million_pairs(size: int) -> None:
-    inside = torch.rand(3, size, generator=torch.Generator().manual_seed(2)) < 0.8
-    inside[:, 0] = True
-    for layer in (largest_of_windows(inside), sorted_groups(size)):
-        question, answer = pairs_of(layer, (3, size), 1_000_000 // 3)
-        if layer.name == "largest_of_windows":
-            question = question * inside  # what is outside of the image is no question
-        assert layer.group == size
-        assert bool((answer.norm(dim=-1) <= question.norm(dim=-1) * (1 + 1e-12) + 1e-300).all())
+    u, v = torch.randn(2, 1_000_000, 2, dtype=torch.float64, generator=generator)
+    a, b = (u - v).unbind(1)
+    p = (u.amax(1) - v.amax(1)) - a
+    assert bool((p * (b - a - p) >= -1e-12).all())
+    assert bool(((a + p) ** 2 <= a**2 + b**2 - 2 * p * (b - a - p) + 1e-12).all())
 
 
 @pytest.mark.parametrize("solver", ["power", "scs", "clarabel"])
 def test_multipliers_of_a_group_are_one(solver: str) -> None:
-    model = with_weights(nn.Sequential(nn.Conv2d(1, 2, 2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)), 0)
+    lipguard.register(MaxMin, group=2)
+    model = with_weights(nn.Sequential(nn.Conv2d(1, 2, 2), MaxMin(), nn.Flatten(), nn.Linear(32, 2)), 0)
     report = assert_sandwich(model, (1, 5, 5), DCPConfig(solver=solver))
     network = trace(model, (1, 5, 5))
     ((t,),) = [parts for parts in report.certificate.multipliers if parts]
     (block,) = [b for b, parts in zip(report.plan.blocks, report.certificate.multipliers, strict=True) if parts]
-    groups = t.reshape(-1, 4)
+    groups = t.reshape(-1, 2)
     assert (groups == groups[:, :1]).all()
     wrong = t.copy()
     wrong[0] *= 1.5
@@ -130,8 +116,26 @@ def test_multipliers_of_a_group_are_one(solver: str) -> None:
             assert proves(WholeClaim(multipliers, rho, kind, 0.01, 1e-6), part) is verdict
 
 
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((1, 3), 1, dilation=2)])
+def test_the_product_knows_how_often_windows_read_an_entry(pool: nn.MaxPool2d) -> None:
+    reads = torch.zeros(1, 1, 7, 9, dtype=torch.float64, requires_grad=True)
+    pool(reads).sum()  # the shape fits
+    network = trace(pool, (1, 7, 9))
+    most = {(2, 2): 1.0, (3, 3): 4.0, (1, 3): 3.0}
+    kernel = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
+    assert product_bounds(network, node_norms(network))[-1] == pytest.approx(most[kernel] ** 0.5)
+
+
 def test_max_pooling_costs_less_than_its_windows_overlap() -> None:
     layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2)]
     model = with_weights(nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 5)), 0)
     report = assert_sandwich(model, (1, 16, 16))
-    assert report.bound < 0.8 * report.product_bound
+    assert report.bound < 0.55 * report.product_bound
+
+
+def test_max_pooling_is_cut_and_tiled() -> None:
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    model = with_weights(nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 5)), 0)
+    whole = lipguard.certify(model, (1, 16, 16)).bound
+    for config in (DCPConfig(max_block_size=60), DCPConfig(partition="cuts"), DCPConfig(partition="tiles")):
+        assert whole <= assert_sandwich(model, (1, 16, 16), config).bound * 1.001
