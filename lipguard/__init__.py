@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lipguard.callbacks.lipschitz_monitor import LipschitzMonitor as LipschitzMonitor
     from lipguard.certificate.certificate import Certificate as Certificate
+    from lipguard.certificate.domain import Ball as Ball
+    from lipguard.certificate.domain import Box as Box
     from lipguard.certificate.verify import verify as verify
     from lipguard.certification import certify as certify
     from lipguard.certification import plan as plan
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from lipguard.report import Report as Report
 
 _HOMES = {
+    "Ball": "lipguard.certificate.domain",
+    "Box": "lipguard.certificate.domain",
     "Certificate": "lipguard.certificate.certificate",
     "DCPConfig": "lipguard.config",
     "LipschitzBound": "lipguard.metrics.lipschitz_bound",

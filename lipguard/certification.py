@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lipguard.certificate.blocks import SMALLEST_FORM, WholeClaim, form_norm, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.cholesky import slacks
+from lipguard.certificate.domain import Domain, restricted
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.randomised import VECTORS, OutOfTimeError, course, largest_loss
 from lipguard.certificate.rounding import mul_up, sqrt_up
@@ -79,6 +80,7 @@ def certify(
     progress: bool = False,
     *,
     data: Tensor | None = None,
+    domain: Domain | None = None,
     optimise: bool = True,
     executor: Executor | None = None,
 ) -> Report:
@@ -91,6 +93,7 @@ def certify(
         warm_start: an earlier result for the same architecture: its plan is reused and its multipliers are the start.
         progress: show a progress bar of the solves.
         data: samples, shape (n, *input_shape), from which the search for the lower bound starts.
+        domain: `Box(0, 1)` or a `Ball`: inputs on which another bound is asked for, in `report.restricted`.
         optimise: False only proves what the multipliers of `warm_start` give for the weights as they are now.
         executor: solves the LMIs of a conic solver, instead of processes of this machine.
 
@@ -107,7 +110,15 @@ def certify(
     with torch.inference_mode(False):  # the search for the lower bound differentiates
         network = trace(model, input_shape)
         request = Request(network, config, _warm(warm_start), data, optimise, _device(model))
-        return certify_network(request, start, progress, executor)
+        report = certify_network(request, start, progress, executor)
+        if domain is None:
+            return report
+        earlier = _warm(warm_start.restricted if isinstance(warm_start, Report) else None)
+        request = dataclasses.replace(request, warm=earlier, optimise=optimise or earlier is None, domain=domain)
+        within = certify_network(request, time.monotonic(), progress, executor)
+        if within.bound >= report.bound:  # what holds everywhere holds on the domain
+            within = dataclasses.replace(report, lower_bound=within.lower_bound)
+        return dataclasses.replace(report, restricted=within)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -138,11 +149,13 @@ class Request:
     data: Tensor | None = None
     optimise: bool = True
     device: torch.device | str = "cpu"
+    domain: Domain | None = None
 
 
 def certify_network(request: Request, start: float, progress: bool = False, executor: Executor | None = None) -> Report:
     """`certify` of a network that is traced already; `start` is when the time of its budget began."""
-    network, config, warm, device = request.network, request.config, request.warm, request.device
+    config, warm, device = request.config, request.warm, request.device
+    network = request.network if request.domain is None else restricted(request.network, request.domain)
     optimise = request.optimise
     plan = _plan(network, config, warm, optimise, device)
     if warm is not None and not _same_blocks(plan, warm.certificate.plan):
@@ -167,7 +180,7 @@ def certify_network(request: Request, start: float, progress: bool = False, exec
     except KeyboardInterrupt:  # what is proved so far is the result
         interrupted = True
     interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
-    report = _report(network, config, plan, norms, blocks, request.data, start, optimise, interrupted, warm)
+    report = _report(request, plan, norms, blocks, start, interrupted, warm)
     if warm is None and optimise and report.status == "complete" and deadline == math.inf:
         _learn(network, config, blocks)
     return report
@@ -665,9 +678,12 @@ def _propose(
 
 
 def _report(
-    network: Network, config: DCPConfig, plan: PartitionPlan, norms: Sequence[float], blocks: Sequence[_BlockRun],
-    data: Tensor | None, start: float, optimise: bool, interrupted: bool, warm: WarmStart | None,
+    request: Request, plan: PartitionPlan, norms: Sequence[float], blocks: Sequence[_BlockRun], start: float,
+    interrupted: bool, warm: WarmStart | None,
 ) -> Report:  # fmt: skip
+    network, config, domain, optimise = request.network, request.config, request.domain, request.optimise
+    if domain is not None:
+        norms = node_norms(network)
     exact = product_bounds(network, norms)[-1]
     product = mul_up(exact, 1 + _NORMS_HEADROOM)
     total = total_bound([run.proved for run in blocks], exact)
@@ -677,11 +693,12 @@ def _report(
     proof = weakest if bound < product else "product"
     certificate = Certificate(
         network.digest, network.input_shape, plan, config.merge, tuple(run.multipliers for run in blocks),
-        tuple(run.slack for run in blocks), tuple(run.rho for run in blocks), bound, proof, probability,
+        tuple(run.slack for run in blocks), tuple(run.rho for run in blocks), bound, proof, probability, domain,
     )  # fmt: skip
     known = None if warm is None else warm.points
     deadline = math.inf if config.max_seconds is None else start + config.max_seconds
-    lower, points = warm_lower_bound(network, data, config.seed, known, deadline)
+    project = None if domain is None else domain.project
+    lower, points = warm_lower_bound(network, request.data, config.seed, known, deadline, project)
     if lower > bound:
         raise CertificateError(
             f"Internal contradiction: the Jacobian norm {lower!r} was found above the bound {bound!r}. "

@@ -77,6 +77,7 @@ class Report:
             until then; "fallback: ..." with what was lost and why.
         warm_start: for the next certification of this architecture.
         rows: one mapping per block, see `details`.
+        restricted: of the bound on a domain, where one was asked for: never above `bound`, and true on the domain only.
     """
 
     bound: float
@@ -91,6 +92,7 @@ class Report:
     status: str
     warm_start: WarmStart
     rows: tuple[Mapping[str, Any], ...] = ()
+    restricted: Report | None = None
 
     @property
     def tightness(self) -> float:
@@ -130,6 +132,7 @@ class Report:
         rows = [tuple(_cell(row.get(key)) for key in keys) for row in self.rows]
         ratio = self.bound / self.product_bound if self.product_bound > 0 else 1.0
         gap = "" if math.isnan(self.relaxation_gap) else f", relaxation gap {self.relaxation_gap:.1e}"
+        within = [] if self.restricted is None else [self._within()]
         return "\n".join([
             *table(header, rows),
             *why,
@@ -137,7 +140,13 @@ class Report:
             f"lower bound     {self.lower_bound:.6g}  (tightness {self.tightness:.3f})",
             f"proof {self.proof}, failure probability {self.failure_probability:g}, {self.seconds:.2f} s{gap}",
             f"status {self.status}",
+            *within,
         ])  # fmt: skip
+
+    def _within(self) -> str:
+        other = self.restricted
+        assert other is not None
+        return f"on the domain: bound {other.bound:.6g}, lower bound {other.lower_bound:.6g}, {other.seconds:.2f} s"
 
 
 def _cell(value: object) -> str:

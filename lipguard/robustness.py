@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.network.linearised import propagate
+
+Project: TypeAlias = Callable[[Tensor], Tensor]
 
 _POINTS = 16
 _STEPS = 30
@@ -44,6 +48,7 @@ def warm_lower_bound(
     seed: int,
     points: NDArray[np.float64] | None,
     deadline: float = math.inf,
+    project: Project | None = None,
 ) -> tuple[float, NDArray[np.float64]]:
     """A lower bound, and the points to go on from when the weights have changed a little.
 
@@ -53,13 +58,15 @@ def warm_lower_bound(
         seed: of the start.
         points: where an earlier search for this architecture ended; a few steps from there do.
         deadline: of `time.monotonic()`, after which no step begins but the first.
+        project: onto the inputs that count; None where all do.
     """
     if points is not None and points.shape[1:] == network.input_shape and len(points) and np.isfinite(points).all():
         fresh = _start(network, data, seed)[:_FRESH]
         start, work = torch.cat([torch.from_numpy(np.array(points)), fresh]), _WARM_WORK
     else:
         start, work = _start(network, data, seed), _WORK
-    best, x = ascend(network, start if time.monotonic() < deadline else start[:1], seed, _STEPS, work, deadline)
+    start = start if time.monotonic() < deadline else start[:1]
+    best, x = ascend(network, start, seed, _STEPS, work, deadline, project)
     return best, x.numpy()
 
 
@@ -78,8 +85,9 @@ def _start(network: Network, data: Tensor | None, seed: int) -> Tensor:
 
 
 def ascend(
-    network: Network, x: Tensor, seed: int, steps: int, work: float = _WORK, deadline: float = math.inf
-) -> tuple[float, Tensor]:
+    network: Network, x: Tensor, seed: int, steps: int, work: float = _WORK, deadline: float = math.inf,
+    project: Project | None = None,
+) -> tuple[float, Tensor]:  # fmt: skip
     """Gradient ascent of the Jacobian's norm from the points `x`, shape (points, *input_shape), of float64."""
     entries = sum(node.size for node in network.nodes)
     x = x[: max(1, int(_ENTRIES / entries))]
@@ -90,6 +98,7 @@ def ascend(
     for k in range(steps):
         if k and time.monotonic() > deadline:
             break
+        x = x if project is None else project(x)
         slopes, smooth = _slopes(network, x)
         v = _top_direction(network, slopes, v)
         norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)

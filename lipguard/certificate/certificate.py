@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard import __version__
+from lipguard.certificate.domain import Domain, from_arrays, to_arrays
 from lipguard.certificate.files import read, write
-from lipguard.errors import CertificateError
+from lipguard.errors import CertificateError, ConfigError
 from lipguard.network.layers import Shape
 from lipguard.partition.plan import PartitionPlan
 
-FORMAT = 4
+FORMAT = 5
 Array = NDArray[np.float64]
 
 
@@ -41,6 +42,7 @@ class Certificate:
         proof: the weakest among the blocks' proofs, "randomised", "sparse" or "dense"; "product" where no block needed
             an LMI.
         failure_probability: of all randomised proofs together; 0 where there are none.
+        domain: the inputs for which the bound holds; None for all.
         version: of lipguard.
     """
 
@@ -54,6 +56,7 @@ class Certificate:
     bound: float
     proof: str
     failure_probability: float = 0.0
+    domain: Domain | None = None
     version: str = __version__
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -126,10 +129,12 @@ class Certificate:
             "merge": self.merge, "slacks": self.slacks,
             "rhos": [rho.hex() for rho in self.rhos], "bound": self.bound.hex(), "proof": self.proof,
             "failure_probability": self.failure_probability, "version": self.version,
+            "domain": None if self.domain is None else to_arrays(self.domain, self.input_shape)[0],
         })  # fmt: skip
 
     def _arrays(self) -> dict[str, Array]:
-        return {f"t_{i}_{j}": t for i, parts in enumerate(self.multipliers) for j, t in enumerate(parts)}
+        own = {} if self.domain is None else to_arrays(self.domain, self.input_shape)[1]
+        return own | {f"t_{i}_{j}": t for i, parts in enumerate(self.multipliers) for j, t in enumerate(parts)}
 
     @classmethod
     def _build(cls, metadata: str, arrays: Mapping[str, Array]) -> Certificate:
@@ -140,7 +145,10 @@ class Certificate:
             plan = PartitionPlan.from_dict(state["plan"])
             names = [[f"t_{i}_{j}" for j in range(len(block.variables))] for i, block in enumerate(plan.blocks)]
             kept = [[name for name in parts if name in arrays] for parts in names]
-            if sum(map(len, kept)) != len(arrays):
+            shape = tuple(int(n) for n in state["input_shape"])
+            placed = {name: array for name, array in arrays.items() if name.startswith("domain_")}
+            domain = None if state["domain"] is None else from_arrays(state["domain"], placed, shape)
+            if sum(map(len, kept)) + (0 if domain is None else len(placed)) != len(arrays):
                 raise CertificateError("The certificate holds arrays that its plan does not name.")
             if any(t.dtype != np.float64 for t in arrays.values()):
                 raise CertificateError("The certificate's multipliers are not numbers of double precision.")
@@ -152,8 +160,8 @@ class Certificate:
             if not (bound >= 0 and math.isfinite(probability)):
                 raise CertificateError(f"Expected a non-negative bound, but got {bound}.")
             return cls(
-                str(state["digest"]), tuple(int(n) for n in state["input_shape"]), plan, str(state["merge"]),
-                multipliers, slacks, rhos, bound, str(state["proof"]), probability, str(state["version"]),
+                str(state["digest"]), shape, plan, str(state["merge"]), multipliers, slacks, rhos, bound,
+                str(state["proof"]), probability, domain, str(state["version"]),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
             raise CertificateError(f"The certificate's metadata cannot be read: {error!r}.") from error

@@ -21,7 +21,7 @@ from lipguard.errors import CertificateError
 
 Array = NDArray[np.float64]
 _METADATA = "metadata"
-_NAMES = re.compile(rf"({_METADATA}|t_\d{{1,9}}_\d{{1,9}})\.npy")
+_NAMES = re.compile(rf"({_METADATA}|t_\d{{1,9}}_\d{{1,9}}|domain_[a-z]{{1,9}})\.npy")
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?P<length>..)\{'descr': '(?P<dtype><f8|\|u1)', 'fortran_order': (?:False|True), "
     rb"'shape': \((?P<entries>\d{1,18}),\), \} *\n",

@@ -20,7 +20,7 @@ from lipguard.certificate.cholesky import largest_eigenvalue, largest_eigenvalue
 from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up, up
 from lipguard.certificate.sparse import is_gram_at_most, is_norm_at_most
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Add, Conv2d, Layer, Linear, Pick, Scale, Shape, picks
+from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pick, Scale, Shape, picks
 from lipguard.network.matrices import Matrix, layer_matrix
 from lipguard.partition.elimination import Elimination, elimination_of_norm
 
@@ -59,29 +59,11 @@ def product_bounds(network: Network, norms: Sequence[float]) -> list[float]:
     bounds: list[float] = []
     for i, (node, norm) in enumerate(zip(network.nodes, norms, strict=True)):
         bound = mul_up(norm, add_up(*(bounds[j] for j in node.inputs))) if node.inputs else 1.0
-        if _compared(network, i) is not None:
+        if network.compared(i) is not None:
             squares = [mul_up(most, bounds[j], bounds[j]) for j, most in _windows(network, i).items()]
             bound = min(bound, sqrt_up(add_up(*squares)))
         bounds.append(bound)
     return bounds
-
-
-def _compared(network: Network, i: int) -> tuple[int, int] | None:
-    """(a, b) where node i is a + relu(b - a): entry by entry between a and b, so that its square is below a^2 + b^2."""
-    nodes = network.nodes
-    if not (isinstance(nodes[i].layer, Add) and len(nodes[i].inputs) == 2):
-        return None
-    a, excess = nodes[i].inputs
-    bent = nodes[excess].layer
-    if not (isinstance(bent, Activation) and bent.alpha >= 0 and bent.beta <= 1 and bent.group == 1):
-        return None
-    difference = nodes[nodes[excess].inputs[0]]
-    if not (isinstance(difference.layer, Add) and len(difference.inputs) == 2):
-        return None
-    b, less = difference.inputs
-    turned = nodes[less].layer
-    exact = isinstance(turned, Scale) and bool((turned.scale == -1).all()) and not turned.weight_ulps
-    return (a, b) if exact and nodes[less].inputs == (a,) else None
 
 
 def _windows(network: Network, i: int) -> dict[int, float]:
@@ -93,7 +75,7 @@ def _windows(network: Network, i: int) -> dict[int, float]:
     waiting = [i]
     while waiting:
         j = waiting.pop()
-        compared = _compared(network, j)
+        compared = network.compared(j)
         if compared is not None:
             waiting.extend(compared)
             continue
@@ -135,7 +117,7 @@ def _(layer: Scale, input_shape: Shape) -> float:
 
 @layer_norm.register
 def _(layer: Linear, input_shape: Shape) -> float:
-    return matrix_norm(layer.weight.numpy(), 0)
+    return matrix_norm(layer.weight.numpy(), layer.weight_ulps)
 
 
 @layer_norm.register

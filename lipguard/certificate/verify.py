@@ -12,10 +12,11 @@ from torch import nn
 
 from lipguard.certificate.blocks import WholeClaim, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
+from lipguard.certificate.domain import restricted
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.config import MERGES
-from lipguard.errors import CertificateError, LipguardError
+from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork, are_tied
 from lipguard.network.trace import trace
@@ -89,6 +90,8 @@ def verify_certificate(
         )
     if certificate.merge not in MERGES:
         raise CertificateError(f"The certificate names the merge {certificate.merge!r}, which does not exist.")
+    product = product_bounds(network, node_norms(network))[-1]
+    network = _on_domain(network, certificate)
     plan = certificate.plan
     plan.check(network)
     if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.rhos):
@@ -97,10 +100,17 @@ def verify_certificate(
     norms = node_norms(network)
     how = _How(deterministic, os.urandom(32) if fresh else b"")
     proved = [_verified_block(certificate, network, norms, i, how) for i in range(len(plan.blocks))]
-    found = total_bound(proved, product_bounds(network, norms)[-1])
+    found = total_bound(proved, product)
     if not found <= certificate.bound:
         raise CertificateError(f"The certificate claims {certificate.bound!r}, but proves only {found!r}.")
     return certificate.bound
+
+
+def _on_domain(network: Network, certificate: Certificate) -> Network:
+    try:
+        return network if certificate.domain is None else restricted(network, certificate.domain)
+    except ConfigError as error:
+        raise CertificateError(f"The certificate's domain does not fit the network: {error}") from error
 
 
 def weakest_proof(plan: PartitionPlan, proved: Sequence[bool]) -> str:

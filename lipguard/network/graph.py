@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipguard.network.layers import Activation, Input, Layer, Mosaic, Pad, Shape, copies
+from lipguard.network.layers import Activation, Add, Input, Layer, Mosaic, Pad, Scale, Shape, copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +191,26 @@ class Network:
         first, *others = (self.nodes[i] for i in nodes)
         kept = [dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)) for node in others]
         return Network((Node(first.path, Input(), (), first.shape), *kept))
+
+    def compared(self, i: int) -> tuple[int, int] | None:
+        """(a, b) where node i is a + relu(b - a): every entry between a's and b's, its square below a^2 + b^2.
+
+        That is said of differences, of any activation with slopes in [0, 1]; with a ReLU it is the larger of the two.
+        """
+        nodes = self.nodes
+        if not (isinstance(nodes[i].layer, Add) and len(nodes[i].inputs) == 2):
+            return None
+        a, excess = nodes[i].inputs
+        bent = nodes[excess].layer
+        if not (isinstance(bent, Activation) and bent.alpha >= 0 and bent.beta <= 1 and bent.group == 1):
+            return None
+        difference = nodes[nodes[excess].inputs[0]]
+        if not (isinstance(difference.layer, Add) and len(difference.inputs) == 2):
+            return None
+        b, less = difference.inputs
+        turned = nodes[less].layer
+        exact = isinstance(turned, Scale) and bool((turned.scale == -1).all()) and not turned.weight_ulps
+        return (a, b) if exact and nodes[less].inputs == (a,) else None
 
     @cached_property
     def architecture(self) -> str:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lipguard.network import slopes
+
 Shape = tuple[int, ...]
 
 
@@ -92,6 +94,7 @@ class Linear(Layer):
 
     weight: Tensor  # (out, in)
     bias: Tensor | None = None
+    weight_ulps: int = 0
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return F.linear(inputs[0], self.weight.to(inputs[0]))
@@ -101,13 +104,13 @@ class Linear(Layer):
         return F.linear(x, self.weight.to(x), None if self.bias is None else self.bias.to(x))
 
     def absolute(self) -> Linear:
-        return Linear(self.weight.abs())
+        return dataclasses.replace(self, weight=self.weight.abs(), bias=None)
 
     def roundings(self) -> int:
-        return self.weight.shape[1]
+        return self.weight.shape[1] + self.weight_ulps
 
     def adjoint_roundings(self) -> int:
-        return self.weight.shape[0]
+        return self.weight.shape[0] + self.weight_ulps
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,7 @@ class Scale(Layer):
     scale: Tensor  # broadcasts against (batch, *shape)
     bias: Tensor | None = None
     weight_ulps: int = 0
+    bias_terms: Tensor | None = None  # the sum of the magnitudes that a bias was computed from, if it was
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return inputs[0] * self.scale.to(inputs[0])
@@ -126,7 +130,7 @@ class Scale(Layer):
         return y if self.bias is None else y + self.bias.to(y)
 
     def absolute(self) -> Scale:
-        return dataclasses.replace(self, scale=self.scale.abs(), bias=None)
+        return dataclasses.replace(self, scale=self.scale.abs(), bias=None, bias_terms=None)
 
     def roundings(self) -> int:
         return 1 + self.weight_ulps
@@ -221,6 +225,8 @@ class Activation(Layer):
     With a `group` above one, the last axis of the value, of that size, is a group: what is known is that its answer is
     no longer than its question, |b| <= |a| (alpha = -1, beta = 1), entry by entry nothing. So all entries of a group
     have one multiplier; t (|a|^2 - |b|^2) >= 0 says no more than that.
+
+    `within` gives the slopes of entries that stay in intervals, see `slopes`; None where [alpha, beta] has to do.
     """
 
     name: str
@@ -228,6 +234,7 @@ class Activation(Layer):
     beta: float
     function: Callable[[Tensor], Tensor]
     group: int = 1
+    within: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.function(inputs[0])
@@ -236,6 +243,10 @@ class Activation(Layer):
     def lipschitz(self) -> float:
         """The largest magnitude of a slope."""
         return max(abs(self.alpha), abs(self.beta))
+
+
+def _stepwise(kinks: tuple[float, ...], pieces: tuple[float, ...]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return partial(slopes.stepwise, kinks=kinks, slopes=pieces)
 
 
 def _itself(x: Tensor) -> Tensor:
@@ -249,34 +260,36 @@ def copies() -> Activation:
 
 def relu() -> Activation:
     """max(x, 0): slopes in [0, 1]."""
-    return Activation("relu", 0.0, 1.0, torch.relu)
+    return Activation("relu", 0.0, 1.0, torch.relu, within=_stepwise((0.0,), (0.0, 1.0)))
 
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """x where positive, negative_slope * x elsewhere: slopes between the two."""
     low, high = sorted((float(negative_slope), 1.0))
-    return Activation("leaky_relu", low, high, partial(F.leaky_relu, negative_slope=negative_slope))
+    within = _stepwise((0.0,), (float(negative_slope), 1.0))
+    return Activation("leaky_relu", low, high, partial(F.leaky_relu, negative_slope=negative_slope), within=within)
 
 
 def tanh() -> Activation:
     """Derivative 1 - tanh^2 in (0, 1]."""
-    return Activation("tanh", 0.0, 1.0, torch.tanh)
+    return Activation("tanh", 0.0, 1.0, torch.tanh, within=slopes.tanh)
 
 
 def sigmoid() -> Activation:
     """Derivative s (1 - s) in (0, 1/4]."""
-    return Activation("sigmoid", 0.0, 0.25, torch.sigmoid)
+    return Activation("sigmoid", 0.0, 0.25, torch.sigmoid, within=slopes.sigmoid)
 
 
 def elu(alpha: float = 1.0) -> Activation:
     """x where positive, alpha (e^x - 1) elsewhere: derivative 1, or alpha e^x between 0 and alpha."""
     alpha = float(alpha)
-    return Activation(f"elu({alpha})", min(0.0, alpha), max(1.0, alpha), partial(F.elu, alpha=alpha))
+    within = partial(slopes.elu, alpha=alpha)
+    return Activation(f"elu({alpha})", min(0.0, alpha), max(1.0, alpha), partial(F.elu, alpha=alpha), within=within)
 
 
 def absolute() -> Activation:
     """|x|: slopes in [-1, 1]."""
-    return Activation("absolute", -1.0, 1.0, torch.abs)
+    return Activation("absolute", -1.0, 1.0, torch.abs, within=_stepwise((0.0,), (-1.0, 1.0)))
 
 
 def gelu(approximate: str = "none") -> Activation:
@@ -312,17 +325,25 @@ def hardsigmoid() -> Activation:
 
 def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Activation:
     """x between two limits, and these beyond: slopes 0 and 1."""
-    return Activation("hardtanh", 0.0, 1.0, partial(F.hardtanh, min_val=min_val, max_val=max_val))
+    within = _stepwise((float(min_val), float(max_val)), (0.0, 1.0, 0.0))
+    return Activation("hardtanh", 0.0, 1.0, partial(F.hardtanh, min_val=min_val, max_val=max_val), within=within)
+
+
+def clamp(low: float, high: float) -> Activation:
+    """x between two limits, one of which may be infinite, and these beyond: slopes 0 and 1."""
+    within = _stepwise((low, high), (0.0, 1.0, 0.0))
+    return Activation("clamp", 0.0, 1.0, partial(torch.clamp, min=low, max=high), within=within)
 
 
 def relu6() -> Activation:
     """x between 0 and 6, and these beyond: slopes 0 and 1."""
-    return Activation("relu6", 0.0, 1.0, F.relu6)
+    return Activation("relu6", 0.0, 1.0, F.relu6, within=_stepwise((0.0, 6.0), (0.0, 1.0, 0.0)))
 
 
 def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
     """log(1 + e^(beta x)) / beta: the derivative is a sigmoid. What torch returns beyond the threshold rounds it."""
-    return Activation("softplus", 0.0, 1.0, partial(F.softplus, beta=beta, threshold=threshold))
+    within = partial(slopes.softplus, beta=float(beta))
+    return Activation("softplus", 0.0, 1.0, partial(F.softplus, beta=beta, threshold=threshold), within=within)
 
 
 def softsign() -> Activation:
@@ -342,7 +363,8 @@ def tanhshrink() -> Activation:
 
 def softshrink(lambd: float = 0.5) -> Activation:
     """x moved towards zero by lambd, and zero near it: slopes 0 and 1."""
-    return Activation("softshrink", 0.0, 1.0, partial(F.softshrink, lambd=lambd))
+    within = _stepwise((-float(lambd), float(lambd)), (1.0, 0.0, 1.0))
+    return Activation("softshrink", 0.0, 1.0, partial(F.softshrink, lambd=lambd), within=within)
 
 
 def selu() -> Activation:

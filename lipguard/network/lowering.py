@@ -25,6 +25,7 @@ from lipguard.network.graph import Node
 from lipguard.network.layers import Layer, Shape
 
 Pair = int | tuple[int, int]
+_MATRIX_ULPS = 16  # of weights that torch, or we, computed: sums of products of a few numbers
 # Probe batches have this size: an operation that mixes the batch axis with others shows by its shape.
 BATCH = 3
 
@@ -223,32 +224,21 @@ def _conv_transpose(
     """A convolution of the input with zeros between its entries, with the kernel the other way round."""
     axes = weight.dim() - 2
     _axes(builder, x, axes + 1, f"a transposed {axes}-d convolution")
-    if axes == 3:
-        raise builder.unsupported("a transposed 3-d convolution", "Use upsampling and a 3-d convolution.")
-    if axes == 1:
-        wide = builder.emit(layers.Reshape((x.shape[0], 1, x.shape[1])), x)
-        pairs = [
-            (fill, _first(value)) for fill, value in ((1, stride), (0, padding), (0, output_padding), (1, dilation))
-        ]
-        y = _conv_transpose(builder, wide, weight[:, :, None], bias, pairs[0], pairs[1], pairs[2], groups, pairs[3])
-        return builder.emit(layers.Reshape((y.shape[0], y.shape[2])), y)
-    step, sides, extra, spacing = map(_pair, (stride, padding, output_padding, dilation))
-    kernel = weight.shape[2:]
+    step, sides, extra, spacing = (_several(v, axes) for v in (stride, padding, output_padding, dilation))
 
     def spread(v: Tensor) -> Tensor:
-        rows, columns = ((n - 1) * s + 1 for n, s in zip(v.shape[2:], step, strict=True))
-        wide = v.new_zeros(*v.shape[:2], rows, columns)
-        wide[:, :, :: step[0], :: step[1]] = v
-        before = [d * (k - 1) - p for d, k, p in zip(spacing, kernel, sides, strict=True)]
-        after = [b + e for b, e in zip(before, extra, strict=True)]
-        return F.pad(wide, (before[1], after[1], before[0], after[0]))
+        wide = v.new_zeros(*v.shape[:2], *((n - 1) * s + 1 for n, s in zip(v.shape[2:], step, strict=True)))
+        wide[(slice(None), slice(None), *(slice(None, None, s) for s in step))] = v
+        before = [d * (k - 1) - p for d, k, p in zip(spacing, weight.shape[2:], sides, strict=True)]
+        pads = [side for b, e in zip(before, extra, strict=True) for side in (b + e, b)]  # from the last axis, reversed
+        return F.pad(wide, pads[::-1])
 
     constant = builder.constant(weight, "weight")
     assert constant is not None
-    turned = constant.flip(2, 3).reshape(groups, -1, *constant.shape[1:]).transpose(1, 2)
-    return _conv2d(
-        builder, _moved(builder, x, spread), turned.reshape(-1, *turned.shape[2:]), bias, 1, 0, dilation, groups
-    )
+    turned = constant.flip(*range(2, 2 + axes)).reshape(groups, -1, *constant.shape[1:]).transpose(1, 2)
+    rule = {1: _conv1d, 2: _conv2d, 3: _conv3d}[axes]
+    moved = _moved(builder, x, spread)
+    return rule(builder, moved, turned.reshape(-1, *turned.shape[2:]), bias, 1, 0, dilation, groups)
 
 
 _conv_transpose_module = _attributes("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
@@ -293,7 +283,8 @@ def _batch_norm(
     assert shift is not None
     shape = (-1, *(1 for _ in x.shape[1:]))
     scale = gain / torch.sqrt(var + eps)  # three roundings, and one for eps as the float that it is
-    return builder.emit(layers.Scale(scale.reshape(shape), (shift - mean * scale).reshape(shape), weight_ulps=4), x)
+    offset, terms = shift - mean * scale, shift.abs() + (mean * scale).abs()
+    return builder.emit(layers.Scale(scale.reshape(shape), offset.reshape(shape), 4, terms.reshape(shape)), x)
 
 
 def _batch_norm_module(module: nn.BatchNorm2d) -> Mapping[str, Any]:
@@ -313,50 +304,91 @@ def _instance_norm(
     return _batch_norm(builder, x, running_mean, running_var, weight, bias, eps=eps)
 
 
-def _avg_pool2d(
-    builder: Builder, x: Ref, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, ceil_mode: bool = False,
+def _avg_pool(
+    builder: Builder, x: Ref, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Ref:  # fmt: skip
-    _spatial(builder, x, "a 2-d pooling")
-    kernel = _pair(kernel_size)
-    step = kernel if not stride else _pair(stride)
-    rows, columns = _pair(padding)
-    if ceil_mode and any(
-        (n + 2 * p - k) % s for n, p, k, s in zip(x.shape[1:], (rows, columns), kernel, step, strict=True)
-    ):
-        raise builder.unsupported("average pooling with ceil_mode=True", "Use ceil_mode=False, or pad the input.")
-    sides = (columns, columns, rows, rows)
+    """A depthwise convolution where one does; or one axis after the other, by matrices."""
+    axes = len(x.shape) - 1
+    kernel, sides = _several(kernel_size, axes), _several(padding, axes)
+    step = kernel if not stride else _several(stride, axes)
+    geometry = list(zip(x.shape[1:], kernel, step, sides, strict=True))
+    cut = ceil_mode and any((n + 2 * p - k) % s for n, k, s, p in geometry)
+    if axes == 2 and not cut:
+        return _avg_pool2d(builder, x, kernel, step, sides, count_include_pad, divisor_override)
+    for axis, (n, k, s, p) in enumerate(geometry, start=1):
+        first = torch.arange(_windows(n, k, s, p, 1, ceil_mode)) * s - p
+        reads = torch.arange(n)
+        matrix = ((reads >= first[:, None]) & (reads < first[:, None] + k)).to(torch.float64)
+        if divisor_override is None:  # torch counts the padding on either side, and nothing beyond it
+            counted = (first + k).clamp(max=n + p) - first if count_include_pad else matrix.sum(1)
+            matrix = matrix / counted[:, None]
+        x = _along(builder, x, axis, matrix)
+    if divisor_override is None:
+        return x
+    return builder.emit(layers.Scale(torch.full((1,), 1 / divisor_override, dtype=torch.float64), weight_ulps=1), x)
+
+
+def _avg_pool2d(
+    builder: Builder, x: Ref, kernel: Sequence[int], step: Sequence[int], sides: Sequence[int],
+    count_include_pad: bool, divisor_override: int | None,
+) -> Ref:  # fmt: skip
+    rows, columns = sides
+    around = (columns, columns, rows, rows)
     varying = (rows or columns) and not count_include_pad and divisor_override is None
-    divisor = 1 if varying else divisor_override or kernel[0] * kernel[1]
+    divisor = 1 if varying else divisor_override or math.prod(kernel)
     weight = torch.full((x.shape[0], 1, *kernel), 1 / divisor, dtype=torch.float64)
-    y = builder.emit(layers.Conv2d(weight, None, step, sides, (1, 1), x.shape[0], weight_ulps=1), x)
+    strides = (step[0], step[1])
+    y = builder.emit(layers.Conv2d(weight, None, strides, around, (1, 1), x.shape[0], weight_ulps=1), x)
     if not varying:
         return y
     inside = torch.ones(1, 1, *x.shape[1:], dtype=torch.float64)
-    count = layers.Conv2d(torch.ones(1, 1, *kernel, dtype=torch.float64), None, step, sides).linear(inside)[0]
+    count = layers.Conv2d(torch.ones(1, 1, *kernel, dtype=torch.float64), None, strides, around).linear(inside)[0]
     return builder.emit(layers.Scale(1 / count, weight_ulps=1), y)
 
 
-_avg_pool2d_module = _attributes(
-    "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"
-)
+def _along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
+    """A matrix (out, in), each entry of which is rounded a few times, on one axis of a sample."""
+    layer = layers.Linear(matrix, weight_ulps=_MATRIX_ULPS)
+    if axis == len(x.shape) - 1:
+        return builder.emit(layer, x)
+    found = builder.emit(layer, _moved(builder, x, lambda v: v.transpose(axis + 1, -1)))
+    return _moved(builder, found, lambda v: v.transpose(axis + 1, -1))
 
 
-def _adaptive_avg_pool2d(builder: Builder, x: Ref, output_size: int | tuple[int | None, int | None]) -> Ref:
-    _spatial(builder, x, "a 2-d pooling")
-    return _avg_pool2d(builder, x, _plain_kernel(builder, x, output_size, "average"))
+_avg_pool_module = _attributes("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 
-def _plain_kernel(builder: Builder, x: Ref, output_size: Any, kind: str) -> tuple[int, int]:
+def _adaptive_avg_pool(builder: Builder, x: Ref, output_size: Any) -> Ref:
+    kernel = _plain_kernel(x, output_size)
+    if kernel is not None:
+        return _avg_pool(builder, x, kernel)
+    for axis, (n, m) in enumerate(zip(x.shape[1:], _adaptive_size(x, output_size), strict=True), start=1):
+        windows = _adaptive_windows(n, m)
+        matrix = torch.zeros(m, n, dtype=torch.float64)
+        for row, window in zip(matrix, windows, strict=True):
+            row[window[window < n]] = 1 / float((window < n).sum())
+        x = _along(builder, x, axis, matrix)
+    return x
+
+
+def _adaptive_size(x: Ref, output_size: Any) -> list[int]:
+    axes = len(x.shape) - 1
+    wanted = (output_size,) * axes if isinstance(output_size, int) or output_size is None else tuple(output_size)
+    return [n if want is None else want for n, want in zip(x.shape[1:], wanted * (axes // len(wanted)), strict=True)]
+
+
+def _adaptive_windows(n: int, m: int) -> Tensor:
+    """Positions that m windows over n entries hold, shape (m, taps), torch's rule; n where there is none."""
+    first, behind = torch.arange(m) * n // m, -(-(torch.arange(m) + 1) * n // m)
+    windows = first[:, None] + torch.arange(int((behind - first).max()))
+    return torch.where(windows < behind[:, None], windows, n)
+
+
+def _plain_kernel(x: Ref, output_size: Any) -> tuple[int, ...] | None:
     """Of the plain pooling that an adaptive one is where the output's size divides the input's."""
-    wanted = (output_size, output_size) if isinstance(output_size, int) or output_size is None else tuple(output_size)
-    size = [n if want is None else want for n, want in zip(x.shape[1:], wanted, strict=True)]
-    if any(n % m for n, m in zip(x.shape[1:], size, strict=True)):
-        raise builder.unsupported(
-            f"adaptive {kind} pooling from {x.shape[1:]} to {tuple(size)}",
-            "It is plain pooling, and supported, only where the output size divides the input size.",
-        )
-    return x.shape[1] // size[0], x.shape[2] // size[1]
+    sizes = list(zip(x.shape[1:], _adaptive_size(x, output_size), strict=True))
+    return None if any(n % m for n, m in sizes) else tuple(n // m for n, m in sizes)
 
 
 def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Ref:
@@ -451,28 +483,26 @@ def _upsample(
 
     if mode in ("nearest", "nearest-exact"):
         return _moved(builder, x, run)
-    if mode != "bilinear" or antialias:
-        raise builder.unsupported(f"interpolation with mode={mode!r}", "Use 'nearest' or 'bilinear'.")
-    _spatial(builder, x, "bilinear interpolation")
     shape = run(torch.zeros(1, *x.shape, dtype=torch.float64)).shape[1:]
-
-    def along(y: Ref, axis: int) -> Ref:
-        """Weights of one axis, by what the interpolation makes of unit vectors."""
+    if mode == "area":
+        return _adaptive_avg_pool(builder, x, shape[1:])
+    factors = _several_factors(scale_factor, len(x.shape) - 1)
+    plain = mode if mode == "bicubic" else "bilinear"
+    for axis in range(1, len(x.shape)):  # by what the interpolation makes of unit vectors along one axis
         n, m = x.shape[axis], shape[axis]
-        factors = None if scale_factor is None else _both(scale_factor)[axis - 1]
-        sizes = {"size": (m, 1)} if factors is None else {"scale_factor": (factors, 1.0)}
-        units = torch.eye(n, dtype=torch.float64).reshape(n, 1, n, 1)
-        weight = F.interpolate(units, mode="bilinear", align_corners=align_corners, **sizes)
-        turned = y if axis == 2 else _moved(builder, y, lambda v: v.transpose(2, 3))
-        found = builder.emit(layers.Linear(weight.reshape(n, m).T.contiguous()), turned)
-        return found if axis == 2 else _moved(builder, found, lambda v: v.transpose(2, 3))
-
-    return along(along(x, 1), 2)
+        kept = factors is not None and not recompute_scale_factor
+        sizes = {"scale_factor": (factors[axis - 1], 1.0)} if kept and factors else {"size": (m, 2)}
+        # Two columns, for of one torch takes the rows wrongly where it is to smooth.
+        units = torch.eye(n, dtype=torch.float64).reshape(n, 1, n, 1).repeat(1, 1, 1, 2)
+        weight = F.interpolate(units, mode=plain, align_corners=align_corners, antialias=antialias, **sizes)
+        x = _along(builder, x, axis, weight[:, 0, :, 0].T.contiguous())
+    return x
 
 
-def _both(value: Any) -> tuple[float, float]:
-    first, second = (value, value) if isinstance(value, (int, float)) else tuple(value)
-    return float(first), float(second)
+def _several_factors(scale_factor: Any, axes: int) -> tuple[float, ...] | None:
+    if scale_factor is None:
+        return None
+    return (float(scale_factor),) * axes if isinstance(scale_factor, (int, float)) else tuple(map(float, scale_factor))
 
 
 _upsample_module = _attributes("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
@@ -689,10 +719,20 @@ def _larger(builder: Builder, a: Ref, b: Ref) -> Ref:
 _max_pool_module = _attributes("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
 
-def _adaptive_max_pool2d(builder: Builder, x: Ref, output_size: Any, return_indices: bool = False) -> Ref:
-    _spatial(builder, x, "a 2-d pooling")
-    kernel = _plain_kernel(builder, x, output_size, "max")
-    return _max_pool(builder, x, kernel, return_indices=return_indices)
+def _adaptive_max_pool(builder: Builder, x: Ref, output_size: Any, return_indices: bool = False) -> Ref:
+    kernel = _plain_kernel(x, output_size)
+    if kernel is not None or return_indices:
+        return _max_pool(builder, x, kernel, return_indices=return_indices)
+    for axis, m in enumerate(_adaptive_size(x, output_size), start=1):
+        x = _largest(builder, x, axis, _adaptive_windows(x.shape[axis], m))
+    return x
+
+
+def _clamp(builder: Builder, x: Ref, min: Any = None, max: Any = None) -> Ref:
+    low, high = (given if value is None else value for value, given in ((min, -math.inf), (max, math.inf)))
+    if not all(isinstance(value, (int, float)) for value in (low, high)) or low > high:
+        raise builder.unsupported(f"clamping between {low} and {high}", "Clamp between numbers, in order.")
+    return builder.emit(layers.clamp(float(low), float(high)), x)
 
 
 def _several(value: Any, count: int) -> tuple[int, ...]:
@@ -706,6 +746,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(_conv3d, functions=(F.conv3d, torch.conv3d)),
     Kind(_conv_transpose, nn.ConvTranspose1d, _conv_transpose_module, (F.conv_transpose1d,)),
     Kind(_conv_transpose, nn.ConvTranspose2d, _conv_transpose_module, (F.conv_transpose2d,)),
+    Kind(_conv_transpose, nn.ConvTranspose3d, _conv_transpose_module, (F.conv_transpose3d,)),
     Kind(_linear, nn.Linear, lambda m: {"weight": m.weight, "bias": m.bias}, (F.linear,)),
     Kind(_batch_norm, nn.BatchNorm1d, _batch_norm_module, (F.batch_norm,)),
     *(Kind(_batch_norm, module, _batch_norm_module) for module in (nn.BatchNorm2d, nn.BatchNorm3d)),
@@ -713,9 +754,23 @@ KINDS: tuple[Kind, ...] = (
         Kind(_instance_norm, module, _batch_norm_module)
         for module in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
     ),
-    Kind(_avg_pool2d, nn.AvgPool2d, _avg_pool2d_module, (F.avg_pool2d,)),
+    *(
+        Kind(_avg_pool, module, _avg_pool_module, (function,))
+        for module, function in ((nn.AvgPool2d, F.avg_pool2d), (nn.AvgPool3d, F.avg_pool3d))
+    ),
     Kind(
-        _adaptive_avg_pool2d, nn.AdaptiveAvgPool2d, lambda m: {"output_size": m.output_size}, (F.adaptive_avg_pool2d,)
+        _avg_pool,
+        nn.AvgPool1d,
+        _attributes("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
+        (F.avg_pool1d,),
+    ),
+    *(
+        Kind(_adaptive_avg_pool, module, _attributes("output_size"), (function,))
+        for module, function in (
+            (nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d),
+            (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d),
+            (nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d),
+        )
     ),
     *(
         Kind(_pad, module, lambda m: {"pad": m.padding}, functions)
@@ -764,9 +819,15 @@ KINDS: tuple[Kind, ...] = (
     ),
     *(Kind(_max_pool, module, _max_pool_module) for module in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)),
     Kind(_max_pool, functions=(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d)),
-    Kind(
-        _adaptive_max_pool2d, nn.AdaptiveMaxPool2d, lambda m: {"output_size": m.output_size}, (F.adaptive_max_pool2d,)
+    *(
+        Kind(_adaptive_max_pool, module, _attributes("output_size", "return_indices"), (function,))
+        for module, function in (
+            (nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d),
+            (nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d),
+            (nn.AdaptiveMaxPool3d, F.adaptive_max_pool3d),
+        )
     ),
+    Kind(_clamp, functions=(torch.clamp, torch.clip, "clamp", "clamp_", "clip")),
     Kind(_flatten, nn.Flatten, lambda m: {"start_dim": m.start_dim, "end_dim": m.end_dim}, (torch.flatten, "flatten")),
     Kind(_reshape, functions=(torch.reshape, "reshape", "view")),
     Kind(_identity, nn.Identity, functions=("contiguous", "clone")),

@@ -1,0 +1,64 @@
+"""Difference quotients of activations whose arguments stay in intervals, entry by entry.
+
+Every function takes the ends of the intervals, two float64 tensors of one shape with low <= high, and returns tensors
+(alpha, beta) such that (f(u) - f(v)) / (u - v) is in [alpha, beta] for u, v in [low, high]. Computed derivatives are
+moved outward by far more than their rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_SLACK, _TINY = 1e-12, 1e-300
+
+
+def stepwise(low: Tensor, high: Tensor, kinks: Sequence[float], slopes: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Of a continuous function that is linear between its kinks; `slopes` has one entry more than `kinks`."""
+    alpha, beta = torch.full_like(low, torch.inf), torch.full_like(low, -torch.inf)
+    edges = [-torch.inf, *kinks, torch.inf]
+    for left, right, slope in zip(edges[:-1], edges[1:], slopes, strict=True):
+        met = (low < right) & (high > left) | (low == high) & (low >= left) & (low <= right)
+        alpha = torch.where(met, alpha.clamp(max=slope), alpha)
+        beta = torch.where(met, beta.clamp(min=slope), beta)
+    return alpha, beta
+
+
+def tanh(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivative 4 q / (1 + q)^2 with q = exp(-2 |x|): it falls with |x|."""
+    return _bell(low, high, 2.0, 4.0)
+
+
+def sigmoid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivative q / (1 + q)^2 with q = exp(-|x|): it falls with |x|."""
+    return _bell(low, high, 1.0, 1.0)
+
+
+def softplus(low: Tensor, high: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Derivative sigmoid(beta x): it rises."""
+    return _outward(torch.sigmoid(beta * low), torch.sigmoid(beta * high))
+
+
+def elu(low: Tensor, high: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Derivative alpha exp(x) below zero, and 1 above."""
+    ends = [alpha * torch.exp(low.clamp(max=0)), alpha * torch.exp(high.clamp(max=0))]
+    bent = _outward(torch.minimum(*ends), torch.maximum(*ends))
+    one, below, above = torch.ones_like(low), low < 0, high > 0
+    least = torch.where(below, torch.where(above, bent[0].clamp(max=1), bent[0]), one)
+    most = torch.where(below, torch.where(above, bent[1].clamp(min=1), bent[1]), one)
+    return least, most
+
+
+def _bell(low: Tensor, high: Tensor, rate: float, height: float) -> tuple[Tensor, Tensor]:
+    def derivative(x: Tensor) -> Tensor:
+        q = torch.exp(-rate * x)
+        return height * q / (1 + q).square()
+
+    nearest = torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(low.abs(), high.abs()))
+    return _outward(derivative(torch.maximum(low.abs(), high.abs())), derivative(nearest))
+
+
+def _outward(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    return alpha - _SLACK * alpha.abs() - _TINY, beta + _SLACK * beta.abs() + _TINY

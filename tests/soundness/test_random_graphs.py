@@ -1,0 +1,72 @@
+"""Random graphs of up to eight layers: the network that is read is the module, and its bounds hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.graphs import random_graph
+from torch import Tensor
+
+import lipguard
+from lipguard import Box, DCPConfig
+from lipguard.network.layers import Activation
+from lipguard.network.linearised import propagate
+from lipguard.network.trace import trace
+
+FEW = 40  # seeds of the default run, the first of all
+SEEDS = [pytest.param(k, marks=[pytest.mark.slow] if k >= FEW // 10 else []) for k in range(50)]  # ten graphs each
+
+
+@pytest.mark.parametrize("ten", range(50))
+def test_the_linearised_network_is_the_jacobian(ten: int) -> None:
+    for seed in range(10 * ten, 10 * ten + 10):
+        model, shape = random_graph(seed)
+        network = trace(model, shape)
+        x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        slopes: dict[int, Tensor] = {}
+
+        def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
+            layer = network.nodes[i].layer  # noqa: B023
+            if isinstance(layer, Activation):
+                a = inputs[0].detach().requires_grad_()
+                slopes[i] = torch.autograd.grad(layer.forward(a).sum(), a)[0]  # noqa: B023
+            return layer.forward(*(v.detach() for v in inputs))
+
+        network.run(x, step)
+        units = torch.eye(x.numel(), dtype=torch.float64).reshape(-1, *shape)
+        found = propagate(network, units, lambda i, a: slopes[i] * a).flatten(1)  # noqa: B023
+        expected = torch.autograd.functional.jacobian(model, x)[0, :, 0].flatten(1).T
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10 * float(1 + expected.abs().max())), seed
+
+
+def sampled(model: torch.nn.Module, shape: tuple[int, ...], low: float, high: float) -> float:
+    """The largest quotient, of near and far pairs."""
+    generator = torch.Generator().manual_seed(0)
+    x = low + (high - low) * torch.rand(200, *shape, generator=generator, dtype=torch.float64)
+    spread = 10 ** (3 * torch.rand(200, 1, 1, 1, generator=generator, dtype=torch.float64) - 3)
+    y = (x + spread * torch.randn(x.shape, generator=generator, dtype=torch.float64)).clamp(low, high)
+    with torch.no_grad():
+        moved = (model(x) - model(y)).norm(dim=1)
+    away = (x - y).flatten(1).norm(dim=1)
+    return float((moved / away.clamp_min(1e-12)).max()) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("ten", SEEDS)
+def test_between_samples_and_products(ten: int) -> None:
+    for seed in range(10 * ten, 10 * ten + 10):
+        model, shape = random_graph(seed)
+        report = lipguard.certify(model, shape, domain=Box(0.0, 1.0))
+        within = report.restricted
+        assert within is not None
+        assert max(sampled(model, shape, -4, 4), report.lower_bound) <= report.bound <= report.product_bound, seed
+        assert max(sampled(model, shape, 0, 1), within.lower_bound) <= within.bound <= report.bound, seed
+        for certificate in (report.certificate, within.certificate):
+            assert lipguard.verify(certificate, model) == certificate.bound
+
+
+@pytest.mark.parametrize("ten", SEEDS)
+def test_proofs_agree(ten: int) -> None:
+    for seed in range(10 * ten, 10 * ten + 10, 2):
+        model, shape = random_graph(seed)
+        bounds = [lipguard.certify(model, shape, DCPConfig(proof=proof)).bound for proof in ("dense", "sparse")]
+        assert bounds[0] == pytest.approx(bounds[1], rel=0.02), seed
