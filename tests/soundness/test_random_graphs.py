@@ -13,6 +13,7 @@ from lipguard.network.layers import Activation
 from lipguard.network.linearised import propagate
 from lipguard.network.trace import trace
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 FEW = 40  # seeds of the default run, the first of all
 SEEDS = [pytest.param(k, marks=[pytest.mark.slow] if k >= FEW // 10 else []) for k in range(50)]  # ten graphs each
 
