@@ -117,7 +117,7 @@ Domain: TypeAlias = Box | Ball
 
 
 def _tensor(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value).detach().to("cpu", torch.float64)
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()  # never by way of float32
 
 
 def _finite(domain: Domain, name: str) -> Tensor:
