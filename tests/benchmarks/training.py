@@ -118,7 +118,7 @@ def mnist() -> tuple[Tensor, Tensor]:
     return torch.tensor(pixels).float().div(255).unsqueeze(1), torch.tensor(labels).long()
 
 
-def _coloured(images: Tensor) -> Tensor:
+def coloured(images: Tensor) -> Tensor:
     """Images of 32x32, each in one random colour: (n, 3, 32, 32)."""
     colours = torch.rand(len(images), 3, 1, 1, generator=torch.Generator().manual_seed(0))
     return nn.functional.pad(images, (2, 2, 2, 2)) * colours
@@ -191,7 +191,7 @@ def _train(name: str) -> Sample:
     build, epochs = _TRAINED[name]
     images, labels = mnist()
     if build is _cifar_shaped:
-        images = _coloured(images)
+        images = coloured(images)
     training = Training(build, images, labels)
     for _ in range(epochs):
         training.epoch()

@@ -24,7 +24,8 @@ POINT = torch.linspace(-1, 1, 40, dtype=torch.float64).reshape(SHAPE)
 BODY = [nn.Conv2d(3, 3, 3, padding=1), nn.SiLU(), nn.Conv2d(3, 3, 1)]
 MODEL = nn.Sequential(
     nn.Conv2d(2, 3, 3, padding=1, stride=(1, 2)), nn.BatchNorm2d(3), nn.Tanh(),
-    Residual(nn.Sequential(*BODY), nn.ReLU()), nn.MaxPool2d(2, 1), nn.ELU(), nn.Flatten(), nn.Linear(12, 6), nn.Softplus(), nn.Linear(6, 3),
+    Residual(nn.Sequential(*BODY), nn.ReLU()), nn.MaxPool2d(2, 1),
+    nn.ELU(), nn.Flatten(), nn.Linear(12, 6), nn.Softplus(), nn.Linear(6, 3),
 )  # fmt: skip
 DOMAINS: list[Domain] = [
     Box(0.0, 1.0), Box(POINT - 0.1, POINT + 0.1), Box(0.25, 0.25), Ball(0.0, 2.0), Ball(POINT, 0.2), Ball(POINT, 0.0),
