@@ -64,15 +64,16 @@ def repaired(
     largest = np.where(largest > 0, largest, 1.0)
     best: tuple[Array, float] | None = None
     for step in _STEPS:
-        better = False
+        better, values = False, []
         for floor in _FLOORS:
             candidate = np.maximum(t, floor * largest) * (1 + step) ** depth
             value = norm(candidate)
+            values.append(value)
             if value < (np.inf if best is None else best[1]):
                 best, better = (candidate, value), True
             if value <= enough:
                 return best
-        if best is not None and not better:
+        if best is not None and not better and values[0] < np.inf:
             break  # enlarging further only loosens
     return best
 

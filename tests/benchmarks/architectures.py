@@ -8,6 +8,7 @@ Those for 28x28 see MNIST, those for 3x32x32 the same images in colours.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -215,8 +216,8 @@ def trained(case: Case, images: Tensor, labels: Tensor) -> tuple[nn.Module, floa
     model = case.build()
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(case.steps):
-        batch = torch.randint(0, training.TRAINED_ON, (64,), generator=generator)
+    epochs = (torch.split(torch.randperm(training.TRAINED_ON, generator=generator), 64) for _ in itertools.count())
+    for batch in itertools.islice(itertools.chain.from_iterable(epochs), case.steps):
         loss = F.cross_entropy(model(images[batch]), labels[batch])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ RANDOMISED = f"{TERMS} certificate/test_randomised_proof.py"
 NORMS = f"{TERMS} certificate/test_norms.py"
 FORM = f"{TERMS} network/test_rounding_bounds.py network/test_scaled_form.py"
 VERIFY = "certificate/test_verify.py certificate/test_files.py"
+DOMAIN = "certificate/test_domain.py"
 TILES = "partition/test_is_tileable.py partition/test_tile_geometry.py partition/test_tile_matrices.py"
 
 
@@ -139,6 +140,17 @@ MUTATIONS = (
     M("certificate/verify.py", "    plan.check(network)\n", "", VERIFY),
     M("certificate/verify.py", "return min(mul_up(*(block.bound for block in blocks)), product)",
       "return min(max(block.bound for block in blocks), product)", f"{VERIFY} soundness/test_sandwich.py"),
+    # Domains.
+    M("certificate/domain.py", "half = plain.linear(*halves) + error", "half = plain.linear(*halves) * 0.9 + error", DOMAIN),
+    M("certificate/domain.py", "(rows.linear(ones) * grown).sqrt()", "(rows.linear(ones) * grown) * 0", DOMAIN),
+    M("certificate/domain.py", "low, high = torch.maximum(low, around_low - away)", "low, high = torch.maximum(low, around_low)",
+      DOMAIN),
+    M("certificate/domain.py", "device=\"cpu\").detach()", "device=\"cpu\").detach().float().double()", DOMAIN),
+    M("certificate/domain.py", "torch.where(beta > alpha, above, 0.0)", "torch.where(beta > alpha, above * 0.9, 0.0)", DOMAIN),
+    M("network/slopes.py", "(low < right) & (high > left)", "(low < right) & (low > left)", DOMAIN),
+    M("network/slopes.py", "nearest = torch.where((low <= 0) & (high >= 0), 0.0,", "nearest = torch.where(low > 1e9, 0.0,", DOMAIN),
+    M("certificate/verify.py", "network = _on_domain(network, certificate)", "pass", DOMAIN),
+    M("certificate/norms.py", "most[source] = float(counts[1:].max())", "most[source] = 1.0", "soundness/test_layer_kinds.py"),
     # Tiles.
     M("partition/tiling.py", "alpha=min(layer.alpha, 0.0), beta=max(layer.beta, 0.0)", "alpha=layer.alpha", TILES),
     M("partition/tiling.py", "_pads_zeros(network, axis) for axis", "True for axis", TILES),
