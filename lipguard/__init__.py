@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lipguard.certification import plan as plan
     from lipguard.config import DCPConfig as DCPConfig
     from lipguard.many import certify_many as certify_many
+    from lipguard.margins import Margins as Margins
+    from lipguard.margins import certify_margins as certify_margins
+    from lipguard.margins import verify_margin as verify_margin
+    from lipguard.metrics.certified_accuracy import CertifiedAccuracy as CertifiedAccuracy
     from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
     from lipguard.network.lowering import register as register
     from lipguard.report import Report as Report
@@ -29,15 +33,19 @@ _HOMES = {
     "Ball": "lipguard.certificate.domain",
     "Box": "lipguard.certificate.domain",
     "Certificate": "lipguard.certificate.certificate",
+    "CertifiedAccuracy": "lipguard.metrics.certified_accuracy",
     "DCPConfig": "lipguard.config",
     "LipschitzBound": "lipguard.metrics.lipschitz_bound",
     "LipschitzMonitor": "lipguard.callbacks.lipschitz_monitor",
+    "Margins": "lipguard.margins",
     "Report": "lipguard.report",
     "certify": "lipguard.certification",
     "certify_many": "lipguard.many",
+    "certify_margins": "lipguard.margins",
     "plan": "lipguard.certification",
     "register": "lipguard.network.lowering",
     "verify": "lipguard.certificate.verify",
+    "verify_margin": "lipguard.margins",
 }
 __all__ = ["__version__", *_HOMES]
 

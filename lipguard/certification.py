@@ -109,7 +109,7 @@ def certify(
     config = config or DCPConfig()
     with torch.inference_mode(False):  # the search for the lower bound differentiates
         network = trace(model, input_shape)
-        request = Request(network, config, _warm(warm_start), data, optimise, _device(model))
+        request = Request(network, config, _warm(warm_start), data, optimise, device_of(model))
         report = certify_network(request, start, progress, executor)
         if domain is None:
             return report
@@ -121,7 +121,7 @@ def certify(
         return dataclasses.replace(report, restricted=within)
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """Where the model's weights are: the power iteration runs there, if it can do so in double precision."""
     found = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     return torch.device("cpu") if found.type == "mps" else found
@@ -136,7 +136,7 @@ def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None 
     config = config or DCPConfig()
     with torch.inference_mode(False):
         network = trace(model, input_shape)
-        return find_plan(network, config, value=_value(config, _device(model)))
+        return find_plan(network, config, value=_value(config, device_of(model)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ ORDER = [
     "report",
     "certification",
     "many",
+    "margins",
 ]
 OUTER = {"metrics", "callbacks", "app", "plotting"}
 SOURCES = sorted(path for path in ROOT.rglob("*.py"))

@@ -1,0 +1,191 @@
+"""Certified constants of the margins f_i - f_j of a classifier, and the radii that they certify.
+
+No class but i is predicted within the distance (f_i(x) - f_j(x)) / L_ij, the smallest over j, of x, where L_ij bounds
+the Lipschitz constant of f_i - f_j (Tsuzuku, Sato and Sugiyama, 2018). That constant is at most sqrt(2) times the
+network's; a bound of its own is usually far smaller.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lipguard.certificate.certificate import Certificate
+from lipguard.certificate.rounding import mul_up, sqrt_up
+from lipguard.certificate.verify import verify_certificate
+from lipguard.certification import Request, certify_network, device_of
+from lipguard.config import DCPConfig
+from lipguard.errors import ConfigError, InvalidNetworkError
+from lipguard.network.graph import Network, Node
+from lipguard.network.layers import Linear
+from lipguard.network.trace import trace
+from lipguard.report import Report, WarmStart
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Certified Lipschitz constants of all margins of one network.
+
+    Attributes:
+        constants: upper bounds, shape (classes, classes), float64, symmetric, zero on the diagonal.
+        reports: of the pairs (i, j), i < j, that have a bound of their own; others have sqrt(2) times the network's.
+    """
+
+    constants: Tensor
+    reports: Mapping[Pair, Report] = field(default_factory=dict)
+
+    @classmethod
+    def of_bound(cls, bound: float, classes: int) -> Margins:
+        """What a bound of the whole network says: |f_i - f_j| has sqrt(2) times its constant."""
+        constants = torch.full((classes, classes), mul_up(sqrt_up(2.0), float(bound)), dtype=torch.float64)
+        return cls(constants.fill_diagonal_(0.0))
+
+    def radii(self, logits: Tensor) -> Tensor:
+        """How far every sample may be moved, in l2, before the prediction can change; 0 where two classes tie.
+
+        Args:
+            logits: shape (n, classes).
+
+        Returns:
+            Shape (n,), float64, rounded down.
+        """
+        return certified_radii(logits, self.constants)
+
+    def certificate(self, i: int, j: int) -> Certificate | None:
+        """Of the network that has f_i - f_j for its output, i < j, for `verify_margin`; None without its own bound."""
+        report = self.reports.get((min(i, j), max(i, j)))
+        return None if report is None else report.certificate
+
+
+def certified_radii(logits: Tensor, constants: Tensor) -> Tensor:
+    """The smallest (f_i - f_j) / L_ij over j, i being the prediction; see `Margins.radii`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    classes = len(constants)
+    if logits.dim() != 2 or logits.shape[1] != classes or constants.shape != (classes, classes):
+        raise ValueError(f"Expected logits of shape (n, {classes}), but got {tuple(logits.shape)}.")
+    logits, constants = logits.detach().double(), constants.to(logits.device)
+    best, predicted = logits.max(1)
+    gap = (best[:, None] - logits).clamp_min(0.0)
+    below = torch.nextafter(gap / constants[predicted], torch.zeros_like(gap))
+    below = torch.where(gap > 0, below, torch.zeros_like(gap))  # a tie is not certified, whatever the constant
+    others = torch.arange(classes, device=logits.device) != predicted[:, None]
+    found = torch.where(others, below, torch.inf).amin(1)
+    return torch.where(torch.isfinite(logits).all(1), found, torch.zeros_like(found))
+
+
+def certify_margins(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    report: Report,
+    config: DCPConfig | None = None,
+    pairs: Sequence[Pair] | None = None,
+    max_seconds: float | None = None,
+    earlier: Margins | None = None,
+    optimise: bool = True,
+) -> Margins:
+    """Bounds of margins of their own, one pair after the other.
+
+    Args:
+        model: the classifier, with an output of shape (batch, classes).
+        input_shape: of one sample.
+        report: of `certify`, for the same weights: what pairs without a bound of their own have, and where the
+            iteration of each starts.
+        config: settings of every pair's certification; `DCPConfig()` by default.
+        pairs: of classes, the most important first; all of them if None. See `needed_pairs`.
+        max_seconds: after which no pair is begun. A pair that has none keeps sqrt(2) times the network's bound.
+        earlier: of the same network a little earlier: its plans and multipliers are where pairs start from.
+        optimise: False only proves what the multipliers of `earlier` give for the weights as they are now.
+
+    Raises:
+        InvalidNetworkError: the output has not one axis, of two classes or more.
+        ConfigError: a pair does not name two classes.
+        UnsupportedLayerError: as `certify`.
+    """
+    start = time.monotonic()
+    with torch.inference_mode(False):
+        network = trace(model, input_shape)
+        classes = _classes(network)
+        found = Margins.of_bound(report.bound, classes)
+        constants, reports = found.constants.clone(), {}
+        wanted = _checked_pairs(pairs, classes)
+        plain = config or DCPConfig()
+        known = dict(earlier.reports) if earlier is not None else {}
+        last: Report | None = next(iter(known.values()), None)
+        for pair in wanted:
+            if max_seconds is not None and time.monotonic() - start > max_seconds:
+                break
+            before = known.get(pair)
+            if before is None and not optimise:
+                continue
+            warm = None if before is None else before.warm_start
+            if warm is None and last is not None:  # a plan for the same architecture, and the whole network's vectors
+                own = report.warm_start
+                warm = WarmStart(last.certificate, own.solver_state, last.warm_start.points)
+            request = Request(margin_network(network, *pair), plain, warm, None, optimise, device_of(model))
+            last = reports[pair] = certify_network(request, time.monotonic())
+            i, j = pair
+            constants[i, j] = constants[j, i] = min(float(constants[i, j]), last.bound)
+    return Margins(constants, reports)
+
+
+def verify_margin(certificate: Certificate, model: nn.Module, i: int, j: int) -> float:
+    """Prove the bound of a margin f_i - f_j anew, i < j, as `lipguard.verify` does for a network.
+
+    Raises:
+        CertificateError: the certificate does not prove its bound for these weights and this pair.
+    """
+    network = trace(model, certificate.input_shape)
+    return verify_certificate(certificate, margin_network(network, min(i, j), max(i, j)))
+
+
+def needed_pairs(logits: Tensor) -> list[Pair]:
+    """Pairs of classes in the order in which their constants matter: how often one is predicted and the other next."""
+    classes = logits.shape[1]
+    if classes < 2 or not len(logits):
+        return []
+    top = logits.detach().topk(2, 1).indices.sort(1).values
+    counts = torch.bincount(top[:, 0] * classes + top[:, 1], minlength=classes * classes)
+    order = counts.argsort(descending=True, stable=True)
+    return [(int(k) // classes, int(k) % classes) for k in order if int(k) // classes < int(k) % classes]
+
+
+def margin_network(network: Network, i: int, j: int) -> Network:
+    """The network with f_i - f_j for its output; rows of a last matrix are subtracted, with one rounding."""
+    row = torch.zeros(1, _classes(network), dtype=torch.float64)
+    row[0, i], row[0, j] = 1.0, -1.0
+    *before, last = network.nodes
+    if isinstance(last.layer, Linear) and not last.layer.weight_ulps:
+        weight, bias = last.layer.weight, last.layer.bias
+        layer = Linear(weight[i : i + 1] - weight[j : j + 1], None if bias is None else row @ bias, 1)
+        return Network((*before, dataclasses.replace(last, layer=layer, shape=(1,))))
+    node = Node(f"margin {i}-{j}", Linear(row), (len(network.nodes) - 1,), (1,))
+    return Network((*network.nodes, node))
+
+
+def _classes(network: Network) -> int:
+    shape = network.output_shape
+    if len(shape) != 1 or shape[0] < 2:
+        raise InvalidNetworkError(
+            "Margins need an output of shape (batch, classes) with two classes or more, but the model's has the shape "
+            f"{('batch', *shape)}."
+        )
+    return shape[0]
+
+
+def _checked_pairs(pairs: Sequence[Pair] | None, classes: int) -> list[Pair]:
+    if pairs is None:
+        return list(itertools.combinations(range(classes), 2))
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1] or not all(0 <= k < classes for k in pair):
+            raise ConfigError(f"Expected pairs of two of {classes} classes, but got {tuple(pair)}.")
+    return list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))

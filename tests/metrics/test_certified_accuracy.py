@@ -1,0 +1,94 @@
+"""CertifiedAccuracy as a torchmetrics metric."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import pickle
+
+import pytest
+import torch
+from torchmetrics import MetricCollection
+
+from lipguard import CertifiedAccuracy, Margins
+from lipguard.errors import ConfigError
+from lipguard.metrics import certified_accuracy
+
+LOGITS = torch.tensor([[4.0, 0.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 2.0], [0.0, 3.0, 0.0]])
+TARGET = torch.tensor([0, 1, 0, 2])  # right, right, a tie, wrong
+
+
+def test_docstring() -> None:
+    assert doctest.testmod(certified_accuracy).failed == 0
+
+
+def test_shares() -> None:
+    metric = CertifiedAccuracy(epsilon=[0.0, 0.5, 1.0, 3.0], num_classes=3)
+    metric.update(LOGITS, TARGET, bound=1.0)
+    assert metric.compute().tolist() == [0.5, 0.5, 0.25, 0.0]
+    assert float(metric.accuracy()) == 0.75
+    assert float(metric.average_radius()) == pytest.approx((4 + 1) / 2**0.5 / 4)
+    assert metric.curve(torch.linspace(0, 4, 9)).diff().max() <= 0
+
+
+def test_at_the_radius_itself_nothing_is_certified() -> None:
+    metric = CertifiedAccuracy(epsilon=1.0, num_classes=3)
+    constants = torch.ones(3, 3, dtype=torch.float64)
+    metric.update(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0]), margins=Margins(constants))
+    assert float(metric.compute()) == 0.0
+
+
+def test_margins_of_their_own() -> None:
+    constants = torch.tensor([[0.0, 1.0, 8.0], [1.0, 0.0, 1.0], [8.0, 1.0, 0.0]])
+    metric = CertifiedAccuracy(epsilon=0.9, num_classes=3)
+    metric.update(LOGITS, TARGET, margins=Margins(constants))
+    assert float(metric.compute()) == 0.25  # the second; the first has 4 / 8 to class 2
+
+
+def test_radii_in_units_of_the_data() -> None:
+    metric = CertifiedAccuracy(epsilon=0.5, num_classes=3, input_std=(0.25, 0.5))
+    metric.update(LOGITS, TARGET, bound=1.0)
+    assert float(metric.compute()) == 0.25  # 4 / sqrt(2) / 4 of the first
+
+
+def test_batches_processes_and_copies() -> None:
+    metric = CertifiedAccuracy(epsilon=0.5, num_classes=3)
+    for k in range(4):
+        metric(LOGITS[k : k + 1], TARGET[k : k + 1], bound=torch.tensor(1.0))
+    assert float(metric.compute()) == 0.5
+    for other in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
+        assert float(other.compute()) == 0.5
+    metric.reset()
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        assert torch.isnan(metric.compute())
+    both = MetricCollection({"a": CertifiedAccuracy(0.5, 3), "b": CertifiedAccuracy([1.0, 3.0], 3)})
+    both.update(LOGITS, TARGET, bound=1.0)
+    assert float(both.compute()["a"]) == 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"epsilon": -1.0}, {"epsilon": []}, {"epsilon": float("nan")}, {"epsilon": ["x"]}, {"num_classes": 1},
+        {"num_classes": True}, {"input_std": 0.0}, {"input_std": []}, {"input_std": (1.0, -1.0)},
+    ],
+)  # fmt: skip
+def test_arguments_that_make_no_sense(arguments: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="Expected"):
+        CertifiedAccuracy(**arguments)  # type: ignore[arg-type]
+
+
+def test_updates_that_make_no_sense() -> None:
+    metric = CertifiedAccuracy(num_classes=3)
+    for arguments in (
+        {},
+        {"bound": 1.0, "margins": Margins.of_bound(1.0, 3)},
+        {"bound": -1.0},
+        {"bound": float("nan")},
+    ):
+        with pytest.raises(ValueError, match="Expected"):
+            metric.update(LOGITS, TARGET, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\(n, 3\)"):
+        metric.update(LOGITS[:, :2], TARGET, bound=1.0)
+    with pytest.raises(ValueError, match=r"\(n, 3\)"):
+        metric.update(LOGITS, TARGET[:2], bound=1.0)
