@@ -7,6 +7,7 @@ network's; a bound of its own is usually far smaller.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Mapping, Sequence
