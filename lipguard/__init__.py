@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lipguard.metrics.certified_accuracy import CertifiedAccuracy as CertifiedAccuracy
     from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
     from lipguard.network.lowering import register as register
+    from lipguard.penalty import LipschitzPenalty as LipschitzPenalty
     from lipguard.report import Report as Report
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "DCPConfig": "lipguard.config",
     "LipschitzBound": "lipguard.metrics.lipschitz_bound",
     "LipschitzMonitor": "lipguard.callbacks.lipschitz_monitor",
+    "LipschitzPenalty": "lipguard.penalty",
     "Margins": "lipguard.margins",
     "Report": "lipguard.report",
     "certify": "lipguard.certification",

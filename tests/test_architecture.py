@@ -20,6 +20,7 @@ ORDER = [
     "certification",
     "many",
     "margins",
+    "penalty",
 ]
 OUTER = {"metrics", "callbacks", "app", "plotting"}
 SOURCES = sorted(path for path in ROOT.rglob("*.py"))

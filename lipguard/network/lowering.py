@@ -85,6 +85,21 @@ class Builder:
         return value
 
 
+@dataclass
+class LiveBuilder(Builder):
+    """Keeps weights as they are, with their gradients; shapes are those of an earlier lowering of the same graph."""
+
+    shapes: Sequence[Shape] = ()
+
+    def emit(self, layer: Layer, *inputs: Ref) -> Ref:
+        """Append a node, of the known shape."""
+        return self._append(layer, tuple(ref.index for ref in inputs), self.shapes[len(self.nodes)])
+
+    def constant(self, value: Tensor | None, what: str) -> Tensor | None:
+        """The weight itself."""
+        return value
+
+
 _OWN_STATISTICS = (
     "It divides by the statistics of the sample itself, and has no global Lipschitz constant.",
     "Use BatchNorm in eval mode, whose statistics are constants.",

@@ -15,7 +15,16 @@ from torch.nn.parameter import is_lazy
 from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Shape
-from lipguard.network.lowering import BATCH, Builder, Ref, function_kind, module_kind, reason_against, supported
+from lipguard.network.lowering import (
+    BATCH,
+    Builder,
+    LiveBuilder,
+    Ref,
+    function_kind,
+    module_kind,
+    reason_against,
+    supported,
+)
 
 _MOST_ENTRIES = 2**27  # of a sample; a certificate file may name any shape
 _Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes
@@ -56,6 +65,49 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> Network:
         network = _lower(_graph(model, tracer), tracer, shape)
         _check_against_model(network, model, tensors, example)
     return network
+
+
+class LiveNetwork:
+    """The network with the module's own weights, as they are at every call, so that gradients reach them.
+
+    Weights keep their precision and their place. Nothing of it may be proved: it is for penalties and estimates.
+
+    Args:
+        model: the module, in training or in eval mode; it is read in eval mode.
+        input_shape: of one sample.
+
+    Raises:
+        UnsupportedLayerError, InvalidNetworkError: as `trace`.
+    """
+
+    def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
+        self.model, self.shape = model, _checked_shape(input_shape)
+        with eval_mode(model):
+            trace(model, self.shape)  # for its checks
+            self._read()
+
+    def _read(self) -> None:
+        first = next((p for p in self.model.parameters()), torch.zeros(0))
+        example = torch.zeros(BATCH, *self.shape, dtype=first.dtype, device=first.device)
+        with torch.no_grad(), _untouched(self.model, first.device):
+            self._tracer = _Tracer(example)
+            self._graph = _graph(self.model, self._tracer)
+            plain = Builder()
+            _lower(self._graph, self._tracer, self.shape, plain)
+        self._shapes = [node.shape for node in plain.nodes]
+        # What is computed from weights alone has been computed while tracing.
+        reads: set[fx.Node] = set()
+        for node in self._graph.nodes:
+            if node.op == "placeholder" or reads.intersection(node.all_input_nodes):
+                reads.add(node)
+        self._computed = any(node not in reads and node.op not in ("get_attr", "output") for node in self._graph.nodes)
+
+    def __call__(self) -> Network:
+        """The network of the weights as they are now."""
+        with eval_mode(self.model):
+            if self._computed:
+                self._read()
+            return _lower(self._graph, self._tracer, self.shape, LiveBuilder(shapes=self._shapes))
 
 
 def _checked_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -333,9 +385,9 @@ def _check_in_place(graph: fx.Graph) -> None:
                 )
 
 
-def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape) -> Network:
+def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape, builder: Builder | None = None) -> Network:
     _check_in_place(graph)
-    builder = Builder()
+    builder = builder or Builder()
     refs: _Refs = {}
     for node in graph.nodes:
         if node.op == "placeholder":
