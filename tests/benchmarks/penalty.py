@@ -39,7 +39,7 @@ GRID = {
 
 
 class NormProduct:
-    """The product of the spectral norms of all layers on the input that they see, by one step of power iteration each."""
+    """The product of the layers' spectral norms, each on the input that it sees, by one step of power iteration."""
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         self.layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
