@@ -25,11 +25,15 @@ from torch import Tensor, nn
 
 from lipguard.callbacks.background import Queue
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
+from lipguard.callbacks.validated import Validated, certified_counts
 from lipguard.certificate.rounding import to_float32_down, to_float32_up
 from lipguard.certification import Request, certify, plan
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
+from lipguard.margins import Margins, certify_margins, needed_pairs
+from lipguard.metrics.certified_accuracy import checked_epsilons, smallest_std
 from lipguard.network.trace import eval_mode, trace
+from lipguard.penalty import LipschitzPenalty
 from lipguard.report import Report, WarmStart
 from lipguard.solvers.executing import has_processes
 
@@ -37,6 +41,7 @@ Row: TypeAlias = dict[str, Any]  # plain values: it is broadcast, and stored in 
 
 _LOGGED = ("bound", "product_bound", "lower_bound", "tightness", "seconds")
 _ROUNDED_UP = ("bound", "product_bound")
+_CERTIFIED = ("certified_accuracy_eps_", "average_certified_radius")
 _SAMPLES = 16  # inputs of the first batch from which the lower bound starts its ascent
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -57,6 +62,13 @@ class LipschitzMonitorMixin:
         config: DCPConfig | None = None,
         input_shape: Sequence[int] | None = None,
         log_prefix: str = "lipschitz",
+        epsilons: float | Sequence[float] = (0.1, 0.25, 0.5),
+        input_std: float | Sequence[float] = 1.0,
+        margin_seconds: float | None = None,
+        warmup_epochs: int = 0,
+        every_n_train_steps: int | None = None,
+        estimate_every_n_steps: int | None = None,
+        max_overhead: float | None = None,
         background: bool = False,
         max_queue: int = 2,
         max_wait: float = 600.0,
@@ -82,7 +94,15 @@ class LipschitzMonitorMixin:
             raise self._configuration_error(f"Expected max_queue to be at least 1, but got {max_queue!r}.")
         if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not max_wait >= 0:
             raise self._configuration_error(f"Expected max_wait to be a number of seconds, but got {max_wait!r}.")
-        self.every_n_epochs = every_n_epochs
+        self._check_schedule(warmup_epochs, every_n_train_steps, estimate_every_n_steps, max_overhead, margin_seconds)
+        try:
+            self.epsilons = checked_epsilons(epsilons) if isinstance(epsilons, (int, float)) or len(epsilons) else ()
+            self.input_std = smallest_std(input_std)
+        except ConfigError as error:
+            raise self._configuration_error(str(error)) from error
+        self.every_n_epochs, self.every_n_train_steps = every_n_epochs, every_n_train_steps
+        self.warmup_epochs, self.estimate_every_n_steps = warmup_epochs, estimate_every_n_steps
+        self.max_overhead, self.margin_seconds = max_overhead, margin_seconds
         self.max_wait = float(max_wait)
         self._queue = Queue(max_queue, executor) if background else None
         self.config = config if config is not None else DCPConfig()
@@ -101,6 +121,13 @@ class LipschitzMonitorMixin:
         self._logged = False  # whether this fit has logged anything yet
         self._step_triggers: tuple[int, ...] = ()
         self._warned: set[str] = set()
+        self._validated = Validated()
+        self.last_margins: Margins | None = None
+        self._penalty: LipschitzPenalty | None = None
+        self._module: nn.Module | None = None
+        self._begun = math.nan  # of `time.monotonic()`, the fit
+        self._measuring = 0.0  # seconds of it
+        self._last_solve = 0.0
 
     # --- hooks, in the order in which Lightning calls them ---
 
@@ -143,6 +170,8 @@ class LipschitzMonitorMixin:
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Forget what belongs to an earlier fit; take the input shape that is known before the first batch."""
         self._data, self._logged, self._batch = None, False, -1
+        self._module, self._penalty = pl_module, None
+        self._begun, self._measuring = time.monotonic(), 0.0
         example = first_input(getattr(pl_module, "example_input_array", None))
         self._shape_from_batch = self.input_shape is None and example is None
         if self.input_shape is None and example is not None:
@@ -168,14 +197,37 @@ class LipschitzMonitorMixin:
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Serve checkpoints that monitor a key of ours every n steps: they run after this hook."""
-        if trainer.global_step and any(trainer.global_step % n == 0 for n in self._step_triggers):
-            self._measure(trainer, pl_module, end_of_epoch=False)
+        step = trainer.global_step
+        if trainer.barebones or not step:
+            return
+        if self.estimate_every_n_steps is not None and step % self.estimate_every_n_steps == 0:
+            self._log_estimate(pl_module)
+        due = self.every_n_train_steps is not None and step % self.every_n_train_steps == 0
+        if due or any(step % n == 0 for n in self._step_triggers):
+            self._measure(trainer, pl_module, end_of_epoch=False, due=due)
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the logits of the validation."""
+        if self._looks(trainer):
+            self._validated.begin(pl_module, self._shape)
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep them, with the labels."""
+        if self._looks(trainer):
+            self._validated.add(pl_module, batch)
+
+    def _looks(self, trainer: Any) -> bool:
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.barebones
+        return bool(self.epsilons) and self._queue is None and fitting
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the weights that were validated, before checkpoints are saved at the end of validation."""
+        self._validated.end()
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             end_of_epoch = bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
-            self._measure(trainer, pl_module, end_of_epoch=end_of_epoch)
+            self._measure(trainer, pl_module, end_of_epoch=end_of_epoch, validated=True)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the weights at the end of the epoch, unless validation has just done so."""
@@ -214,6 +266,7 @@ class LipschitzMonitorMixin:
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Keep what is done in the background, and do not wait for the rest."""
+        self._validated.end()
         if self._queue is not None:
             for label, result in self._queue.finished():
                 self._keep(trainer, label, result)
@@ -246,17 +299,26 @@ class LipschitzMonitorMixin:
 
     # --- measuring ---
 
-    def _measure(self, trainer: Any, pl_module: Any, *, end_of_epoch: bool) -> None:
+    def _measure(
+        self, trainer: Any, pl_module: Any, *, end_of_epoch: bool, due: bool = False, validated: bool = False
+    ) -> None:
         if trainer.barebones:
             return
+        began = time.monotonic()
+        self._measure_now(trainer, pl_module, end_of_epoch, due, validated)
+        self._measuring += time.monotonic() - began
+
+    def _measure_now(self, trainer: Any, pl_module: Any, end_of_epoch: bool, due: bool, validated: bool) -> None:
         if self._queue is not None:
             if trainer.is_global_zero:
                 self._measure_later(trainer, pl_module, self._queue, end_of_epoch)
             return
-        row = self._new_row(trainer, pl_module, end_of_epoch) if trainer.is_global_zero else None
+        row = self._new_row(trainer, pl_module, end_of_epoch, due) if trainer.is_global_zero else None
         row = trainer.strategy.broadcast(row)  # one process computes, all log: keys must match on all ranks
         if row is not None:
             self.history.append(row)
+            if validated and self.epsilons:
+                row |= self._certified(trainer, pl_module)
         if row is not None or not self._logged:  # a resumed run has the row, but monitors need the key as well
             self._log(pl_module, self.history[-1])
         self._batch = trainer.fit_loop.total_batch_idx
@@ -302,18 +364,113 @@ class LipschitzMonitorMixin:
         for logger in trainer.loggers:
             logger.log_metrics(logged | {"epoch": label["epoch"]}, step=label["step"])
 
-    def _new_row(self, trainer: Any, pl_module: Any, end_of_epoch: bool) -> Row | None:
+    def _new_row(self, trainer: Any, pl_module: Any, end_of_epoch: bool, due: bool) -> Row | None:
         """The row of the current weights, or None if the last one is about them."""
         epoch, model = int(trainer.current_epoch), stored_module(trainer, pl_module)
-        full = end_of_epoch and (epoch + 1) % self.every_n_epochs == 0
+        full = due or (self.every_n_train_steps is None and end_of_epoch and (epoch + 1) % self.every_n_epochs == 0)
+        full = full and epoch >= self.warmup_epochs and self._is_affordable()
         weights = fingerprint(model)
         known = weights == self._fingerprint != "" and bool(self.history) and self.history[-1]["epoch"] == epoch
         if known and (self._solved or not full):
             return None
         self._fingerprint, self._solved = weights, full
-        return {"epoch": epoch, "step": int(trainer.global_step)} | self._estimate(
+        began = time.monotonic()
+        row = {"epoch": epoch, "step": int(trainer.global_step)} | self._estimate(
             model, full, progress=trainer.progress_bar_callback is not None
         )
+        if full:
+            self._last_solve = time.monotonic() - began
+        return row
+
+    def _is_affordable(self) -> bool:
+        """Whether another solve stays within the share of the time that solves may take."""
+        if self.max_overhead is None:
+            return True
+        passed = time.monotonic() - self._begun
+        affordable = self._measuring + self._last_solve <= self.max_overhead * (passed + self._last_solve)
+        if not affordable:
+            self._warn(
+                f"A solve was left out: with it, bounds would take more than max_overhead={self.max_overhead} of the "
+                "time. What the last multipliers prove is logged in its place. Raise every_n_epochs for an even rhythm."
+            )
+        return affordable
+
+    # --- what the bound says of the validation's samples ---
+
+    def _certified(self, trainer: Any, pl_module: Any) -> Row:
+        """The accuracy that margins certify on the batches that were just validated; nothing where there are none."""
+        began = time.monotonic()
+        found = self._validated.take()
+        if found is None and self._validated.reason:
+            self._tell(f"no certified accuracy, because {self._validated.reason}.")
+        counts = torch.zeros(3 + len(self.epsilons), dtype=torch.float64)
+        classes = trainer.strategy.broadcast(None if found is None else found[0].shape[1])
+        if classes is None:
+            return {}
+        constants = self._margin_constants(trainer, pl_module, found) if trainer.is_global_zero else None
+        margins = Margins(trainer.strategy.broadcast(constants))
+        if found is not None and found[0].shape[1] == classes:
+            counts = certified_counts(*found, margins, self.epsilons, self.input_std)
+        counts = trainer.strategy.reduce(counts.to(pl_module.device, _precise(pl_module.device)), reduce_op="sum").cpu()
+        samples = float(counts[0])
+        if not samples:
+            return {}
+        shares = {
+            f"certified_accuracy_eps_{e:g}": float(c) / samples
+            for e, c in zip(self.epsilons, counts[2:-1], strict=True)
+        }
+        return shares | {
+            "average_certified_radius": float(counts[-1]) / samples,
+            "margin_seconds": time.monotonic() - began,
+        }
+
+    def _margin_constants(self, trainer: Any, pl_module: Any, found: tuple[Tensor, Tensor] | None) -> Tensor:
+        report, row = self.last_report, self.history[-1]
+        assert found is not None
+        logits, _ = found
+        plain = Margins.of_bound(float(row["bound"]), logits.shape[1])
+        if report is None or row["digest"] is None:
+            return plain.constants
+        budget = max(1.0, report.seconds) if self.margin_seconds is None else self.margin_seconds
+        if budget <= 0:
+            return plain.constants
+        model = stored_module(trainer, pl_module)
+        try:
+            with torch.random.fork_rng(devices=[]), eval_mode(model):
+                self.last_margins = certify_margins(
+                    model, self._known_shape(), report, self.config, needed_pairs(logits), budget, self.last_margins,
+                    optimise=self._solved,
+                )  # fmt: skip
+        except Exception as error:  # nothing that goes wrong here may end the training
+            _log.debug("margins failed", exc_info=True)
+            self._warn(f"Margins have no constants of their own, training goes on. {type(error).__name__}: {error}")
+            return plain.constants
+        return self.last_margins.constants
+
+    # --- estimates and the penalty ---
+
+    def penalty(self) -> Tensor:
+        """The value of LipSDP's relaxation at the weights as they are, to add to a loss: ``loss + lam * penalty()``.
+
+        It is an estimate from below of the bound, differentiable in the weights; see `lipguard.LipschitzPenalty`. Call
+        it in ``training_step``. The monitor must be among the trainer's callbacks.
+        """
+        if self._module is None:
+            raise LipguardError(f"{type(self).__name__}.penalty() is for a training that runs: pass it to a Trainer.")
+        if self._penalty is None:
+            self._penalty = LipschitzPenalty(self._module, self._known_shape(), seed=self.config.seed)
+        return self._penalty()
+
+    def _log_estimate(self, pl_module: Any) -> None:
+        """One pass of a few vectors forth and back; gradients of the weights are not touched."""
+        try:
+            value = self.penalty()
+            inputs = [w for w in pl_module.parameters() if w.requires_grad]
+            torch.autograd.grad(value, inputs, allow_unused=True)
+        except Exception as error:
+            self._warn(f"Without an estimate per step. {type(error).__name__}: {error}")
+            return
+        pl_module.log(f"{self.log_prefix}/estimate", value.detach(), batch_size=1, sync_dist=True, on_step=True)
 
     def _estimate(self, model: nn.Module, full: bool, progress: bool) -> Row:
         """The bound as plain values. Nothing that goes wrong here may end the training."""
@@ -358,6 +515,18 @@ class LipschitzMonitorMixin:
                 optimise=optimise,
             )
 
+    def _check_schedule(self, *values: Any) -> None:
+        names = ("warmup_epochs", "every_n_train_steps", "estimate_every_n_steps", "max_overhead", "margin_seconds")
+        for name, value in zip(names, values, strict=True):
+            if value is None and name != "warmup_epochs":
+                continue
+            numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+            whole = name.endswith(("_steps", "_epochs"))
+            least = 1 if name.endswith("_steps") else 0
+            if not numeric or (whole and not isinstance(value, int)) or not value >= least:
+                kind = "an integer" if whole else "a number"
+                raise self._configuration_error(f"Expected {name} to be {kind} of at least {least}, but got {value!r}.")
+
     def _check_configuration(self, model: nn.Module) -> None:
         """Refuse settings that do not fit the network before training, where they would cost every bound."""
         try:
@@ -372,8 +541,9 @@ class LipschitzMonitorMixin:
         device = pl_module.device
         # Lightning makes Python floats float32, which may round an upper bound down. Loggers narrow tensors too, so
         # the value is rounded the safe way beforehand; then a device without float64 keeps it as well.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        for name in _LOGGED:
+        dtype = _precise(device)
+        certified = [name for name in row if name.startswith(_CERTIFIED)]
+        for name in (*_LOGGED, *certified):
             pl_module.log(
                 f"{self.log_prefix}/{name}",
                 torch.tensor(_narrowed(row[name], up=name in _ROUNDED_UP), dtype=dtype, device=device),
@@ -385,10 +555,19 @@ class LipschitzMonitorMixin:
             )
         self._logged = True
 
+    def _tell(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            rank_zero_info(f"{type(self).__name__}: {message}")
+
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
             rank_zero_warn(f"{type(self).__name__}: {message}")
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _values(report: Report, status: str) -> Row:

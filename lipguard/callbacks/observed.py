@@ -44,13 +44,14 @@ def fingerprint(module: nn.Module) -> str:
 
 def first_input(batch: Any) -> Tensor | None:
     """The first tensor of floats with a batch axis and at least one more: labels and lengths are neither."""
-    return next((t for t in _tensors(batch) if t.is_floating_point() and t.dim() >= 2 and t.numel()), None)
+    return next((t for t in tensors_of(batch) if t.is_floating_point() and t.dim() >= 2 and t.numel()), None)
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """All tensors of a batch, in order."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
-        yield from itertools.chain.from_iterable(map(_tensors, batch.values()))
+        yield from itertools.chain.from_iterable(map(tensors_of, batch.values()))
     elif isinstance(batch, Sequence) and not isinstance(batch, str):
-        yield from itertools.chain.from_iterable(map(_tensors, batch))
+        yield from itertools.chain.from_iterable(map(tensors_of, batch))
