@@ -22,7 +22,7 @@ ORDER = [
     "margins",
     "penalty",
 ]
-OUTER = {"metrics", "callbacks", "app", "plotting"}
+OUTER = {"metrics", "callbacks", "lightning", "app", "plotting"}
 SOURCES = sorted(path for path in ROOT.rglob("*.py"))
 
 

@@ -9,12 +9,17 @@ from lipguard.callbacks.monitoring import LipschitzMonitorMixin
 
 
 class LipschitzMonitor(LipschitzMonitorMixin, Callback):
-    """Log a certified Lipschitz bound of the network, beside your own metrics, every epoch.
+    """Log a certified Lipschitz bound of the network, and the accuracy that it certifies, beside your own metrics.
 
     Logged are ``<prefix>/bound``, ``<prefix>/product_bound``, ``<prefix>/lower_bound``, ``<prefix>/tightness``
     (lower / upper) and ``<prefix>/seconds``, always of the current weights: on the schedule a full solve, between
     that (and at validations inside an epoch) a cheap re-evaluation with the last multipliers, certified as well. So
     ``ModelCheckpoint(monitor="lipschitz/bound")`` and ``EarlyStopping`` see the bound of the weights that they judge.
+
+    Of a classifier that is validated, also ``<prefix>/certified_accuracy_eps_<e>``: the share of the validation's
+    samples that are classified rightly, and provably still are after any step of l2 length ``e``; and
+    ``<prefix>/average_certified_radius``. They come from the logits of the validation itself, by certified constants of
+    the margins, those that the samples need first.
 
     A failed estimate never ends the training: it is a warning with the reason, and the certified norm product is
     logged, or infinity if the network has no bound that lipguard can prove. (``EarlyStopping`` stops on infinity
@@ -26,6 +31,18 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
         input_shape: shape of one input without the batch axis, e.g. ``(1, 28, 28)``. If None it is read from the
             module's ``example_input_array``, or else from the first training batch.
         log_prefix: what the logged keys start with.
+        epsilons: radii of certified accuracy, in units of the data before they are normalised (see `input_std`);
+            ``()`` goes without.
+        input_std: what the data were divided by, a number or one per channel; 1 where they were not, or where the
+            normalisation is a layer of the network.
+        margin_seconds: for constants of margins at each validation, those that are not reached keep sqrt(2) times the
+            network's bound. None allows as much as the bound took, at least a second; 0 computes none.
+        warmup_epochs: epochs at first without a full solve.
+        every_n_train_steps: full solves after so many steps, instead of after epochs.
+        estimate_every_n_steps: log ``<prefix>/estimate``, the value of LipSDP's relaxation, so often: one forward and
+            backward pass of a few vectors. It is not a bound.
+        max_overhead: the share of the time that bounds may take, such as 0.1: a full solve that would go beyond it is
+            left out, and said so; what the last multipliers prove is logged in its place.
         background: compute certificates while the training goes on, in one other process with half of the cores. The
             weights are copied at the epoch's end; a bound is logged, straight to the loggers, with the epoch and step
             that it belongs to, when it is known. Nothing can monitor it then, and off-schedule epochs have none.
@@ -38,6 +55,7 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
             ``product_bound``, ``lower_bound``, ``tightness``, ``seconds``, ``status`` and ``digest`` (of the network
             that the bound is about, None if there is no certificate). It is saved in checkpoints and continued.
         last_report: the report of the last successful estimate (in the process of rank zero).
+        last_margins: the constants of margins at the last validation (in the process of rank zero).
 
     Raises:
         MisconfigurationException: an argument is invalid, or the trainer has a part with which the logged bound would
