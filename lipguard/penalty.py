@@ -6,7 +6,8 @@ and no proof is in the step; the value is an estimate from below of the bound th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,16 @@ class LipschitzPenalty:
 
     def __call__(self) -> Tensor:
         """The value, a scalar on the weights' device."""
+        with self._plainly():
+            return self._relaxation.value()
+
+    def estimate(self) -> float:
+        """The value as a number, and one step of the iteration: for curves, where nothing is differentiated."""
+        with self._plainly():
+            return self._relaxation.step()
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
         kind = next((p.device.type for p in self._network.model.parameters()), "cpu")
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False):
-            return self._relaxation.value()
+            yield

@@ -455,22 +455,23 @@ class LipschitzMonitorMixin:
         It is an estimate from below of the bound, differentiable in the weights; see `lipguard.LipschitzPenalty`. Call
         it in ``training_step``. The monitor must be among the trainer's callbacks.
         """
+        return self._relaxation()()
+
+    def _relaxation(self) -> LipschitzPenalty:
         if self._module is None:
             raise LipguardError(f"{type(self).__name__}.penalty() is for a training that runs: pass it to a Trainer.")
         if self._penalty is None:
             self._penalty = LipschitzPenalty(self._module, self._known_shape(), seed=self.config.seed)
-        return self._penalty()
+        return self._penalty
 
     def _log_estimate(self, pl_module: Any) -> None:
         """One pass of a few vectors forth and back; gradients of the weights are not touched."""
         try:
-            value = self.penalty()
-            inputs = [w for w in pl_module.parameters() if w.requires_grad]
-            torch.autograd.grad(value, inputs, allow_unused=True)
+            value = self._relaxation().estimate()
         except Exception as error:
             self._warn(f"Without an estimate per step. {type(error).__name__}: {error}")
             return
-        pl_module.log(f"{self.log_prefix}/estimate", value.detach(), batch_size=1, sync_dist=True, on_step=True)
+        pl_module.log(f"{self.log_prefix}/estimate", value, batch_size=1, sync_dist=True, on_step=True)
 
     def _estimate(self, model: nn.Module, full: bool, progress: bool) -> Row:
         """The bound as plain values. Nothing that goes wrong here may end the training."""

@@ -389,11 +389,7 @@ class Relaxation:
 
     def value(self) -> Tensor:
         """The value at the weights as they are, a scalar; its backward pass moves the vectors."""
-        network = self.network()
-        iteration = self._iteration
-        if iteration is None:
-            iteration = self._iteration = self._begin(network)
-        iteration.parts = [_Part(network)]
+        iteration = self._current()
         x = iteration.x.detach().requires_grad_()
         for neurons in iteration.neurons.values():
             neurons.momentum = 0.0
@@ -401,6 +397,17 @@ class Relaxation:
         (output,) = iteration.forward(x)
         value: Tensor = torch.linalg.vector_norm(output)
         return value
+
+    def step(self) -> float:
+        """One step of the iteration, without gradients of the weights; the value before it."""
+        return self._current().step(0.0)
+
+    def _current(self) -> _Iteration:
+        network = self.network()
+        if self._iteration is None:
+            self._iteration = self._begin(network)
+        self._iteration.parts = [_Part(network)]
+        return self._iteration
 
     def _begin(self, network: Network) -> _Iteration:
         weights = [t for node in network.nodes for t in vars(node.layer).values() if isinstance(t, Tensor)]
