@@ -408,7 +408,8 @@ class LipschitzMonitorMixin:
         if classes is None:
             return {}
         constants = self._margin_constants(trainer, pl_module, found) if trainer.is_global_zero else None
-        margins = Margins(trainer.strategy.broadcast(constants))
+        constants, seconds = trainer.strategy.broadcast((constants, time.monotonic() - began))
+        margins = Margins(constants)
         if found is not None and found[0].shape[1] == classes:
             counts = certified_counts(*found, margins, self.epsilons, self.input_std)
         counts = trainer.strategy.reduce(counts.to(pl_module.device, _precise(pl_module.device)), reduce_op="sum").cpu()
@@ -421,7 +422,7 @@ class LipschitzMonitorMixin:
         }
         return shares | {
             "average_certified_radius": float(counts[-1]) / samples,
-            "margin_seconds": time.monotonic() - began,
+            "margin_seconds": seconds,
         }
 
     def _margin_constants(self, trainer: Any, pl_module: Any, found: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -221,3 +222,14 @@ class _RecordPerRank(pl.Callback):
         monitor = next(callback for callback in trainer.callbacks if isinstance(callback, LipschitzMonitor))
         seen = {"history": monitor.history, "bound": float(bound(trainer))}
         torch.save(seen, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_when_the_first_one_fails(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 3))
+    options = {"strategy": "ddp_spawn", "devices": 2, "max_epochs": 2, "use_distributed_sampler": False}
+    fit(Tiny(net), trainer(tmp_path, LipschitzMonitor(), _RecordPerRank(tmp_path), **options))
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert first == second
+    assert first["bound"] == math.inf
+    assert first["history"][-1]["certified_accuracy_eps_0.1"] == 0.0
