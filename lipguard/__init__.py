@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lipguard.network.lowering import register as register
     from lipguard.penalty import LipschitzPenalty as LipschitzPenalty
     from lipguard.report import Report as Report
+    from lipguard.selection import select as select
 
 _HOMES = {
     "Ball": "lipguard.certificate.domain",
@@ -46,6 +47,7 @@ _HOMES = {
     "certify_margins": "lipguard.margins",
     "plan": "lipguard.certification",
     "register": "lipguard.network.lowering",
+    "select": "lipguard.selection",
     "verify": "lipguard.certificate.verify",
     "verify_margin": "lipguard.margins",
 }

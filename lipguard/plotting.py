@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lipguard.network.graph import Network
     from lipguard.partition.plan import PartitionPlan
+    from lipguard.selection import Candidate, Selection
 
 _ACCURACY_COLOUR = "#1b6ca8"
 _BOUND_COLOUR = "#b3401f"
@@ -178,3 +179,38 @@ def _values(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 def _positive(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [value if 0 < value < math.inf else math.nan for value in _values(history, key)]
+
+
+def plot_selection(selection: Selection, path: str | Path | None = None, radius: float | None = None) -> Figure:
+    """Checkpoints by accuracy and bound (or certified accuracy at a radius), their Pareto front, the chosen one.
+
+    Args:
+        selection: of `lipguard.select`.
+        path: where to save the figure.
+        radius: draw certified accuracy at this radius.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    def height(candidate: Candidate) -> float:
+        return candidate.bound if radius is None else candidate.certified.get(radius, math.nan)
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([c.accuracy for c in selection.candidates], [height(c) for c in selection.candidates], "o",
+              color=_PLAIN_COLOUR, markersize=4, alpha=0.6, label="checkpoints")  # fmt: skip
+    front = sorted(selection.front, key=lambda c: c.accuracy)
+    axes.plot([c.accuracy for c in front], [height(c) for c in front], "o-", color=_BOUND_COLOUR, markersize=5,
+              label="Pareto front")  # fmt: skip
+    axes.plot([selection.chosen.accuracy], [height(selection.chosen)], "*", color=_ACCURACY_COLOUR, markersize=16,
+              label="chosen")  # fmt: skip
+    axes.set_xlabel("validation accuracy")
+    if radius is None:
+        axes.set_yscale("log")
+    axes.set_ylabel("certified Lipschitz bound" if radius is None else f"certified accuracy at {radius:g}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    axes.set_title(selection.rule, fontsize=10)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure

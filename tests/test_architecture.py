@@ -21,6 +21,7 @@ ORDER = [
     "many",
     "margins",
     "penalty",
+    "selection",
 ]
 OUTER = {"metrics", "callbacks", "lightning", "app", "plotting"}
 SOURCES = sorted(path for path in ROOT.rglob("*.py"))

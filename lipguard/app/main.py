@@ -15,6 +15,7 @@ VERBS = {
     "train": "train a network, with a certified Lipschitz bound logged every epoch",
     "certify": "bound the network of a checkpoint (checkpoint=PATH or [A,B,...]) and save the certificate",
     "verify": "check the certificate in a checkpoint (CHECKPOINT), or in a file of its own (CERTIFICATE CHECKPOINT)",
+    "select": "choose a checkpoint by accuracy and bound (RUN [RUN ...]), and prove it again",
     "plan": "print what would be solved (model=NAME or checkpoint=PATH), without solving",
 }
 
@@ -40,18 +41,33 @@ def main() -> None:
         print(problem + usage(), file=sys.stderr)
         sys.exit(2)
     verb, *overrides = arguments
-    run_verb(verb, _files_named(overrides) if verb == "verify" else overrides)
+    named = {"verify": _files_named, "select": _runs_named}
+    run_verb(verb, named[verb](overrides) if verb in named else overrides)
 
 
 def _files_named(arguments: Sequence[str]) -> list[str]:
     """`lipguard verify [CERTIFICATE.npz] CHECKPOINT`: paths without a key get theirs."""
     named = []
     for argument in arguments:
-        is_path = "=" not in argument and not argument.startswith(("-", "+", "~"))
         key = "certificate" if argument.endswith(".npz") else "checkpoint"
-        quoted = argument.replace("\\", "\\\\").replace("'", "\\'")  # a path may hold what Hydra reads
-        named.append(f"{key}='{quoted}'" if is_path else argument)
+        named.append(f"{key}={_quoted(argument)}" if _is_path(argument) else argument)
     return named
+
+
+def _runs_named(arguments: Sequence[str]) -> list[str]:
+    """`lipguard select RUN [RUN ...]`: the paths are one list."""
+    runs = [_quoted(argument) for argument in arguments if _is_path(argument)]
+    others = [argument for argument in arguments if not _is_path(argument)]
+    return [f"runs=[{','.join(runs)}]", *others] if runs else others
+
+
+def _is_path(argument: str) -> bool:
+    return "=" not in argument and not argument.startswith(("-", "+", "~"))
+
+
+def _quoted(path: str) -> str:
+    escaped = path.replace("\\", "\\\\").replace("'", "\\'")  # a path may hold what Hydra reads
+    return f"'{escaped}'"
 
 
 def run_verb(verb: str, overrides: Sequence[str]) -> None:

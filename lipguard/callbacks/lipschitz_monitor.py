@@ -37,6 +37,10 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
             normalisation is a layer of the network.
         margin_seconds: for constants of margins at each validation, those that are not reached keep sqrt(2) times the
             network's bound. None allows as much as the bound took, at least a second; 0 computes none.
+        min_accuracy: also log ``<prefix>/selection``: the bound of weights that are as accurate on the validation, and
+            more than any bound for others, so that ``ModelCheckpoint(monitor="lipschitz/selection", mode="min")`` keeps
+            the smoothest network that is accurate enough. (The highest certified accuracy at a radius needs no such
+            rule: ``monitor="lipschitz/certified_accuracy_eps_0.25", mode="max"``.)
         warmup_epochs: epochs at first without a full solve.
         every_n_train_steps: full solves after so many steps, instead of after epochs.
         estimate_every_n_steps: log ``<prefix>/estimate``, the value of LipSDP's relaxation, so often: one forward and

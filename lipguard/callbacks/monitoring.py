@@ -41,7 +41,8 @@ Row: TypeAlias = dict[str, Any]  # plain values: it is broadcast, and stored in 
 
 _LOGGED = ("bound", "product_bound", "lower_bound", "tightness", "seconds")
 _ROUNDED_UP = ("bound", "product_bound")
-_CERTIFIED = ("certified_accuracy_eps_", "average_certified_radius")
+_CERTIFIED = ("certified_accuracy_eps_", "average_certified_radius", "selection")
+_UNFIT = 1e30  # of selection, where the accuracy is not reached: above every bound, and smaller the nearer it is
 _SAMPLES = 16  # inputs of the first batch from which the lower bound starts its ascent
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -65,6 +66,7 @@ class LipschitzMonitorMixin:
         epsilons: float | Sequence[float] = (0.1, 0.25, 0.5),
         input_std: float | Sequence[float] = 1.0,
         margin_seconds: float | None = None,
+        min_accuracy: float | None = None,
         warmup_epochs: int = 0,
         every_n_train_steps: int | None = None,
         estimate_every_n_steps: int | None = None,
@@ -94,7 +96,9 @@ class LipschitzMonitorMixin:
             raise self._configuration_error(f"Expected max_queue to be at least 1, but got {max_queue!r}.")
         if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not max_wait >= 0:
             raise self._configuration_error(f"Expected max_wait to be a number of seconds, but got {max_wait!r}.")
-        self._check_schedule(warmup_epochs, every_n_train_steps, estimate_every_n_steps, max_overhead, margin_seconds)
+        self._check_numbers(
+            warmup_epochs, every_n_train_steps, estimate_every_n_steps, max_overhead, margin_seconds, min_accuracy
+        )
         try:
             self.epsilons = checked_epsilons(epsilons) if isinstance(epsilons, (int, float)) or len(epsilons) else ()
             self.input_std = smallest_std(input_std)
@@ -102,7 +106,7 @@ class LipschitzMonitorMixin:
             raise self._configuration_error(str(error)) from error
         self.every_n_epochs, self.every_n_train_steps = every_n_epochs, every_n_train_steps
         self.warmup_epochs, self.estimate_every_n_steps = warmup_epochs, estimate_every_n_steps
-        self.max_overhead, self.margin_seconds = max_overhead, margin_seconds
+        self.max_overhead, self.margin_seconds, self.min_accuracy = max_overhead, margin_seconds, min_accuracy
         self.max_wait = float(max_wait)
         self._queue = Queue(max_queue, executor) if background else None
         self.config = config if config is not None else DCPConfig()
@@ -420,10 +424,23 @@ class LipschitzMonitorMixin:
             f"certified_accuracy_eps_{e:g}": float(c) / samples
             for e, c in zip(self.epsilons, counts[2:-1], strict=True)
         }
-        return shares | {
-            "average_certified_radius": float(counts[-1]) / samples,
-            "margin_seconds": seconds,
-        }
+        return (
+            shares
+            | self._selection(float(counts[1]) / samples)
+            | {
+                "accuracy": float(counts[1]) / samples,
+                "average_certified_radius": float(counts[-1]) / samples,
+                "margin_seconds": seconds,
+            }
+        )
+
+    def _selection(self, accuracy: float) -> Row:
+        """The bound, where the accuracy is reached: what a checkpoint is to have the smallest of."""
+        if self.min_accuracy is None:
+            return {}
+        if accuracy >= self.min_accuracy:
+            return {"selection": min(float(self.history[-1]["bound"]), _UNFIT)}
+        return {"selection": _UNFIT * (1.0 + self.min_accuracy - accuracy)}
 
     def _margin_constants(self, trainer: Any, pl_module: Any, found: tuple[Tensor, Tensor] | None) -> Tensor:
         report, row = self.last_report, self.history[-1]
@@ -517,8 +534,11 @@ class LipschitzMonitorMixin:
                 optimise=optimise,
             )
 
-    def _check_schedule(self, *values: Any) -> None:
-        names = ("warmup_epochs", "every_n_train_steps", "estimate_every_n_steps", "max_overhead", "margin_seconds")
+    def _check_numbers(self, *values: Any) -> None:
+        names = (
+            "warmup_epochs", "every_n_train_steps", "estimate_every_n_steps", "max_overhead", "margin_seconds",
+            "min_accuracy",
+        )  # fmt: skip
         for name, value in zip(names, values, strict=True):
             if value is None and name != "warmup_epochs":
                 continue
