@@ -181,6 +181,31 @@ def _positive(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [value if 0 < value < math.inf else math.nan for value in _values(history, key)]
 
 
+def plot_certified_accuracy(radii: Sequence[float], shares: Sequence[float], path: str | Path | None = None) -> Figure:
+    """The share of samples that are right, and provably stay so, by the length of a step.
+
+    Args:
+        radii: l2 lengths, rising.
+        shares: of `CertifiedAccuracy.curve`.
+        path: where to save the figure.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(radii, shares, color=_ACCURACY_COLOUR)
+    axes.fill_between(radii, 0, shares, color=_ACCURACY_COLOUR, alpha=0.1, linewidth=0)
+    axes.set_xlim(0, radii[-1])
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("radius (l2)")
+    axes.set_ylabel("certified accuracy")
+    axes.spines[["top", "right"]].set_visible(False)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
 def plot_selection(selection: Selection, path: str | Path | None = None, radius: float | None = None) -> Figure:
     """Checkpoints by accuracy and bound (or certified accuracy at a radius), their Pareto front, the chosen one.
 

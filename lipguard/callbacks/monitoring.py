@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lipguard.callbacks import loggers
 from lipguard.callbacks.background import Queue
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
 from lipguard.callbacks.validated import Validated, certified_counts
@@ -43,6 +44,7 @@ _LOGGED = ("bound", "product_bound", "lower_bound", "tightness", "seconds")
 _ROUNDED_UP = ("bound", "product_bound")
 _CERTIFIED = ("certified_accuracy_eps_", "average_certified_radius", "selection")
 _UNFIT = 1e30  # of selection, where the accuracy is not reached: above every bound, and smaller the nearer it is
+_BETWEEN_FIGURES = 30.0  # seconds
 _SAMPLES = 16  # inputs of the first batch from which the lower bound starts its ascent
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -132,6 +134,8 @@ class LipschitzMonitorMixin:
         self._begun = math.nan  # of `time.monotonic()`, the fit
         self._measuring = 0.0  # seconds of it
         self._last_solve = 0.0
+        self._shown = -math.inf  # when figures were drawn
+        self._curve: tuple[list[float], list[float]] | None = None  # certified accuracy by radius
 
     # --- hooks, in the order in which Lightning calls them ---
 
@@ -176,6 +180,8 @@ class LipschitzMonitorMixin:
         self._data, self._logged, self._batch = None, False, -1
         self._module, self._penalty = pl_module, None
         self._begun, self._measuring = time.monotonic(), 0.0
+        if not trainer.barebones and trainer.is_global_zero:
+            self._with_loggers(loggers.prepare, trainer, self.epsilons if self._queue is None else ())
         example = first_input(getattr(pl_module, "example_input_array", None))
         self._shape_from_batch = self.input_shape is None and example is None
         if self.input_shape is None and example is not None:
@@ -251,9 +257,17 @@ class LipschitzMonitorMixin:
             )
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Wait for the certificates that are still being computed."""
-        if self._queue is None:
+        """Wait for the certificates that are still being computed; leave figures and the certificate with loggers."""
+        if self._queue is not None:
+            self._finish(trainer)
+        if trainer.barebones or not trainer.is_global_zero:
             return
+        self._show(trainer)
+        if self._warm_start is not None:
+            self._with_loggers(loggers.keep, trainer, self._warm_start.certificate)
+
+    def _finish(self, trainer: Any) -> None:
+        assert self._queue is not None
         from tqdm import tqdm  # comes with Lightning
 
         shown = trainer.progress_bar_callback is not None
@@ -325,6 +339,8 @@ class LipschitzMonitorMixin:
                 row |= self._certified(trainer, pl_module)
         if row is not None or not self._logged:  # a resumed run has the row, but monitors need the key as well
             self._log(pl_module, self.history[-1])
+        if row is not None and trainer.is_global_zero and time.monotonic() - self._shown > _BETWEEN_FIGURES:
+            self._show(trainer)
         self._batch = trainer.fit_loop.total_batch_idx
         if row is not None and str(row["status"]).startswith("interrupted"):
             raise KeyboardInterrupt  # certify ended with what it had; the training was meant as well
@@ -415,7 +431,7 @@ class LipschitzMonitorMixin:
         constants, seconds = trainer.strategy.broadcast((constants, time.monotonic() - began))
         margins = Margins(constants)
         if found is not None and found[0].shape[1] == classes:
-            counts = certified_counts(*found, margins, self.epsilons, self.input_std)
+            counts, self._curve = certified_counts(*found, margins, self.epsilons, self.input_std)
         counts = trainer.strategy.reduce(counts.to(pl_module.device, _precise(pl_module.device)), reduce_op="sum").cpu()
         samples = float(counts[0])
         if not samples:
@@ -464,6 +480,20 @@ class LipschitzMonitorMixin:
             self._warn(f"Margins have no constants of their own, training goes on. {type(error).__name__}: {error}")
             return plain.constants
         return self.last_margins.constants
+
+    # --- loggers ---
+
+    def _show(self, trainer: Any) -> None:
+        """Figures of what is known so far."""
+        self._shown = time.monotonic()
+        self._with_loggers(loggers.show, trainer, int(trainer.global_step), self.history, self._curve)
+
+    def _with_loggers(self, act: Callable[..., None], trainer: Any, *arguments: Any) -> None:
+        try:
+            act(trainer.loggers, self.log_prefix, *arguments)
+        except Exception as error:  # a logger that fails costs its figures
+            _log.debug("a logger failed", exc_info=True)
+            self._warn(f"A logger took no figures or artifacts, training goes on. {type(error).__name__}: {error}")
 
     # --- estimates and the penalty ---
 

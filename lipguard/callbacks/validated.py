@@ -13,6 +13,7 @@ from lipguard.margins import Margins
 from lipguard.metrics.certified_accuracy import CertifiedAccuracy
 
 _MOST_ENTRIES = 2**26  # of all logits that are kept
+_CURVE = 50  # steps of radius
 _COMPARED = 4  # samples on which a part of the module is compared with the whole
 
 
@@ -114,10 +115,18 @@ def _are_labels(value: Tensor, count: int) -> bool:
 
 def certified_counts(
     logits: Tensor, target: Tensor, margins: Margins, epsilons: Sequence[float], input_std: float
-) -> Tensor:
-    """(samples, right ones, those certified at every epsilon, sum of the radii), to be added over processes."""
+) -> tuple[Tensor, tuple[list[float], list[float]]]:
+    """What margins say of samples.
+
+    Returns:
+        (counts, curve): (samples, right ones, those certified at every epsilon, sum of the radii), to be added over
+        processes; and (radii, shares) of this process.
+    """
     metric = CertifiedAccuracy(epsilons, logits.shape[1], input_std)
     metric.update(logits, target, margins=margins)
     n = len(logits)
     shares = [metric.accuracy()[None], metric.curve(epsilons), metric.average_radius()[None]]
-    return torch.cat([torch.tensor([float(n)]), *(n * share.cpu() for share in shares)]).double()
+    counts = torch.cat([torch.tensor([float(n)]), *(n * share.cpu() for share in shares)]).double()
+    furthest = 2 * max(*epsilons, float(metric.average_radius()))
+    radii = [furthest * k / _CURVE for k in range(_CURVE + 1)]
+    return counts, (radii, metric.curve(radii).tolist())
