@@ -42,7 +42,16 @@ def dcp_config(node: DictConfig) -> DCPConfig:
     """
     settings = OmegaConf.to_container(node, resolve=True)
     assert isinstance(settings, dict)
-    return DCPConfig.from_dict({str(key): value for key, value in settings.items() if not str(key).startswith("_")})
+    return certification(**{str(key): value for key, value in settings.items() if not str(key).startswith("_")})
+
+
+def certification(penalty: float = 0.0, **settings: Any) -> DCPConfig:
+    """The settings of a certification, from a group that also has the penalty of a training.
+
+    Raises:
+        ConfigError: an option is unknown or has a value that it cannot have.
+    """
+    return DCPConfig.from_dict(settings)
 
 
 def _translated(error: InstantiationException) -> LipguardError:

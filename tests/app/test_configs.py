@@ -36,7 +36,8 @@ def test_every_file_composes(compose, choice: str) -> None:
 def test_default_bound_settings_are_the_defaults_of_the_code(compose) -> None:
     node = compose("train").lipschitz
     assert instantiate(node) == dcp_config(node) == DCPConfig()
-    assert {key for key in node if not key.startswith("_")} == set(DCPConfig().to_dict())
+    assert {key for key in node if not key.startswith("_")} == {*DCPConfig().to_dict(), "penalty"}
+    assert node.penalty == 0
 
 
 def test_paper_settings_are_those_of_the_code(compose) -> None:

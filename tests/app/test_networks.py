@@ -60,7 +60,7 @@ def test_classifier_needs_a_vector_of_logits() -> None:
 
 def test_classifier_keeps_plain_values_only() -> None:
     model = Classifier(CHAIN, [2, 9, 7], learning_rate=0.5)
-    assert dict(model.hparams) == {"layers": CHAIN, "input_shape": [2, 9, 7], "learning_rate": 0.5}
+    assert dict(model.hparams) == {"layers": CHAIN, "input_shape": [2, 9, 7], "learning_rate": 0.5, "penalty": 0.0}
     assert model.num_classes == 4
     assert model.example_input_array.shape == (1, 2, 9, 7)
     assert isinstance(model.configure_optimizers(), torch.optim.Adam)

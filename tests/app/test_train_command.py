@@ -106,3 +106,16 @@ def test_more_classes_than_outputs(compose) -> None:
 def test_trainer_misconfiguration_is_a_configuration_error(compose) -> None:
     with pytest.raises(ConfigError, match="never/logged"):
         train(compose("train", "debug=fast", *NO_BOUND, "callbacks.checkpoint.monitor=never/logged"))
+
+
+def test_the_penalty_makes_bounds_small(compose, tmp_path: Path) -> None:
+    bounds = []
+    for penalty in (0.0, 0.3):
+        folder = tmp_path / str(penalty)
+        bounds.append(train(compose("train", "trainer.max_epochs=2", *FEW, f"lipschitz.penalty={penalty}",
+                                    f"paths.output_dir={folder}", "plot=false")))  # fmt: skip
+        model = load_classifier(folder / "checkpoints" / "last.ckpt")
+        assert model.penalty == penalty
+    assert bounds[1] < 0.8 * bounds[0]
+    with pytest.raises(ConfigError, match="penalty to be a number of at least 0"):
+        train(compose("train", *FEW, "lipschitz.penalty=-1"))
