@@ -92,7 +92,7 @@ def certify(
         config: settings; `DCPConfig()` by default.
         warm_start: an earlier result for the same architecture: its plan is reused and its multipliers are the start.
         progress: show a progress bar of the solves.
-        data: samples, shape (n, *input_shape), from which the search for the lower bound starts.
+        data: samples, shape ``(n, *input_shape)``, from which the search for the lower bound starts.
         domain: `Box(0, 1)` or a `Ball`: inputs on which another bound is asked for, in `report.restricted`.
         optimise: False only proves what the multipliers of `warm_start` give for the weights as they are now.
         executor: solves the LMIs of a conic solver, instead of processes of this machine.
