@@ -48,7 +48,7 @@ class Margins:
         constants = torch.full((classes, classes), mul_up(sqrt_up(2.0), float(bound)), dtype=torch.float64)
         return cls(constants.fill_diagonal_(0.0))
 
-    def radii(self, logits: Tensor) -> Tensor:
+    def certified_radius(self, logits: Tensor) -> Tensor:
         """How far every sample may be moved, in l2, before the prediction can change; 0 where two classes tie.
 
         Args:
@@ -66,7 +66,7 @@ class Margins:
 
 
 def certified_radii(logits: Tensor, constants: Tensor) -> Tensor:
-    """The smallest (f_i - f_j) / L_ij over j, i being the prediction; see `Margins.radii`.
+    """The smallest (f_i - f_j) / L_ij over j, i being the prediction; see `Margins.certified_radius`.
 
     Raises:
         ValueError: the shapes do not fit.

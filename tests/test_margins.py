@@ -97,7 +97,7 @@ def test_no_step_within_the_radius_changes_the_prediction() -> None:
     x = torch.randn(40, *SHAPE, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         logits = model(x)
-    radii = found.radii(logits)
+    radii = found.certified_radius(logits)
     assert bool((radii > 0).all())
     for target in range(4):  # towards every class, as far as the radius goes
         moved = x.clone()
@@ -122,8 +122,8 @@ def test_radii() -> None:
     )
     assert certified_radii(logits, constants).tolist() == pytest.approx([1.0, 1.0, 0.0, 0.0, 0.0])
     assert certified_radii(logits[:1], constants)[0] < 1.0 + 1e-15
-    assert Margins.of_bound(0.0, 3).radii(logits)[:1].tolist()[0] > 1e300  # a constant network
-    assert Margins.of_bound(math.inf, 3).radii(logits)[:3].tolist() == [0.0, 0.0, 0.0]
+    assert Margins.of_bound(0.0, 3).certified_radius(logits)[:1].tolist()[0] > 1e300  # a constant network
+    assert Margins.of_bound(math.inf, 3).certified_radius(logits)[:3].tolist() == [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match=r"\(n, 3\)"):
         certified_radii(logits[:, :2], constants)
 

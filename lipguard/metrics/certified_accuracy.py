@@ -101,7 +101,7 @@ class CertifiedAccuracy(Metric):
             if not value >= 0:
                 raise ValueError(f"Expected bound to be a number that is not negative, but got {value}.")
             margins = Margins.of_bound(value, self.num_classes)
-        found = self.input_std * margins.radii(logits)
+        found = self.input_std * margins.certified_radius(logits)
         found = torch.nextafter(found, torch.zeros_like(found))
         right = logits.argmax(1) == target
         assert isinstance(self.radii, list)

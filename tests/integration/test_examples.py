@@ -53,3 +53,12 @@ def test_wandb(tmp_path: Path) -> None:
     printed, _ = output("wandb_offline.py", tmp_path)
     assert re.search(r"smallest bound: [\d.]+", printed)
     assert list(tmp_path.rglob("*.wandb"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="the package optuna is not installed")
+def test_optuna(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "optuna_search.py"), "3"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"lam [\d.]+: accuracy [\d.]+, certified [\d.]+", run.stdout)
