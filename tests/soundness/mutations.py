@@ -171,7 +171,7 @@ def survives(mutation: Mutation) -> str | None:
         file.write_text(text.replace(mutation.old, mutation.new))
         tests = [f"tests/{name}" for name in mutation.tests.split()]
         environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        command = [sys.executable, "-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider", *tests]
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 1:
         return None
