@@ -31,12 +31,25 @@ def certify(cfg: DictConfig) -> float:
     folder = require_writable(cfg.paths.output_dir)
     config = dcp_config(cfg.lipschitz)
     if isinstance(cfg.checkpoint, ListConfig):
+        if cfg.domain is not None:
+            raise ConfigError("A domain is for one checkpoint at a time.")
         return _certify_many(cfg, [str(path) for path in cfg.checkpoint], folder, config)
+    domain = _domain(cfg.domain)
     model = load_classifier(cfg.checkpoint)
-    report = lipguard.certify(model, input_shape=model.input_shape, config=config, progress=True)
+    report = lipguard.certify(model, input_shape=model.input_shape, config=config, progress=True, domain=domain)
     print(report)
     print(f"Certificate: {_saved(report, folder / 'certificate.npz')}")
+    if report.restricted is not None:
+        print(f"Certificate on the domain: {_saved(report.restricted, folder / 'certificate-domain.npz')}")
     return report.bound
+
+
+def _domain(values: object) -> lipguard.Box | None:
+    if values is None:
+        return None
+    if not isinstance(values, (list, ListConfig)) or len(values) != 2:
+        raise ConfigError(f"Expected domain=[LOW,HIGH] with two numbers, but got {values!r}.")
+    return lipguard.Box(*values)
 
 
 def _certify_many(cfg: DictConfig, paths: list[str], folder: Path, config: DCPConfig) -> float:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 import lipguard
 from lipguard.app.checkpoints import load_classifier
+from lipguard.certificate.domain import Ball, Domain
 from lipguard.errors import ConfigError
 
 
@@ -28,8 +29,17 @@ def verify(cfg: DictConfig) -> float:
     bound = lipguard.verify(certificate, model, deterministic=cfg.deterministic, fresh=cfg.fresh)
     chance = certificate.failure_probability if certificate.proof == "randomised" and not cfg.deterministic else 0.0
     words = f", except with probability {chance:g}" if chance else ""
-    print(f"Verified: the Lipschitz constant of {cfg.checkpoint} is at most {bound!r}{words}.")
+    where = "" if certificate.domain is None else f" on {_in_words(certificate.domain)}"
+    print(f"Verified: the Lipschitz constant of {cfg.checkpoint}{where} is at most {bound!r}{words}.")
     return bound
+
+
+def _in_words(domain: Domain) -> str:
+    """Where a bound holds that does not hold everywhere."""
+    if isinstance(domain, Ball):
+        return f"the ball of radius {domain.size:g} in the certificate"
+    plain = isinstance(domain.low, float) and isinstance(domain.high, float)
+    return f"inputs between {domain.low:g} and {domain.high:g}" if plain else "the box in the certificate"
 
 
 def _certificate(cfg: DictConfig) -> lipguard.Certificate:
