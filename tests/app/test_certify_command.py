@@ -131,11 +131,11 @@ def test_what_a_checkpoint_carries_is_verified(compose, tmp_path: Path, capsys) 
 
 def test_a_bound_on_a_domain(compose, tmp_path: Path, capsys) -> None:
     path = checkpoint(tmp_path / "a.ckpt", seed=0)
-    certify(compose("certify", f"checkpoint={path}", "domain=[0,0.5]"))
+    certify(compose("certify", f"checkpoint={path}", "domain=[0,0.1]"))
     assert "on the domain: bound" in capsys.readouterr().out
     certificate = tmp_path / "run" / "certificate-domain.npz"
-    assert verify(compose("verify", f"certificate={certificate}", f"checkpoint={path}")) > 0
-    assert "on inputs between 0 and 0.5 is at most" in capsys.readouterr().out
+    assert verify(compose("verify", f"certificate={certificate}", f"checkpoint={path}")) == 0  # all ReLUs are off there
+    assert "on inputs between 0 and 0.1 is at most" in capsys.readouterr().out
     for domain, message in (("[1]", "two numbers"), ("[1,0]", "low <= high"), ("0.5", "two numbers")):
         with pytest.raises(ConfigError, match=message):
             certify(compose("certify", f"checkpoint={path}", f"domain={domain}"))
