@@ -421,6 +421,8 @@ class LipschitzMonitorMixin:
         """The accuracy that margins certify on the batches that were just validated; nothing where there are none."""
         began = time.monotonic()
         found = self._validated.take()
+        if found is not None and not self._validated.agrees(stored_module(trainer, pl_module)):
+            found = None
         if found is None and self._validated.reason:
             self._tell(f"no certified accuracy, because {self._validated.reason}.")
         counts = torch.zeros(3 + len(self.epsilons), dtype=torch.float64)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lipguard.callbacks.observed import tensors_of
 from lipguard.margins import Margins
 from lipguard.metrics.certified_accuracy import CertifiedAccuracy
+from lipguard.network.trace import eval_mode
 
 _MOST_ENTRIES = 2**26  # of all logits that are kept
 _CURVE = 50  # steps of radius
@@ -20,7 +21,8 @@ _COMPARED = 4  # samples on which a part of the module is compared with the whol
 class Validated:
     """Logits and labels of one validation.
 
-    The logits are what the module returns for a batch of inputs, or what one of its parts does, if that is the same.
+    The logits are what the module returns for a batch of inputs, or what one of its parts does; `agrees` tells whether
+    they are those of the network that is bounded.
 
     Attributes:
         reason: why there are none, in words; empty while there may be some.
@@ -30,7 +32,7 @@ class Validated:
         self.reason = ""
         self._handles: list[Any] = []
         self._now: dict[str, tuple[Tensor, Tensor]] = {}
-        self._trusted = ""  # the part that has been compared
+        self._first: tuple[str, Tensor, Tensor] | None = None  # (part, inputs, logits) of a few samples
         self._found: list[tuple[Tensor, Tensor]] = []
         self._entries = 0
         self._shape: tuple[int, ...] = ()
@@ -38,7 +40,7 @@ class Validated:
     def begin(self, module: nn.Module, shape: Sequence[int] | None) -> None:
         """Look at what the module, and its parts, return for inputs of a shape."""
         self.end()
-        self.reason, self._found, self._entries, self._trusted = "", [], 0, ""
+        self.reason, self._found, self._entries, self._first = "", [], 0, None
         if shape is None:
             self.reason = "the input shape is not known yet"
             return
@@ -67,11 +69,8 @@ class Validated:
         if target is None or logits.shape[1] < 2:
             self.reason = "the batches have no integer label for every sample, or there is one output only"
             return
-        if name and name != self._trusted:
-            if not self._is_the_module(module, inputs, logits):
-                self.reason = f"validation calls {name}, which does not return what the module itself does"
-                return
-            self._trusted = name
+        if self._first is None:
+            self._first = (name, inputs[:_COMPARED].clone(), logits[:_COMPARED].clone())
         self._entries += logits.numel()
         if self._entries > _MOST_ENTRIES:
             self.reason = f"the validation has more than {_MOST_ENTRIES} logits"
@@ -79,14 +78,21 @@ class Validated:
             return
         self._found.append((logits.float().cpu(), target.cpu()))
 
-    def _is_the_module(self, module: nn.Module, inputs: Tensor, logits: Tensor) -> bool:
-        try:
-            with torch.no_grad():
-                whole = module(inputs[:_COMPARED])
-        except Exception:  # whatever the module's own forward raises
+    def agrees(self, model: nn.Module) -> bool:
+        """Whether the logits are those of the network that is bounded, on a few samples; `reason` says if not."""
+        if self._first is None:
             return False
-        self._now = {}  # what was seen of that
-        return isinstance(whole, Tensor) and torch.allclose(whole, logits[:_COMPARED], rtol=1e-3, atol=1e-4)
+        name, inputs, logits = self._first
+        try:
+            with torch.no_grad(), eval_mode(model):
+                whole = model(inputs)
+            same = isinstance(whole, Tensor) and torch.allclose(whole.float(), logits.float(), rtol=1e-2, atol=1e-3)
+        except Exception:  # whatever the module's own forward raises
+            same = False
+        if not same:
+            called = name or "the module"
+            self.reason = f"validation calls {called}, which does not return what the network that is bounded does"
+        return same
 
     def take(self) -> tuple[Tensor, Tensor] | None:
         """(logits, target) of all batches, once."""

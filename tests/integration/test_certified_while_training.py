@@ -98,7 +98,7 @@ def test_a_part_that_is_the_whole_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "data", "reason"),
     [
-        (CallsAnother, Batches, "calls net, which does not return what the module itself does"),
+        (CallsAnother, Batches, "calls net, which does not return what the network that is bounded does"),
         (Regression, NoLabels, "no integer label"),
     ],
 )
