@@ -5,6 +5,7 @@ None of the values here is proved in floating point; `bound` is what the method 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from pathlib import Path
@@ -139,11 +140,9 @@ def eclipse(clock: Clock, weights: Path, shape: Shape, method: str) -> Values:
         freed = FreedNetwork.assemble(network)
         sizes = [network.nodes[i].size for i in network.activations]
         ends = np.cumsum([0, *sizes])
-        columns = [
-            slice(0, freed.n_x),
-            *(slice(freed.n_x + a, freed.n_x + b) for a, b in zip(ends, ends[1:], strict=False)),
-        ]
-        rows = [freed.K[a:b] for a, b in zip(ends, ends[1:], strict=False)] + [freed.Y]
+        spans = list(itertools.pairwise(ends))
+        columns = [slice(0, freed.n_x), *(slice(freed.n_x + a, freed.n_x + b) for a, b in spans)]
+        rows = [freed.K[a:b] for a, b in spans] + [freed.Y]
         matrices = [torch.from_numpy(np.ascontiguousarray(r[:, c])) for r, c in zip(rows, columns, strict=True)]
         bound = float(LipConstEstimator(weights=matrices).estimate(method=method))
     return {"bound": bound, "proof": "none"}
