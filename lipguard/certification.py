@@ -46,7 +46,7 @@ from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
 from lipguard.solvers import power
-from lipguard.solvers.adjustment import adjusted
+from lipguard.solvers.adjustment import adjusted, mended
 from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.problem import Directions, Job, Problem, Proposal
 from lipguard.solvers.repair import enlarged, repaired
@@ -58,6 +58,7 @@ _HEADROOM = 1e-9
 _NORMS_HEADROOM = 1e-11
 _MOST_ITERATIONS = 400  # of the power iteration; its value stands still long before
 _ROUNDS = 4  # in which the iteration goes on where a cheap proof left a gap
+_MENDED_ROUNDS = 2  # where it is not the iteration that leaves it
 _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
 _COPIES = 40  # of every vector that the iteration, and what follows it, keep at once
 _COPIES_TO_ADJUST = 40  # of the vectors that multipliers are adjusted with
@@ -253,6 +254,7 @@ class _BlockRun:
         self.multipliers: tuple[Array, ...] = ()
         self.slack = 0.0
         self.rho = 0.0
+        self.has_mended = False  # whether multipliers were adjusted in directions that the iteration did not see
         self.futile = False  # whether what could be proved is not below the product of norms
         self.norms: list[float] = []
         self.proved = ProvedBlock(self.product, self.product)
@@ -295,7 +297,8 @@ class _BlockRun:
         if self._neurons > _LARGE and not self.multipliers and not self.futile:
             return self.rounds < 2 and not late  # once more, in double precision
         enough = self.gap <= self.config.tolerance * (0.1 if self._neurons <= _SMALL else 3.0 if self._resumes else 1.0)
-        return self.is_cheap and self.rounds < _ROUNDS and not late and not enough
+        rounds = _MENDED_ROUNDS if self.has_mended else _ROUNDS
+        return self.is_cheap and self.rounds < rounds and not late and not enough
 
     def iterate(self, optimise: bool) -> None:
         """Proposals of the power iteration, which needs the parts themselves, and no matrix."""
@@ -445,7 +448,7 @@ class _BlockRun:
             rho = self.warm.certificate.rhos[self.index]
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho, None))
         for t, rho, step, margin in self._in_order(candidates, len(proposals) > 1):
-            tried = False
+            tried, mended_now = False, False
             while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * margin):
                 if time.monotonic() > self.deadline:
                     self.status += "; no time left"
@@ -461,9 +464,24 @@ class _BlockRun:
                 except OutOfTimeError as late:
                     step, margin = self._hurried(ScaledForm(self.parts[0], t, rho, self.device), step, margin, late)
                     continue
-                if self.may_improve():
+                if not mended_now and self.is_cheap and self.deadline == math.inf:
+                    mended_now = self.has_mended = True
+                    t, step = self._mended(t, rho, step)
+                    continue
+                if self.may_improve() and not mended_now:
                     return
                 step *= 2
+
+    def _mended(self, t: Array, rho: float, step: float) -> tuple[Array, float]:
+        """(multipliers, step) of the next try: adjusted in directions that nobody saw, or else a larger step."""
+        known = next((p.directions for p in self.proposals if p.directions is not None), None)
+        if known is None:
+            return t, 2 * step
+        better, missing = mended(self.parts[0], t, rho, known, self.device)
+        if not missing < 0.05:
+            return t, 2 * step
+        gain = 1.2 * missing + 0.05 * self.config.tolerance  # some of it is unseen
+        return better, (1 - gain) ** -2 - 1
 
     def tighten(self) -> None:
         """The smallest rho that the multipliers prove, to a millionth of the bound, where a proof takes little.

@@ -203,3 +203,31 @@ def extreme_eigenvalues(form: ScaledForm, steps: int = 100, seed: int = 0) -> tu
         return -math.inf, math.inf
     values = scipy.linalg.eigvalsh_tridiagonal(diagonal, beside[1 : len(diagonal)])
     return float(values[0]), float(values[-1])
+
+
+def smallest_eigenvectors(form: ScaledForm, steps: int, count: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Estimates of a few of the smallest eigenvalues, ascending, with their vectors, shape (count, n).
+
+    Lanczos' method with full orthogonalisation, which keeps `steps` vectors. None where the form is not finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps = min(steps, form.n)
+    basis = torch.zeros(steps, form.n, dtype=torch.float64)
+    now = torch.randn(form.n, generator=generator, dtype=torch.float64)
+    projected = torch.zeros(steps, steps, dtype=torch.float64)
+    for k in range(steps):
+        basis[k] = now / now.norm()
+        image = form(basis[k][None].to(form.device)).cpu()[0]
+        for _ in range(2):
+            along = basis[: k + 1] @ image
+            projected[: k + 1, k] += along
+            image = image - along @ basis[: k + 1]
+        now = image
+        if not float(image.norm()) > 1e-12:
+            steps = k + 1
+            break
+    square = projected[:steps, :steps]
+    if not square.isfinite().all():
+        return torch.zeros(0, dtype=torch.float64), basis[:0]
+    values, vectors = torch.linalg.eigh(square.triu() + square.triu(1).T)
+    return values[:count], vectors[:, :count].T @ basis[:steps]

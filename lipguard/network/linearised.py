@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,6 +32,21 @@ def propagate(network: Network, x: Tensor, activate: Callable[[int, Tensor], Ten
         return activate(i, inputs[0]) if isinstance(layer, Activation) else layer.linear(*inputs)
 
     return network.run(x, step)
+
+
+def pre_activations(network: Network, z: Tensor) -> Tensor:
+    """a = K z for rows z = (x, b_1, .., b_L), shape (vectors, n_x + neurons), without writing K out."""
+    sizes = [network.nodes[0].size, *(network.nodes[i].size for i in network.activations)]
+    x, *answers = torch.split(z, sizes, dim=1)
+    free = dict(zip(network.activations, answers, strict=True))
+    found: list[Tensor] = []
+
+    def activate(i: int, a: Tensor) -> Tensor:
+        found.append(a.flatten(1))
+        return free[i].reshape(-1, *network.nodes[i].shape)
+
+    propagate(network, x.reshape(-1, *network.input_shape), activate)
+    return torch.cat(found, dim=1) if found else z[:, :0]
 
 
 @dataclass(frozen=True, eq=False)

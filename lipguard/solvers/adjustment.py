@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.network.form import ScaledForm
+from lipguard.network.form import ScaledForm, smallest_eigenvectors
 from lipguard.network.graph import Network
-from lipguard.network.linearised import slope_ranges
+from lipguard.network.linearised import pre_activations, slope_ranges
 from lipguard.solvers.problem import Directions
 
 Array = NDArray[np.float64]
@@ -29,6 +29,7 @@ _CHUNK = 4096  # neurons at a time
 # Measured on networks in training: the smallest eigenvalue that is left, in the one seen, and in the one before.
 _UNSEEN, _LEFT = 2.0, 0.3
 _LARGEST_CHANGE = 0.5  # of a multiplier, relative
+_MENDINGS, _LANCZOS_STEPS = 4, 150
 
 
 def adjusted(
@@ -67,6 +68,44 @@ def adjusted(
             # What is seen from inside the spectrum may be far too little where much was amiss.
             return changed, max(_UNSEEN * deficit, _LEFT * before)
     return t, _UNSEEN * _deficit(form, basis)
+
+
+def mended(
+    network: Network, t: Array, rho: float, directions: Directions, device: torch.device | str = "cpu"
+) -> tuple[Array, float]:
+    """Multipliers adjusted in directions that the iteration did not see, where A(rho, t) turned out to be indefinite.
+
+    A few times: the eigenvectors of the smallest eigenvalues, by Lanczos' method, join the directions.
+
+    Args:
+        network: of the multipliers.
+        t: proposed multipliers, shape (neurons,), which a proof refused.
+        rho: the proposed square of the bound.
+        directions: where the iteration ended.
+        device: where the passes run.
+
+    Returns:
+        (t, deficit): the best that was met, and how far the smallest eigenvalue is below zero with them.
+    """
+    best, least = t, math.inf
+    for _ in range(_MENDINGS):
+        form = ScaledForm(network, t, rho, device)
+        values, vectors = smallest_eigenvectors(form, _LANCZOS_STEPS)
+        deficit = max(0.0, -float(values[0])) if len(values) else math.inf
+        if not deficit < 0.9 * least:
+            break
+        best, least = t, deficit
+        found = vectors[values < 0]
+        if not len(found):
+            break
+        size = float(np.linalg.norm(directions.values / form.scale, axis=1).max(initial=1.0))
+        z = found * torch.from_numpy(form.scale) * size
+        a = pre_activations(network, z)
+        directions = Directions(
+            np.concatenate([directions.values, z.numpy()]), np.concatenate([directions.pre_activations, a.numpy()])
+        )
+        t, _ = adjusted(network, t, rho, directions, device)
+    return best, least
 
 
 def _changed(t: Array, wanted: Tensor, a: Tensor, b: Tensor, alpha: Tensor, beta: Tensor) -> Array:
