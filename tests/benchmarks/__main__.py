@@ -221,7 +221,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.4, 4.2), layout="constrained")
     base = {r["network"]: r["bound"] for r in results["rows"] if r["method"] == "cold" and r["status"] == "done"}
     marks = "ovs^D<>pPX*h"
     for mark, method in zip(marks, BOUNDS, strict=False):
@@ -234,7 +234,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.axhline(1.0, color="#6b6b6b", linewidth=0.6)
     axes.set_xlabel("seconds")
     axes.set_ylabel("bound / lipguard's")
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=150)
 
 
