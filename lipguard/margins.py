@@ -36,7 +36,8 @@ class Margins:
 
     Attributes:
         constants: upper bounds, shape (classes, classes), float64, symmetric, zero on the diagonal.
-        reports: of the pairs (i, j), i < j, that have a bound of their own; others have sqrt(2) times the network's.
+        reports: of the pairs (i, j), i < j, that have a bound of their own, without lower bounds; others have sqrt(2)
+            times the network's.
     """
 
     constants: Tensor
@@ -131,8 +132,10 @@ def certify_margins(
             warm = None if before is None else before.warm_start
             if warm is None and last is not None:  # a plan for the same architecture, and the whole network's vectors
                 own = report.warm_start
-                warm = WarmStart(last.certificate, own.solver_state, last.warm_start.points)
-            request = Request(margin_network(network, *pair), plain, warm, None, optimise, device_of(model))
+                warm = WarmStart(last.certificate, own.solver_state)
+            request = Request(
+                margin_network(network, *pair), plain, warm, None, optimise, device_of(model), sought=False
+            )
             last = reports[pair] = certify_network(request, time.monotonic())
             i, j = pair
             constants[i, j] = constants[j, i] = min(float(constants[i, j]), last.bound)
