@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from hypothesis import HealthCheck, settings
+import os
+
+# Before anything that reads them is imported, and for the processes that tests start: there are two of these already.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile(

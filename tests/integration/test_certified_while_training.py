@@ -230,3 +230,24 @@ def test_solves_beyond_the_overhead_are_left_out(tmp_path: Path, monkeypatch: py
 def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(MisconfigurationException, match=message):
         LipschitzMonitor(config=DCPConfig(), **arguments)
+
+
+class Growing(Batches):
+    """Samples of another shape than those that are trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = [(torch.cat([x, x], 1), y) for x, y in self.batches]
+
+
+class Halved(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x[:, :4])  # type: ignore[no-any-return]
+
+
+def test_validation_on_inputs_of_another_shape(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    monitor = LipschitzMonitor()
+    trainer(tmp_path, monitor).fit(Halved(), Batches(), Growing())
+    assert len(monitor.history) == 3
+    assert all(math.isfinite(row["bound"]) for row in monitor.history)
+    assert len([message for message in told(caplog) if "inputs of shape (4,)" in message]) == 1
