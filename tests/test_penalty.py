@@ -145,8 +145,17 @@ def test_weights_computed_in_forward_are_read_anew() -> None:
     assert float(value().detach()) == pytest.approx(6.0, rel=0.05)
 
 
+def test_every_second_call() -> None:
+    model = with_weights(networks()["plain"], 0)
+    once, twice = LipschitzPenalty(model, SHAPE), LipschitzPenalty(model, SHAPE, every=2)
+    values = [float(twice().detach()) for _ in range(3)]
+    assert values[0] == pytest.approx(2 * float(once().detach()))
+    assert values[1] == 0
+    assert values[2] > 0
+
+
 def test_what_makes_no_sense_is_refused() -> None:
-    for arguments in ({"vectors": 0}, {"warm_up": -1}, {"seed": 1.5}):
+    for arguments in ({"vectors": 0}, {"every": 0}, {"warm_up": -1}, {"seed": 1.5}):
         with pytest.raises(ConfigError, match="Expected"):
             LipschitzPenalty(networks()["plain"], SHAPE, **arguments)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedLayerError, match="Softmax"):

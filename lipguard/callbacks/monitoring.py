@@ -499,13 +499,18 @@ class LipschitzMonitorMixin:
 
     # --- estimates and the penalty ---
 
-    def penalty(self) -> Tensor:
+    def penalty(self, every: int = 1) -> Tensor:
         """The value of LipSDP's relaxation at the weights as they are, to add to a loss: ``loss + lam * penalty()``.
 
         It is an estimate from below of the bound, differentiable in the weights; see `lipguard.LipschitzPenalty`. Call
         it in ``training_step``. The monitor must be among the trainer's callbacks.
+
+        Args:
+            every: compute it at every so many calls only, so many times as large, and return zero in between.
         """
-        return self._relaxation()()
+        penalty = self._relaxation()
+        penalty.every = every
+        return penalty()
 
     def _relaxation(self) -> LipschitzPenalty:
         if self._module is None:

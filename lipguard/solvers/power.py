@@ -285,9 +285,9 @@ class _Iteration:
 
     def turn(self, gradient: Tensor) -> None:
         """Take the direction of a gradient for the next input, whatever its length."""
-        length = gradient.norm()
-        if bool(torch.isfinite(length)) and float(length) > 0:
-            self.x = self.last = self._alive(gradient / length)
+        length = float(gradient.norm())
+        if 0 < length < math.inf:
+            self.x = self.last = gradient / length
 
     @staticmethod
     def _alive(x: Tensor) -> Tensor:

@@ -245,9 +245,8 @@ class Halved(Tiny):
         return self.net(x[:, :4])  # type: ignore[no-any-return]
 
 
-def test_validation_on_inputs_of_another_shape(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_validation_on_inputs_of_another_shape(tmp_path: Path) -> None:
     monitor = LipschitzMonitor()
     trainer(tmp_path, monitor).fit(Halved(), Batches(), Growing())
-    assert len(monitor.history) == 3
     assert all(math.isfinite(row["bound"]) for row in monitor.history)
-    assert len([message for message in told(caplog) if "inputs of shape (4,)" in message]) == 1
+    assert len([row for row in monitor.history if "certified_accuracy_eps_0.25" in row]) == 3  # `net` reads four
