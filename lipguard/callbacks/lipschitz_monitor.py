@@ -36,7 +36,7 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
         input_std: what the data were divided by, a number or one per channel; 1 where they were not, or where the
             normalisation is a layer of the network.
         margin_seconds: for constants of margins at each validation, those that are not reached keep sqrt(2) times the
-            network's bound. None allows as much as the bound took, at least a second, so that certified accuracy
+            network's bound. None allows as much as the bound took, at least half a second, so that certified accuracy
             depends a little on the machine; ``math.inf`` computes all of them, 0 none.
         min_accuracy: also log ``<prefix>/selection``: the bound of weights that are as accurate on the validation, and
             more than any bound for others, so that ``ModelCheckpoint(monitor="lipschitz/selection", mode="min")`` keeps

@@ -467,7 +467,7 @@ class LipschitzMonitorMixin:
         plain = Margins.of_bound(float(row["bound"]), logits.shape[1])
         if report is None or row["digest"] is None:
             return plain.constants
-        budget = max(1.0, report.seconds) if self.margin_seconds is None else self.margin_seconds
+        budget = max(0.5, report.seconds) if self.margin_seconds is None else self.margin_seconds
         if budget <= 0:
             return plain.constants
         model = stored_module(trainer, pl_module)
