@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard import Ball, Box, Certificate
+from lipguard.certificate import domain as domains
 from lipguard.certificate.domain import Domain, intervals, restricted
 from lipguard.certificate.verify import verify_certificate
 from lipguard.errors import CertificateError, ConfigError
@@ -192,3 +193,18 @@ def test_numpy_values_are_taken() -> None:
 def test_numbers_are_not_rounded() -> None:
     assert float(Ball(0.0, 0.1).halves(())) == 0.1
     assert float(Box(-0.1, 0.1).halves(())) >= 0.1
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_slopes_on_a_domain_are_those_of_the_intervals(domain: Domain) -> None:
+    network = trace(with_weights(MODEL, 0), SHAPE)
+    found = domains._slopes(network, domain)
+    assert found
+    for i, (low, high) in intervals(network, domain).items():
+        layer = network.nodes[i].layer
+        assert isinstance(layer, Activation)
+        if i in found and layer.within is not None:
+            alpha, spread = found[i]
+            least, most = (end.clamp(layer.alpha, layer.beta) for end in layer.within(low, high))
+            assert bool((alpha <= least).all())
+            assert bool((alpha + spread >= most).all())
