@@ -28,6 +28,7 @@ from lipguard.network.trace import trace
 from lipguard.report import Report, WarmStart
 
 Pair = tuple[int, int]
+CERTIFIED_ACCURACY = "certified_accuracy_eps_"  # of the keys of rows and logs, before the radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +151,11 @@ def verify_margin(certificate: Certificate, model: nn.Module, i: int, j: int) ->
     """
     network = trace(model, certificate.input_shape)
     return verify_certificate(certificate, margin_network(network, min(i, j), max(i, j)))
+
+
+def accuracy_key(epsilon: float) -> str:
+    """What certified accuracy at a radius is called in rows and logs."""
+    return f"{CERTIFIED_ACCURACY}{epsilon:g}"
 
 
 def needed_pairs(logits: Tensor) -> list[Pair]:

@@ -19,9 +19,8 @@ from torch import nn
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.verify import verify
 from lipguard.errors import CertificateError, ConfigError, LipguardError
+from lipguard.margins import CERTIFIED_ACCURACY
 from lipguard.network.trace import trace
-
-_PREFIX = "certified_accuracy_eps_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +178,8 @@ def read_candidate(path: Path) -> Candidate:
     row = _last_row(checkpoint, certificate)
     if not isinstance(row.get("accuracy"), float):
         raise ConfigError("its monitor saw no accuracy: it needs a validation with integer labels, and epsilons")
-    certified = {float(k.removeprefix(_PREFIX)): float(v) for k, v in row.items() if k.startswith(_PREFIX)}
+    radii = {key: key.removeprefix(CERTIFIED_ACCURACY) for key in row if key.startswith(CERTIFIED_ACCURACY)}
+    certified = {float(radius): float(row[key]) for key, radius in radii.items()}
     return Candidate(path, int(row["epoch"]), float(certificate.bound), row["accuracy"], certified, certificate)
 
 

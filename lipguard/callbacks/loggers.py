@@ -10,14 +10,15 @@ from typing import Any
 
 from lipguard.callbacks.observed import is_a
 from lipguard.certificate.certificate import Certificate
+from lipguard.margins import accuracy_key
 
-_SMALLEST = ("bound", "product_bound")
-_LARGEST = ("lower_bound", "tightness", "certified_accuracy_eps_", "average_certified_radius")
+_SMALLEST = ("bound", "product_bound")  # are the best
+_LARGEST = ("lower_bound", "tightness", "average_certified_radius")
 
 
 def prepare(loggers: Sequence[Any], prefix: str, epsilons: Sequence[float]) -> None:
     """Once per fit: a layout of curves that belong together, and what a run's summary is to keep."""
-    names = [f"certified_accuracy_eps_{epsilon:g}" for epsilon in epsilons]
+    names = [accuracy_key(epsilon) for epsilon in epsilons]
     for logger in loggers:
         if is_a(logger, "TensorBoardLogger"):
             layout = {
@@ -29,7 +30,7 @@ def prepare(loggers: Sequence[Any], prefix: str, epsilons: Sequence[float]) -> N
             logger.experiment.add_custom_scalars(layout)
         elif is_a(logger, "WandbLogger"):
             define = logger.experiment.define_metric
-            for name in (*_SMALLEST, *_LARGEST[:2], _LARGEST[3], *names):
+            for name in (*_SMALLEST, *_LARGEST, *names):
                 define(f"{prefix}/{name}", summary="min" if name in _SMALLEST else "max")
 
 

@@ -31,7 +31,7 @@ from lipguard.certificate.rounding import to_float32_down, to_float32_up
 from lipguard.certification import Request, certify, plan
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
-from lipguard.margins import Margins, certify_margins, needed_pairs
+from lipguard.margins import CERTIFIED_ACCURACY, Margins, accuracy_key, certify_margins, needed_pairs
 from lipguard.metrics.certified_accuracy import checked_epsilons, smallest_std
 from lipguard.network.trace import eval_mode, trace
 from lipguard.penalty import LipschitzPenalty
@@ -42,7 +42,7 @@ Row: TypeAlias = dict[str, Any]  # plain values: it is broadcast, and stored in 
 
 _LOGGED = ("bound", "product_bound", "lower_bound", "tightness", "seconds")
 _ROUNDED_UP = ("bound", "product_bound")
-_CERTIFIED = ("certified_accuracy_eps_", "average_certified_radius", "selection")
+_CERTIFIED = (CERTIFIED_ACCURACY, "average_certified_radius", "selection")
 _UNFIT = 1e30  # of selection, where the accuracy is not reached: above every bound, and smaller the nearer it is
 _BETWEEN_FIGURES = 30.0  # seconds
 _SAMPLES = 16  # inputs of the first batch from which the lower bound starts its ascent
@@ -439,8 +439,8 @@ class LipschitzMonitorMixin:
         if not samples:
             return {}
         shares = {
-            f"certified_accuracy_eps_{e:g}": float(c) / samples
-            for e, c in zip(self.epsilons, counts[2:-1], strict=True)
+            accuracy_key(epsilon): float(count) / samples
+            for epsilon, count in zip(self.epsilons, counts[2:-1], strict=True)
         }
         return (
             shares
