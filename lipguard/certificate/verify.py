@@ -12,7 +12,7 @@ from torch import nn
 
 from lipguard.certificate.blocks import WholeClaim, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.domain import restricted
+from lipguard.certificate.domain import Domain, restricted
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.config import MERGES
@@ -90,14 +90,16 @@ def verify_certificate(
         )
     if certificate.merge not in MERGES:
         raise CertificateError(f"The certificate names the merge {certificate.merge!r}, which does not exist.")
-    product = product_bounds(network, node_norms(network))[-1]
-    network = _on_domain(network, certificate)
+    norms = node_norms(network)
+    product = product_bounds(network, norms)[-1]
+    if certificate.domain is not None:
+        network = _on_domain(network, certificate.domain)
+        norms = node_norms(network)
     plan = certificate.plan
     plan.check(network)
     if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.rhos):
         raise CertificateError("The certificate has not one entry per block of its plan.")
     _check_proof(certificate)
-    norms = node_norms(network)
     how = _How(deterministic, os.urandom(32) if fresh else b"")
     proved = [_verified_block(certificate, network, norms, i, how) for i in range(len(plan.blocks))]
     found = total_bound(proved, product)
@@ -106,9 +108,9 @@ def verify_certificate(
     return certificate.bound
 
 
-def _on_domain(network: Network, certificate: Certificate) -> Network:
+def _on_domain(network: Network, domain: Domain) -> Network:
     try:
-        return network if certificate.domain is None else restricted(network, certificate.domain)
+        return restricted(network, domain)
     except ConfigError as error:
         raise CertificateError(f"The certificate's domain does not fit the network: {error}") from error
 
