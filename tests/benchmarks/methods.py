@@ -38,18 +38,19 @@ def product(clock: Clock, weights: Path, shape: Shape) -> Values:
 
 
 def certify(
-    clock: Clock, weights: Path, shape: Shape, settings: dict[str, object], warm: Path | None, keep: Path | None
-) -> Values:
+    clock: Clock, weights: Path, shape: Shape, settings: dict[str, object], warm: Path | None, keep: Path | None,
+    device: str = "cpu",
+) -> Values:  # fmt: skip
     """`lipguard.certify`, from the warm start in a file where there is one; what it leaves goes to `keep`."""
-    config, model = DCPConfig.from_dict(settings), _load(weights)
+    config, model = DCPConfig.from_dict(settings), _load(weights).to(device)
     start = None if warm is None else WarmStart.from_state(torch.load(warm))
-    warm_up(config)
+    warm_up(config, device)
     with clock:
         report = lipguard.certify(model, shape, config, warm_start=start)
     if keep is not None:
         torch.save(report.warm_start.to_state(), keep)
     return {
-        "bound": report.bound, "product": report.product_bound, "proof": report.proof,
+        "bound": report.bound, "product": report.product_bound, "lower": report.lower_bound, "proof": report.proof,
         "failure_probability": report.failure_probability, "status": report.status,
     }  # fmt: skip
 
@@ -111,11 +112,34 @@ def warm_in_steps(clock: Clock, epochs: int) -> Values:
     }  # fmt: skip
 
 
-def warm_up(config: DCPConfig | None = None) -> None:
+def each_epoch(clock: Clock, epochs: int, device: str = "cpu") -> Values:
+    """CNN1 while it trains: of every epoch the seconds, the accuracy, and a certificate, cold and warm."""
+    training = Training(cnn1, *mnist())
+    training.model.to(device)
+    training.images, training.labels = training.images.to(device), training.labels.to(device)
+    warm_up(device=device)
+    rows, last = [], None
+    with clock:
+        for _ in range(epochs):
+            start = time.perf_counter()
+            training.epoch()
+            trained = time.perf_counter() - start
+            cold = lipguard.certify(training.model, (1, 28, 28))
+            warm = last = lipguard.certify(training.model, (1, 28, 28), warm_start=last)
+            rows.append({
+                "training": trained, "accuracy": training.accuracy(), "product": warm.product_bound,
+                "lower": max(cold.lower_bound, warm.lower_bound), "cold": cold.bound, "cold seconds": cold.seconds,
+                "warm": warm.bound, "warm seconds": warm.seconds,
+            })  # fmt: skip
+    return {"epochs": rows}
+
+
+def warm_up(config: DCPConfig | None = None, device: str = "cpu") -> None:
     """Certify three neurons: loads what is loaded on first use, and measures the machine for the cost model."""
-    lipguard.certify(_small(), (2,), config)
+    model = _small().to(device)
+    lipguard.certify(model, (2,), config)
     for proof in ("dense", "sparse", "randomised"):
-        lipguard.certify(_small(), (2,), DCPConfig(proof=proof))
+        lipguard.certify(model, (2,), DCPConfig(proof=proof))
 
 
 def _small() -> nn.Module:

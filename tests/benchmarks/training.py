@@ -88,6 +88,15 @@ def cnn1() -> nn.Module:
     )  # fmt: skip
 
 
+def _cnn2() -> nn.Module:
+    """CNN2 of the paper, for 3x32x32."""
+    layers: list[nn.Module] = []
+    for channels in (3, 5, 5, 5, 5):
+        layers += [nn.Conv2d(channels, 5, 3), nn.ReLU()]
+    dense = [nn.Linear(5 * 22**2, 50), nn.ReLU(), nn.Linear(50, 100), nn.ReLU(), nn.Linear(100, 10)]
+    return nn.Sequential(*layers, nn.Flatten(), *dense)
+
+
 def _mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
 
@@ -132,6 +141,7 @@ NETWORKS = {  # name: (network, its input shape)
 _TRAINED = {  # name: (network, epochs)
     "MLP 784-256-10": (_mlp, 3),
     "CNN1": (cnn1, 8),
+    "CNN2": (_cnn2, 8),
     "four convolutions": (_four_convolutions, 2),
     "CIFAR-shaped": (_cifar_shaped, 1),
 }
@@ -139,14 +149,19 @@ _TRAINED = {  # name: (network, epochs)
 
 def samples(only: str, seeds: Sequence[int], note: Callable[[str], None]) -> Iterator[Sample]:
     """Networks whose name contains `only`; `note` is told of those that cannot be had."""
-    builders = (_peers(seeds) if (PEERS / "load.py").exists() else {}) | (_trained() if MNIST.is_dir() else {})
-    if not (PEERS / "load.py").exists():
-        note(f"No networks of peers in {PEERS} (LIPGUARD_PEERS): left out.")
-    if not MNIST.is_dir():
-        note(f"No MNIST in {MNIST} (LIPGUARD_MNIST): networks that are trained on it are left out.")
-    for name, build in builders.items():
+    for name, build in builders(seeds, note).items():
         if only.lower() in name.lower():
             yield build()
+
+
+def builders(seeds: Sequence[int], note: Callable[[str], None]) -> dict[str, Callable[[], Sample]]:
+    """What makes each network, by name; `note` is told of those that cannot be had."""
+    peers_there, images_there = (PEERS / "load.py").exists(), MNIST.is_dir()
+    if not peers_there:
+        note(f"No networks of peers in {PEERS} (LIPGUARD_PEERS): left out.")
+    if not images_there:
+        note(f"No MNIST in {MNIST} (LIPGUARD_MNIST): networks that are trained on it are left out.")
+    return (_peers(seeds) if peers_there else {}) | (_trained() if images_there else {})
 
 
 def _peers(seeds: Sequence[int]) -> dict[str, Callable[[], Sample]]:
@@ -190,7 +205,7 @@ def _trained() -> dict[str, Callable[[], Sample]]:
 def _train(name: str) -> Sample:
     build, epochs = _TRAINED[name]
     images, labels = mnist()
-    if build is _cifar_shaped:
+    if build in (_cnn2, _cifar_shaped):
         images = coloured(images)
     training = Training(build, images, labels)
     for _ in range(epochs):

@@ -1,0 +1,90 @@
+"""The networks of the one run: of peers, the paper's, architectures, some whose constant is known, and families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from architectures import CASES, Case, trained
+from torch import nn
+from torch.nn.utils import parametrizations
+from training import MNIST, Sample, builders, mnist
+
+QUICK = ("fnn2 0, all", "fnn3 0, all", "cnn2 0, all", "cnn3 0, all", "cnn_C5_CH16", "CNN1")
+ARCHITECTURES = ("LeNet-5, average", "LeNet-5, max", "ResNet-20", "ResNet-18, 32x32")
+FAMILIES = {  # what is varied: values
+    "width": (8, 16, 32, 64, 128, 256, 512, 1024, 2048),
+    "depth": (2, 4, 8, 16, 32, 64),
+    "channels": (1, 2, 4, 8, 16, 32, 64, 128),
+    "image": (4, 6, 8, 14, 28, 56, 112),
+}
+WHAT = {  # as FAMILIES; for the captions
+    "width": "two hidden layers of so many neurons",
+    "depth": "so many hidden layers of 16 neurons",
+    "channels": "two convolutions of so many channels on 8x8",
+    "image": "two convolutions of 4 channels on images of so many pixels a side",
+}
+
+
+def table(everything: bool, only: str, note: Callable[[str], None]) -> Iterator[Sample]:
+    """Networks of the table whose name contains `only`; the chosen subset first."""
+    found = builders([0, 1, 2, 3, 4] if everything else [0], note)
+    known = {"orthogonal, 5 layers": _orthogonal, "diagonal, 2 layers": _diagonal}
+    chosen = {name: found.pop(name) for name in QUICK if name in found} | known
+    if everything:
+        chosen |= (_architectures() if MNIST.is_dir() else {}) | found
+    for name, build in chosen.items():
+        if only.lower() in name.lower():
+            yield build()
+
+
+def _architectures() -> dict[str, Callable[[], Sample]]:
+    def build(case: Case) -> Sample:
+        model, accuracy = trained(case, *mnist())
+        return Sample(case.name, model, case.shape, lambda: model, accuracy=accuracy)
+
+    return {case.name: partial(build, case) for case in CASES if case.name in ARCHITECTURES}
+
+
+def _orthogonal() -> Sample:
+    """Orthogonal layers with absolute values: 1-Lipschitz, and attained."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for _ in range(4):
+        layers += [parametrizations.orthogonal(nn.Linear(32, 32)), nn.LeakyReLU(-1.0)]
+    model = nn.Sequential(*layers, parametrizations.orthogonal(nn.Linear(32, 32))).eval()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    return Sample("orthogonal, 5 layers", model, (32,), lambda: model, 1.0)
+
+
+def _diagonal() -> Sample:
+    """Diagonal layers: the constant is the product of the largest."""
+    model = nn.Sequential(nn.Linear(8, 8, False), nn.ReLU(), nn.Linear(8, 8, False))
+    with torch.no_grad():
+        for k in (0, 2):
+            model[k].weight.copy_(torch.diag(torch.linspace(0.5, 2.0, 8)))
+    return Sample("diagonal, 2 layers", model.eval(), (8,), lambda: model, 4.0)
+
+
+def member(family: str, value: int) -> Sample:
+    """A network of a family, with torch's initialisation."""
+    torch.manual_seed(0)
+    shape: tuple[int, ...] = (16,)
+    layers: list[nn.Module] = []
+    if family in ("width", "depth"):
+        width, depth = (value, 2) if family == "width" else (16, value)
+        sizes = [16, *[width] * depth]
+        for k in range(depth):
+            layers += [nn.Linear(sizes[k], sizes[k + 1]), nn.ReLU()]
+        layers.append(nn.Linear(width, 10))
+    else:
+        channels, side = (value, 8) if family == "channels" else (4, value)
+        shape = (1, side, side)
+        for k in (1, channels):
+            layers += [nn.Conv2d(k, channels, 3, padding=1), nn.ReLU()]
+        layers += [nn.AvgPool2d(side), nn.Flatten(), nn.Linear(channels, 10)]
+    model = nn.Sequential(*layers).eval()
+    return Sample(f"{family} {value}", model, shape, lambda: model)

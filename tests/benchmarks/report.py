@@ -1,0 +1,2 @@
+def text(results): return str(len(results["rows"]))
+def write(results, root): pass
