@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from lipguard.solvers import power
 from lipguard.solvers.adjustment import adjusted, mended
 from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.problem import Directions, Job, Problem, Proposal
+from lipguard.solvers.reinforcement import reinforced
 from lipguard.solvers.repair import enlarged, repaired
 
 Array = NDArray[np.float64]
@@ -68,6 +69,7 @@ _HURRIED_STEPS = 25  # where there is time for those only: what is left makes fo
 _TIED_KEY = ".channel"  # of the state of the former
 _BESIDE = 28  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
 _LANCZOS = 100  # steps, to see what is missing to a margin of about their inverse square
+_MARGIN_ROUNDS = 4  # in which margins by layer are looked for
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _TIGHTENED, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
 _LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
@@ -232,6 +234,28 @@ def _plan(
 def _same_blocks(one: PartitionPlan, other: PartitionPlan) -> bool:
     places = [[(b.start, b.stop, b.kind, b.tile, b.cuts, b.grids) for b in plan.blocks] for plan in (one, other)]
     return one.architecture == other.architecture and places[0] == places[1]
+
+
+_Candidate: TypeAlias = tuple[Array, float, Directions | None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """At a proof: multipliers and rho, with the enlargement to begin with.
+
+    Attributes:
+        t: multipliers.
+        rho: the square of the bound, before the step.
+        step: of `enlarged`.
+        margin: that a randomised proof is to count on.
+        hopeful: whether the step is likely to do.
+    """
+
+    t: Array
+    rho: float
+    step: float
+    margin: float
+    hopeful: bool
 
 
 @dataclass
@@ -448,7 +472,8 @@ class _BlockRun:
         if self.warm is not None and self._has_warm_multipliers(self.warm):
             rho = self.warm.certificate.rhos[self.index]
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho, None))
-        for t, rho, step, margin in self._in_order(candidates, len(proposals) > 1):
+        for attempt in self._in_order(candidates, len(proposals) > 1):
+            t, rho, step, margin = attempt.t, attempt.rho, attempt.step, attempt.margin
             tried, mended_now = False, False
             while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * margin):
                 if time.monotonic() > self.deadline:
@@ -471,7 +496,7 @@ class _BlockRun:
                     continue
                 if self.may_improve() and not mended_now:
                     return
-                step *= 2
+                step = max(2 * step, self.config.tolerance)
 
     def _mended(self, t: Array, rho: float, step: float) -> tuple[Array, float]:
         """(multipliers, step) of the next try: adjusted in directions that nobody saw, or else a larger step."""
@@ -485,7 +510,7 @@ class _BlockRun:
         return better, (1 - gain) ** -2 - 1
 
     def tighten(self) -> None:
-        """The smallest rho that the multipliers prove, to a millionth of the bound, where a proof takes little.
+        """The smallest rho that the multipliers prove, to a hundredth of the tolerance, where a proof takes little.
 
         The value of the relaxation is below it. What is claimed is a little above the smallest that was accepted, so
         that another machine's rounding accepts it, too.
@@ -496,7 +521,7 @@ class _BlockRun:
         began = time.monotonic()
         (t,), low, high = self.multipliers, (self.proposals[0].value * (1 - 1e-9)) ** 2, self.rho
         for _ in range(_MOST_BISECTIONS):
-            if high <= low * (1 + 1e-6) or time.monotonic() > self.deadline:
+            if high <= low * (1 + self.config.tolerance / 50) or time.monotonic() > self.deadline:
                 break
             middle = math.sqrt(low * high)
             accepted = proves(WholeClaim(t, middle, "sparse"), self.parts[0], None, self.deadline, self.device)
@@ -506,20 +531,20 @@ class _BlockRun:
         self.tightening = time.monotonic() - began
         self.seconds += self.tightening
 
-    def _in_order(
-        self, candidates: Sequence[tuple[Array, float, Directions | None]], compared: bool
-    ) -> Iterator[tuple[Array, float, float, float]]:
-        """(multipliers, rho, first step, margin) of each; the first two by what they are likely to prove, if asked."""
+    def _in_order(self, candidates: Sequence[_Candidate], compared: bool) -> Iterator[_Attempt]:
+        """The first two by what they are likely to prove, if asked."""
         if not compared:
-            for t, rho, directions in candidates:
-                t, step, margin, _ = self._first_step(t, rho, directions)
-                yield t, rho, step, margin
+            yield from (self._first_step(*candidate) for candidate in candidates)
             return
-        found = []
-        for t, rho, directions in candidates[:2]:
-            t, step, margin, hopeful = self._first_step(t, rho, directions)
-            found.append(((not hopeful, enlarged(self.parts[0], t, rho, step)[1]), (t, rho, step, margin)))
-        yield from (attempt for _, attempt in sorted(found, key=lambda entry: entry[0]))
+        one = self._first_step(*candidates[0])
+        claimed = enlarged(self.parts[0], one.t, one.rho, one.step)[1]
+        if one.hopeful and claimed <= candidates[1][1]:  # the other's value is above what this one is likely to prove
+            yield one
+            yield from self._in_order(candidates[1:], False)
+            return
+        other = self._first_step(*candidates[1])
+        both = [(one, claimed), (other, enlarged(self.parts[0], other.t, other.rho, other.step)[1])]
+        yield from (attempt for attempt, _ in sorted(both, key=lambda pair: (not pair[0].hopeful, pair[1])))
         yield from self._in_order(candidates[2:], False)
 
     def _hurried(self, form: ScaledForm, step: float, margin: float, late: OutOfTimeError) -> tuple[float, float]:
@@ -529,9 +554,8 @@ class _BlockRun:
         _LOG.info("A proof with a margin of %.2g would be late; trying %.2g.", margin, wider)
         return ((1 - gain) ** -2 - 1, wider) if wider <= 2 * LARGEST_MARGIN else (math.inf, wider)
 
-    def _first_step(self, t: Array, rho: float, directions: Directions | None) -> tuple[Array, float, float, bool]:
-        """Multipliers, adjusted; the step to try first; the margin that a randomised proof is to count on; and whether
-        the step is likely to do.
+    def _first_step(self, t: Array, rho: float, directions: Directions | None) -> _Attempt:
+        """What to try first: multipliers adjusted, and with margins where they are missing.
 
         The smallest eigenvalue grows by 1 - (1 + step)^(-1/2). How far it is below zero is estimated beforehand.
         """
@@ -546,19 +570,30 @@ class _BlockRun:
             t, missing = adjusted(part, t, rho, directions, self.device)
         if self.block.proof == "randomised":
             margin = self._margin(ScaledForm(part, t, rho, self.device), unit)
+        wanted = max(1.2 * margin, (0.02 if self._neurons <= _SMALL else 0.05) * tolerance)
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             # What Lanczos' method may not see should be less than the margin.
             hurried = 3 * _LANCZOS * unit > 0.1 * self._left
             steps = min(_LANCZOS, int(3 / margin**0.5) + 1) if margin else _LANCZOS if hurried else 3 * _LANCZOS
-            larger, claimed = enlarged(part, t, rho, max(tolerance, margin))
-            form = ScaledForm(part, larger, claimed, self.device)
-            smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2
-            missing = max(max(tolerance, margin) / 2 - smallest, 0.0 if directions is None else missing)
+            rounds = self._rounds_of_margins(steps, unit)
+            if rounds:
+                t, rho, missing = reinforced(part, t, rho, wanted, steps, rounds, 3 * tolerance, self.device)
+                wanted = 0.0  # is in what is missing
+            else:
+                larger, claimed = enlarged(part, t, rho, max(tolerance, margin))
+                form = ScaledForm(part, larger, claimed, self.device)
+                smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2
+                missing = max(max(tolerance, margin) / 2 - smallest, 0.0 if directions is None else missing)
         if not missing < 0.1:
-            return t, (1 - 1.2 * margin) ** -2 - 1 if margin else tolerance, margin, False
-        least = 0.02 if self._neurons <= _SMALL else 0.05
-        gain = max(missing, 0.0) + max(1.2 * margin, least * tolerance)
-        return t, (1 - gain) ** -2 - 1, margin, True
+            return _Attempt(t, rho, (1 - 1.2 * margin) ** -2 - 1 if margin else tolerance, margin, False)
+        return _Attempt(t, rho, (1 - max(missing, 0.0) - wanted) ** -2 - 1, margin, True)
+
+    def _rounds_of_margins(self, steps: int, unit: float) -> int:
+        """How often margins by layer are looked for, which keeps `steps` vectors: as memory and time allow."""
+        part = self.parts[0]
+        if 16 * steps * (part.nodes[0].size + part.neurons) > usable_memory(self.config):
+            return 0
+        return min(_MARGIN_ROUNDS, int(0.2 * self._left / (3 * steps * unit)) if unit else _MARGIN_ROUNDS)
 
     @property
     def _left(self) -> float:

@@ -205,10 +205,11 @@ def extreme_eigenvalues(form: ScaledForm, steps: int = 100, seed: int = 0) -> tu
     return float(values[0]), float(values[-1])
 
 
-def smallest_eigenvectors(form: ScaledForm, steps: int, count: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
+def smallest_eigenvectors(form: ScaledForm, steps: int, count: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, float]:
     """Estimates of a few of the smallest eigenvalues, ascending, with their vectors, shape (count, n).
 
-    Lanczos' method with full orthogonalisation, which keeps `steps` vectors. None where the form is not finite.
+    Lanczos' method with full orthogonalisation, which keeps `steps` vectors. None where the form is not finite. The
+    third value is the residual of the smallest: an eigenvalue is that near to the estimate, at least.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = min(steps, form.n)
@@ -228,6 +229,7 @@ def smallest_eigenvectors(form: ScaledForm, steps: int, count: int = 8, seed: in
             break
     square = projected[:steps, :steps]
     if not square.isfinite().all():
-        return torch.zeros(0, dtype=torch.float64), basis[:0]
+        return torch.zeros(0, dtype=torch.float64), basis[:0], math.inf
     values, vectors = torch.linalg.eigh(square.triu() + square.triu(1).T)
-    return values[:count], vectors[:, :count].T @ basis[:steps]
+    residual = float(now.norm() * vectors[-1, 0].abs())
+    return values[:count], vectors[:, :count].T @ basis[:steps], residual

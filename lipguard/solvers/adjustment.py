@@ -90,7 +90,7 @@ def mended(
     best, least = t, math.inf
     for _ in range(_MENDINGS):
         form = ScaledForm(network, t, rho, device)
-        values, vectors = smallest_eigenvectors(form, _LANCZOS_STEPS)
+        values, vectors, _ = smallest_eigenvectors(form, _LANCZOS_STEPS)
         deficit = max(0.0, -float(values[0])) if len(values) else math.inf
         if not deficit < 0.9 * least:
             break

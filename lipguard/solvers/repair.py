@@ -5,6 +5,11 @@ activations that are still to come, is a congruence that divides everything betw
 at least: A becomes (1 - c^-1/2) diag(rho, 2T) + c^-1/2 A, up to that congruence. So a matrix that misses positive
 semidefiniteness by a relative (c - 1)/2 is repaired, at the price of c^(d_0/2) in the bound. That is for alpha beta
 <= 0; slopes that stay away from zero gain a smaller margin.
+
+More generally, of a chain: with factors e >= 1, one per block of variables (the input, every activation's outputs),
+t_l e_l prod e_m^2 over the activations m behind, and rho e_0 prod e_m^2, make A, up to congruence, into
+A + diag(rho (e_0 - 1), 2 t_l (e_l - 1)): every block gets the margin that it asks for, at the price of
+sqrt(e_0) prod e_m in the bound. Where A is indefinite on a few layers only, that is far less than a factor for all.
 """
 
 from __future__ import annotations
@@ -39,10 +44,34 @@ def enlarged(network: Network, t: Array, rho: float, step: float) -> tuple[Array
         for j in network.nodes[i].inputs:
             depth[j] = max(depth[j], below)
     sizes = [network.nodes[i].size for i in network.activations]
-    largest = [part.max(initial=0.0) or 1.0 for part in _split(t, sizes)]
-    floor = _FLOORS[0] * np.repeat(largest, sizes)
     powers = np.repeat([depth[i] for i in network.activations], sizes)
-    return np.maximum(t, floor) * (1 + step) ** powers, rho * (1 + step) ** depth[0]
+    return _floored(t, sizes) * (1 + step) ** powers, rho * (1 + step) ** depth[0]
+
+
+def raised(network: Network, t: Array, rho: float, margins: Array) -> tuple[Array, float]:
+    """(t, rho) with a margin for every block of variables, after a floor for multipliers of zero.
+
+    Args:
+        network: the network that they are for.
+        t: proposed multipliers.
+        rho: the proposed square of the bound.
+        margins: e - 1 of the module's docstring, shape (1 + activations,): the input's, then in order of execution.
+    """
+    own = dict(zip([0, *network.activations], 1 + margins, strict=True))
+    behind = np.ones(len(network.nodes))  # the largest product of e^2 on a path from the node's output
+    for i in range(len(network.nodes) - 1, 0, -1):
+        factor = behind[i] * (own[i] ** 2 if i in own else 1.0)
+        for j in network.nodes[i].inputs:
+            behind[j] = max(behind[j], factor)
+    sizes = [network.nodes[i].size for i in network.activations]
+    factors = np.repeat([own[i] * behind[i] for i in network.activations], sizes)
+    return _floored(t, sizes) * factors, float(rho * own[0] * behind[0])
+
+
+def _floored(t: Array, sizes: Sequence[int]) -> Array:
+    largest = [part.max(initial=0.0) or 1.0 for part in _split(t, sizes)]
+    floored: Array = np.maximum(t, _FLOORS[0] * np.repeat(largest, sizes))
+    return floored
 
 
 def repaired(

@@ -1,7 +1,7 @@
 """lipguard beside the methods of others, on the same weights, in one run.
 
     python -m tests.benchmarks [--all] [--only NAME] [--methods cold ...] [--limit SECONDS] [--json PATH]
-    python -m tests.benchmarks --report PATH [--docs]   # the tables of an earlier run; --docs puts them in docs/
+    python -m tests.benchmarks --report PATH [--docs .]   # the tables of an earlier run; with --docs in the pages there
 
 Every method runs in a process of its own, on the same threads. Without `--all`: a few small networks and CNN1, some
 minutes. With it: every network, families that grow, the bound against time and over epochs, hours. What the file of
@@ -73,12 +73,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of lipguard's rows; 'cuda' measures only those")
     parser.add_argument("--json", type=Path, help="write the results there, as they come")
     parser.add_argument("--report", type=Path, help="results of an earlier run, to show")
-    parser.add_argument("--docs", action="store_true", help="with --report: tables and figures to docs/ and README.md")
+    parser.add_argument("--docs", type=Path, help="the project's folder, whose README.md and docs/ get the tables")
     chosen = parser.parse_args()
     chosen.parts = chosen.parts or (PARTS if chosen.all else ("table",))
     results = json.loads(chosen.report.read_text()) if chosen.report else run(chosen)
     if chosen.docs:
-        report.write(results, Path(__file__).parents[2])
+        report.write(results, chosen.docs)
     else:
         print(report.text(results))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers.claims import proposed, smallest_eigenvalue, smallest_rho
+from helpers.claims import matrix, proposed, smallest_eigenvalue, smallest_rho
 from helpers.networks import Residual, with_weights
 from numpy.typing import NDArray
 from torch import nn
@@ -13,7 +13,7 @@ from lipguard.certificate.blocks import form_norm
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
-from lipguard.solvers.repair import enlarged, repaired
+from lipguard.solvers.repair import enlarged, raised, repaired
 
 
 def freed_network(perturbation: float = 0.0, unread: int | None = None) -> FreedNetwork:
@@ -187,3 +187,41 @@ def test_no_multiplier_stays_zero() -> None:
     assert (larger > 0).all()
     assert larger[0] < 1e-6
     assert (enlarged(network, 0 * t, 1.0, 1e-3)[0] > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_margins_by_layer_are_what_every_block_gets(seed: int) -> None:
+    network = chain(nn.ReLU(), seed)
+    t, rho = just_feasible(network)
+    margins = np.array([0.02, 0.0, 0.3, 0.01])
+    sizes = [network.nodes[i].size for i in (0, *network.activations)]
+    larger, claimed = raised(network, t, rho, margins)
+    assert claimed == pytest.approx(rho * 1.02 * 1.3**2 * 1.01**2)
+    np.testing.assert_allclose(larger / t, np.repeat([1.3**2 * 1.01**2, 1.3 * 1.01**2, 1.01], sizes[1:]), rtol=1e-12)
+    # Up to the factors s of the congruence, A gains diag(rho g_0, 2 t g).
+    factors = np.repeat([1 / (1.3 * 1.01), 1 / (1.3 * 1.01), 1 / 1.01, 1.0], sizes)
+    diagonal = np.concatenate([np.full(sizes[0], rho), 2 * t])
+    scale = np.sqrt(np.concatenate([np.full(sizes[0], claimed), 2 * larger])) * factors
+    found = scale[:, None] * matrix(network, larger, claimed) * scale
+    before = np.sqrt(diagonal)[:, None] * matrix(network, t, rho) * np.sqrt(diagonal)
+    wanted = before + np.diag(diagonal * np.repeat(margins, sizes))
+    np.testing.assert_allclose(found, wanted, atol=1e-9 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("build", [chain, residual])
+def test_the_same_margin_for_every_layer_is_an_enlargement(build: Callable[..., Network]) -> None:
+    network = build(nn.ELU(2.0), 0)
+    t, rho = just_feasible(network)
+    larger, claimed = raised(network, t, rho, np.full(1 + len(network.activations), 0.1))
+    assert smallest_eigenvalue(network, larger, claimed) >= 0.99 * 0.1 / 1.1
+    assert 1 < enlarged(network, t, rho, 1.1**2 - 1)[1] / claimed < 1.1 + 1e-9
+
+
+def test_margins_of_nothing_only_lift_what_is_zero() -> None:
+    network = chain(nn.ReLU(), 0)
+    t = np.ones(network.neurons)
+    t[0] = 0
+    larger, rho = raised(network, t, 2.0, np.zeros(1 + len(network.activations)))
+    assert rho == 2.0
+    assert 0 < larger[0] < 1e-6
+    assert larger[1:].tolist() == t[1:].tolist()

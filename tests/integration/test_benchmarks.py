@@ -1,0 +1,60 @@
+"""The benchmark's command: measures, goes on where it stopped, and fills the pages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = "before\n\n<!-- table: Bound -->\n\nold\n\n<!-- end -->\n\nafter <!-- table: Unknown -->kept<!-- end -->\n"
+
+
+def benchmarks(*arguments: object) -> str:
+    command = [sys.executable, "-m", "tests.benchmarks", "--threads", "1", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_run_its_continuation_and_its_tables(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    chosen = ("--only", "diagonal", "--ascent", 0.3, "--json", results)
+    benchmarks(*chosen, "--methods", "lower", "product", "liplt", "cold")
+    rows = json.loads(results.read_text())["rows"]
+    assert [(row["method"], row["status"]) for row in rows] == [
+        ("lower", "done"), ("product", "done"), ("liplt", "done"), ("cold", "done")
+    ]  # fmt: skip
+    bounds = {row["method"]: row["bound"] for row in rows}
+    assert 3.9 < bounds["lower"] <= 4 <= bounds["cold"] <= bounds["product"] < 4.0001  # of layers of norm two
+    assert bounds["liplt"] >= 4 - 1e-6
+    assert all(0 < row["seconds"] < 60 for row in rows)
+
+    benchmarks(*chosen, "--methods", "product", "gram", "cold")
+    more = json.loads(results.read_text())["rows"]
+    assert more[:4] == rows
+    assert [row["method"] for row in more[4:]] == ["gram"]
+
+    (tmp_path / "docs").mkdir()
+    pages = [tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"]
+    for page in pages:
+        page.write_text(PAGES)
+    benchmarks("--report", results, "--docs", tmp_path)
+    for page in pages:
+        text = page.read_text()
+        assert "| diagonal, 2 layers | 8 | 4 | **4** |" in text
+        assert "old" not in text
+        assert text.startswith("before\n")
+        assert text.endswith("after <!-- table: Unknown -->kept<!-- end -->\n")
+    assert (tmp_path / "docs" / "benchmarks.png").stat().st_size > 10_000
+    assert "tightest, or within 0.5 % of it, on 1 of 1" in benchmarks("--report", results)
+
+
+def test_other_settings_do_not_mix(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    about = {"machine": "a calculator", "threads": 1, "limit": 30.0, "torch": "0"}
+    results.write_text(json.dumps({"about": about, "notes": [], "rows": []}))
+    command = [sys.executable, "-m", "tests.benchmarks", "--only", "diagonal", "--json", str(results)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert "another machine" in done.stderr
+    assert "give another file" in done.stderr
