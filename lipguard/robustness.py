@@ -21,7 +21,8 @@ Project: TypeAlias = Callable[[Tensor], Tensor]
 _POINTS = 16
 _STEPS = 30
 _KEPT, _FRESH = 8, 2  # the best points, and others, that the next search starts from
-_POWER_STEPS = 6
+_FIRST_POWER_STEPS, _POWER_STEPS = 6, 2  # of the Jacobian's top direction, which changes little from step to step
+_STEP = 12  # passes that a step of ascent counts as
 _JITTER = 1e-3
 _STRIDE = 0.1  # of the length of a point, shrinking to none at the last step
 _WORK = 1e8  # entries to compute, over all points and passes: large networks get fewer steps
@@ -93,14 +94,14 @@ def ascend(
     x = x[: max(1, int(_ENTRIES / entries))]
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     best = 0.0
-    cost = len(x) * (2 * _POWER_STEPS + 4) * entries
+    cost = _STEP * len(x) * entries
     steps = max(1, min(steps, int(work / cost)))
     for k in range(steps):
         if k and time.monotonic() > deadline:
             break
         x = x if project is None else project(x)
         slopes, smooth = _slopes(network, x)
-        v = _top_direction(network, slopes, v)
+        v = _top_direction(network, slopes, v, _POWER_STEPS if k else _FIRST_POWER_STEPS)
         norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
         best = max(best, float(norms.nan_to_num(0.0, posinf=0.0).max()))
         direction = _ascent_direction(network, x, v, slopes, smooth)
@@ -146,9 +147,9 @@ def _turned(slope: Tensor, a: Tensor) -> Tensor:
     return slope * a if slope.dim() == a.dim() else torch.einsum("...ij,...j->...i", slope, a)
 
 
-def _top_direction(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Tensor:
+def _top_direction(network: Network, slopes: dict[int, Tensor], v: Tensor, steps: int) -> Tensor:
     """Power iteration on J'J, for all points at once."""
-    for _ in range(_POWER_STEPS):
+    for _ in range(steps):
         with torch.enable_grad():
             probe = v.detach().requires_grad_()
             y = _jacobian_times(network, slopes, probe)

@@ -1,0 +1,104 @@
+"""Where the time of a cold certificate goes, stage by stage.
+
+    python tests/benchmarks/stages.py [--only NAME ...]
+
+Each network in a process of its own, warmed up; what no stage has is the rest. With `--profile`, the functions that
+take most of it, by cProfile, which makes them slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import cProfile
+import pstats
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import networks
+import torch
+from measuring import Clock, measure
+from methods import warm_up
+from torch import nn
+
+import lipguard
+from lipguard import certification
+from lipguard.solvers import power
+
+DEFAULT = ("CNN1", "cnn_C5_CH16", "ResNet-20", "ResNet-18")
+STAGES: dict[str, tuple[object, str]] = {
+    "plan": (certification, "find_plan"),
+    "norms": (certification, "node_norms"),
+    "power iteration": (power, "propose"),
+    "before the proof": (certification._BlockRun, "_first_step"),
+    "proofs": (certification, "proves"),
+    "lower bound": (certification, "warm_lower_bound"),
+}
+
+
+@contextlib.contextmanager
+def _timed(spent: dict[str, float]) -> Iterator[None]:
+    """Adds the seconds of every stage's calls to `spent`."""
+
+    def wrapped(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for name, (owner, attribute) in STAGES.items():
+            stack.enter_context(patch.object(owner, attribute, wrapped(name, getattr(owner, attribute))))
+        yield
+
+
+def certify(clock: Clock, weights: Path, shape: tuple[int, ...], profile: bool) -> dict[str, Any]:
+    """A cold certificate, with its stages timed."""
+    model: nn.Module = torch.load(weights, weights_only=False)
+    warm_up()
+    spent: dict[str, float] = {}
+    profiler = cProfile.Profile()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(profiler if profile else _timed(spent))
+        stack.enter_context(clock)
+        lipguard.certify(model, shape)
+    if profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(15)
+    return spent
+
+
+def main() -> None:
+    """Print one row per network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=list(DEFAULT), help="networks whose name contains one of these")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    lines = ["| network | seconds | " + " | ".join(STAGES) + " | rest |", "|---" * (len(STAGES) + 3) + "|"]
+    print("\n".join(lines), flush=True)
+    for word in chosen.only:
+        for sample in networks.table(True, word, print):
+            with tempfile.TemporaryDirectory() as folder:
+                weights = Path(folder, "weights.pt")
+                torch.save(sample.model, weights)
+                work = (certify, weights, sample.input_shape, chosen.profile)
+                found = measure(*work, limit=1200, threads=chosen.threads)
+            if found.status == "done":
+                own = [found.values.get(name, 0.0) for name in STAGES]
+                cells = [f"{seconds:.2f}" for seconds in (found.seconds, *own, found.seconds - sum(own))]
+                print(f"| {sample.name} | " + " | ".join(cells) + " |", flush=True)
+            else:
+                print(f"| {sample.name} | {found.status} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
