@@ -39,13 +39,17 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
             raise SystemExit(f"{chosen.json} was measured with another {', '.join(differ)}: give another file.")
     had = {_key(row) for row in results["rows"]}
     for row in measured(chosen, lambda row: _key(row) in had, results["notes"].append):
-        results["rows"].append(row | ({"device name": torch.cuda.get_device_name()} if chosen.device != "cpu" else {}))
+        results["rows"].append(row | ({} if chosen.device == "cpu" else {"device name": _device_name(chosen.device)}))
         print({k: v for k, v in row.items() if k in (*_KEY, "status", "bound", "seconds")}, flush=True)
         if chosen.json:
             whole = chosen.json.with_name(chosen.json.name + ".new")
             whole.write_text(json.dumps(results, indent=1))
             whole.replace(chosen.json)
     return results
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
 def _key(row: Row) -> tuple[object, ...]:
@@ -75,6 +79,8 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="results of an earlier run, to show")
     parser.add_argument("--docs", type=Path, help="the project's folder, whose README.md and docs/ get the tables")
     chosen = parser.parse_args()
+    if torch.device(chosen.device).type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {chosen.device}: torch {torch.__version__} finds no such device here.")
     chosen.parts = chosen.parts or (PARTS if chosen.all else ("table",))
     results = json.loads(chosen.report.read_text()) if chosen.report else run(chosen)
     if chosen.docs:

@@ -34,9 +34,7 @@ def table(everything: bool, only: str, note: Callable[[str], None]) -> Iterator[
     chosen = {name: found.pop(name) for name in QUICK if name in found} | known
     if everything:
         # Other seeds of the digits networks come last, and of those the ones with one output.
-        late = sorted(
-            (name for name in found if name.endswith(("all", "row 7"))), key=lambda name: name.endswith("row 7")
-        )
+        late = sorted((x for x in found if x.endswith(("all", "row 7"))), key=lambda name: name.endswith("row 7"))
         chosen |= {name: build for name, build in found.items() if name not in late}
         chosen |= (_architectures() if MNIST.is_dir() else {}) | {name: found[name] for name in late}
     for name, build in chosen.items():

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 ROOT = Path(__file__).parents[2]
 PAGES = "before\n\n<!-- table: Bound -->\n\nold\n\n<!-- end -->\n\nafter <!-- table: Unknown -->kept<!-- end -->\n"
 
@@ -59,3 +62,11 @@ def test_other_settings_do_not_mix(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "another machine" in done.stderr
     assert "give another file" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks", "--only", "diagonal", "--device", "cuda"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2
+    assert "--device cuda: torch" in done.stderr
