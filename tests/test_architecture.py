@@ -17,6 +17,7 @@ ORDER = [
     "certificate",
     "robustness",
     "report",
+    "block_run",
     "certification",
     "many",
     "margins",

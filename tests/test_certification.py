@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import lipguard
-from lipguard import DCPConfig, certification
+from lipguard import DCPConfig, block_run, certification
 from lipguard.certificate.blocks import proves
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.network.graph import Network
@@ -276,13 +276,13 @@ def test_weights_of_extreme_size_give_a_bound_or_a_clear_error(scale: float) -> 
 
 
 def test_what_is_sought_beyond_a_proof_is_not_learned_as_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, observed = certification._BlockRun.tighten, []
+    own, observed = block_run.BlockRun.tighten, []
 
-    def slowly(run: certification._BlockRun) -> None:
-        monkeypatch.setattr(certification, "proves", lambda *a, **k: time.sleep(0.2) or proves(*a, **k))
+    def slowly(run: block_run.BlockRun) -> None:
+        monkeypatch.setattr(block_run, "proves", lambda *a, **k: time.sleep(0.5) or proves(*a, **k))
         own(run)
 
-    monkeypatch.setattr(certification._BlockRun, "tighten", slowly)
+    monkeypatch.setattr(block_run.BlockRun, "tighten", slowly)
     monkeypatch.setattr(certification, "learn", observed.append)
     report = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
     (stages,) = observed

@@ -9,7 +9,7 @@ from helpers.networks import with_weights
 from torch import nn
 
 import lipguard
-from lipguard import DCPConfig, certification
+from lipguard import DCPConfig, block_run
 from lipguard.certificate import randomised
 from lipguard.network.form import ScaledForm
 from lipguard.network.trace import trace
@@ -53,7 +53,7 @@ def test_an_interrupted_proof_leaves_the_product(monkeypatch: pytest.MonkeyPatch
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(certification, "proves", interrupted)
+    monkeypatch.setattr(block_run, "proves", interrupted)
     report = lipguard.certify(cnn(), (1, 12, 12))
     assert report.status.startswith("interrupted")
     assert report.bound == report.product_bound

@@ -26,7 +26,7 @@ from methods import warm_up
 from torch import nn
 
 import lipguard
-from lipguard import certification
+from lipguard import block_run, certification
 from lipguard.solvers import power
 
 DEFAULT = ("CNN1", "cnn_C5_CH16", "ResNet-20", "ResNet-18")
@@ -34,8 +34,8 @@ STAGES: dict[str, tuple[object, str]] = {
     "plan": (certification, "find_plan"),
     "norms": (certification, "node_norms"),
     "power iteration": (power, "propose"),
-    "before the proof": (certification._BlockRun, "_first_step"),
-    "proofs": (certification, "proves"),
+    "before the proof": (block_run.BlockRun, "_first_step"),
+    "proofs": (block_run, "proves"),
     "lower bound": (certification, "warm_lower_bound"),
 }
 
