@@ -139,9 +139,13 @@ class BlockRun:
         late = time.monotonic() + self.block.seconds > self.deadline
         if self._neurons > _LARGE and not self.multipliers and not self.futile:
             return self.rounds < 2 and not late  # once more, in double precision
-        enough = self.gap <= self.config.tolerance * (0.1 if self._neurons <= _SMALL else 3.0 if self._resumes else 1.0)
         rounds = _MENDED_ROUNDS if self.has_mended else _ROUNDS
-        return self.is_cheap and self.rounds < rounds and not late and not enough
+        return self.is_cheap and self.rounds < rounds and not late and not self.gap <= self._enough
+
+    @property
+    def _enough(self) -> float:
+        """How far above the relaxation's value a cheap proof may be."""
+        return self.config.tolerance * (0.1 if self._neurons <= _SMALL else 3.0 if self._resumes else 1.0)
 
     def iterate(self, optimise: bool) -> None:
         """Proposals of the power iteration, which needs the parts themselves, and no matrix."""
@@ -207,7 +211,7 @@ class BlockRun:
     @property
     def _aim(self) -> float:
         """Of the iteration's change of value over ten steps, in units of the tolerance."""
-        if self._resumes and self._neurons > _SMALL:
+        if self._resumes and self.rounds == 0 and self._neurons > _SMALL:
             return 1e-1
         return 1e-2 if _SMALL < self._neurons <= _LARGE else 1e-3
 
@@ -290,6 +294,9 @@ class BlockRun:
         if self.warm is not None and self._has_warm_multipliers(self.warm):
             rho = self.warm.certificate.rhos[self.index]
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho, None))
+        tolerance = self.config.tolerance
+        # No multipliers prove less than a value of the relaxation, but for its rounding.
+        least = max((rho for _, rho, _ in candidates[: len(proposals)]), default=0.0) * (1 - 1e-5)
         for attempt in self._in_order(candidates, len(proposals) > 1):
             t, rho, step, margin = attempt.t, attempt.rho, attempt.step, attempt.margin
             tried, mended_now = False, False
@@ -301,6 +308,11 @@ class BlockRun:
                 if not claimed < self.product**2:
                     self.futile = self.futile or not (tried or self.multipliers)
                     break
+                if self.rho and claimed >= self.rho:
+                    break  # an earlier round was better
+                if claimed < least:
+                    step = max(2 * step, tolerance / 10)
+                    continue
                 tried = True
                 try:
                     if self._claim(larger, claimed, margin):
@@ -308,20 +320,25 @@ class BlockRun:
                 except OutOfTimeError as late:
                     step, margin = self._hurried(ScaledForm(self.parts[0], t, rho, self.device), step, margin, late)
                     continue
-                if not mended_now and self.is_cheap and self.deadline == math.inf:
+                if not mended_now and self._may_mend:
                     mended_now = self.has_mended = True
                     t, step = self._mended(t, rho, step)
                     continue
                 if self.may_improve() and not mended_now:
                     return
-                step = max(2 * step, self.config.tolerance)
+                step = max(2 * step, tolerance / 10)
+
+    @property
+    def _may_mend(self) -> bool:
+        """Whether to look for the directions that a refused proof has seen; at first, iterating further takes less."""
+        return self.is_cheap and not self._resumes and self.deadline == math.inf
 
     def _mended(self, t: Array, rho: float, step: float) -> tuple[Array, float]:
         """(multipliers, step) of the next try: adjusted in directions that nobody saw, or else a larger step."""
         known = next((p.directions for p in self.proposals if p.directions is not None), None)
         if known is None:
             return t, 2 * step
-        better, missing = mended(self.parts[0], t, rho, known, self.device)
+        better, missing = mended(self.parts[0], t, rho, known, 0.05 * self.config.tolerance, self.device)
         if not missing < 0.05:
             return t, 2 * step
         gain = 1.2 * missing + 0.05 * self.config.tolerance  # some of it is unseen

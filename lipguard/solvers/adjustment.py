@@ -29,7 +29,7 @@ _CHUNK = 4096  # neurons at a time
 # Measured on networks in training: the smallest eigenvalue that is left, in the one seen, and in the one before.
 _UNSEEN, _LEFT = 2.0, 0.3
 _LARGEST_CHANGE = 0.5  # of a multiplier, relative
-_MENDINGS, _LANCZOS_STEPS = 4, 150
+_MENDINGS, _LANCZOS_STEPS = 4, 100
 
 
 def adjusted(
@@ -71,7 +71,7 @@ def adjusted(
 
 
 def mended(
-    network: Network, t: Array, rho: float, directions: Directions, device: torch.device | str = "cpu"
+    network: Network, t: Array, rho: float, directions: Directions, enough: float, device: torch.device | str = "cpu"
 ) -> tuple[Array, float]:
     """Multipliers adjusted in directions that the iteration did not see, where A(rho, t) turned out to be indefinite.
 
@@ -82,6 +82,7 @@ def mended(
         t: proposed multipliers, shape (neurons,), which a proof refused.
         rho: the proposed square of the bound.
         directions: where the iteration ended.
+        enough: a deficit that is small enough.
         device: where the passes run.
 
     Returns:
@@ -96,7 +97,7 @@ def mended(
             break
         best, least = t, deficit
         found = vectors[values < 0]
-        if not len(found):
+        if deficit <= enough or not len(found):
             break
         size = float(np.linalg.norm(directions.values / form.scale, axis=1).max(initial=1.0))
         z = found * torch.from_numpy(form.scale) * size
