@@ -24,15 +24,15 @@ import lipguard
 class LeNet(nn.Module):
     """LeNet-5, with the pooling and the activation that are asked for."""
 
-    def __init__(self, pool: Callable[..., Tensor], activation: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, pool: nn.Module, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.pool, self.activation = pool, activation
         self.conv1, self.conv2 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
         self.fc1, self.fc2, self.fc3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(self.activation(self.conv1(x)), 2)
-        x = self.pool(self.activation(self.conv2(x)), 2)
+        x = self.pool(self.activation(self.conv1(x)))
+        x = self.pool(self.activation(self.conv2(x)))
         x = self.activation(self.fc1(x.flatten(1)))
         return self.fc3(self.activation(self.fc2(x)))  # type: ignore[no-any-return]
 
@@ -195,10 +195,10 @@ class Case:
 
 SMALL = (1, 28, 28)
 CASES = (
-    Case("LeNet-5, average", lambda: LeNet(F.avg_pool2d, F.relu), 700, SMALL, 0.35, 10),
-    Case("LeNet-5, max", lambda: LeNet(F.max_pool2d, F.relu), 700, SMALL, 0.5, 20),
-    Case("LeNet-5, average, tanh", lambda: LeNet(F.avg_pool2d, torch.tanh), 700, SMALL),
-    Case("LeNet-5, max, tanh", lambda: LeNet(F.max_pool2d, torch.tanh), 700, SMALL),
+    Case("LeNet-5, average", lambda: LeNet(nn.AvgPool2d(2), F.relu), 700, SMALL, 0.35, 10),
+    Case("LeNet-5, max", lambda: LeNet(nn.MaxPool2d(2), F.relu), 700, SMALL, 0.5, 20),
+    Case("LeNet-5, average, tanh", lambda: LeNet(nn.AvgPool2d(2), torch.tanh), 700, SMALL),
+    Case("LeNet-5, max, tanh", lambda: LeNet(nn.MaxPool2d(2), torch.tanh), 700, SMALL),
     Case("2C2F, padded at the end", TwoConvolutions, 400, SMALL),
     Case("ResNet-20", lambda: ResNet((16, 32, 64), 3), 60, ratio=0.002, seconds=120),
     Case("DenseNet, 3 x 4, growth 12", DenseNet, 60, ratio=0.1),
