@@ -296,8 +296,9 @@ class BlockRun:
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho, None))
         tolerance = self.config.tolerance
         # No multipliers prove less than a value of the relaxation, but for its rounding.
-        least = max((rho for _, rho, _ in candidates[: len(proposals)]), default=0.0) * (1 - 1e-5)
-        for attempt in self._in_order(candidates, len(proposals) > 1):
+        known = self.config.solver == "power" and self.proposals and self.proposals[0].value > 0
+        least = self.proposals[0].value ** 2 * (1 - 1e-4) if known else 0.0
+        for attempt in self._in_order(candidates, min(len(proposals), len(candidates)) > 1):
             t, rho, step, margin = attempt.t, attempt.rho, attempt.step, attempt.margin
             tried, mended_now = False, False
             while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * margin):

@@ -1,6 +1,7 @@
 """certify(): what it returns, reuses, falls back to and refuses."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -207,6 +208,40 @@ def test_a_budget_that_ends_leaves_a_verified_bound(config: DCPConfig, monkeypat
     assert "no time left" in report.status
     assert report.bound <= report.product_bound
     assert lipguard.verify(report.certificate, cnn()) == report.bound
+
+
+@pytest.mark.parametrize("failed", [(False,), (True,), (False, True)])
+@pytest.mark.parametrize("warm", [False, True])
+def test_of_multipliers_by_neuron_and_by_channel_either_may_be_missing(
+    failed: tuple[bool, ...], warm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there was no time for one of them; `failed` says of which, by whether they are tied."""
+    cold = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
+    propose = power.propose
+
+    def some(network: Network, options: power.PowerOptions, *others: Any) -> Proposal:
+        if options.tied in failed:
+            return Proposal(None, math.nan, "failed (no time left)")
+        return propose(network, options, *others)
+
+    monkeypatch.setattr(power, "propose", some)
+    monkeypatch.setattr(search, "which_multipliers", lambda *_: "both")
+    found = lipguard.certify(
+        cnn(), SHAPE, DCPConfig(proof="sparse", max_seconds=100.0), warm_start=cold if warm else None
+    )
+    assert found.lower_bound <= found.bound <= found.product_bound
+    if warm or len(failed) == 1:
+        assert found.bound < found.product_bound
+    else:
+        assert found.bound == found.product_bound
+        assert "no time left" in found.status
+
+
+def test_multipliers_by_channel_do_not_keep_those_by_neuron_from_proving_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    cold = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
+    monkeypatch.setattr(search, "which_multipliers", lambda *_: "both")
+    both = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
+    assert both.bound <= cold.bound * 1.001
 
 
 def test_contradicting_bounds_are_an_error_never_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

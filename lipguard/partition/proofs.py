@@ -19,6 +19,7 @@ from lipguard.partition.tiling import proof_size
 
 # Rows of the largest dense matrix that a proof factors: 300 MB, and a few seconds on two cores.
 LARGEST_MATRIX = 6144
+_SEARCH, _SHARE_OF_SEARCH = 1.7e-5, 0.15  # seconds per neuron that an order takes, and what they may be of all
 # A deterministic proof may take so many seconds although a randomised one is faster, or so many times as long.
 _QUICK, _WORTH = 5.0, 2.0
 _SHARE_OF_MEMORY = 0.5
@@ -66,12 +67,13 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
         memory: bytes that may be used; by default `config.max_memory`, or half of what is free.
     """
     memory = memory or usable_memory(config)
-    dense, sparse = _dense(network, cost), _sparse(network, cost)
-    randomised = _randomised(network, config, cost, _MARGIN * config.tolerance)
+    dense, randomised = _dense(network, cost), _randomised(network, config, cost, _MARGIN * config.tolerance)
     if config.proof != "auto":
-        asked = {"dense": dense, "sparse": sparse, "randomised": randomised}[config.proof]
+        asked = {"dense": dense, "randomised": randomised}.get(config.proof) or _sparse(network, cost)
         return _because(asked, f"proof={config.proof!r}") if _fits(asked, network, config, memory) else None
-    found = [proof for proof in (sparse, dense) if _fits(proof, network, config, memory)]
+    searched = not _is_short(config, network)
+    candidates = (_sparse(network, cost), dense) if searched else (dense,)
+    found = [proof for proof in candidates if _fits(proof, network, config, memory)]
     exact = min(found, key=lambda proof: proof.seconds, default=None)
     budget, worth = _QUICK, _WORTH
     if config.max_seconds is not None:
@@ -81,10 +83,18 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
     if config.failure_probability > 0:  # with a larger margin, where time is short
         within = math.inf if config.max_seconds is None else 0.6 * config.max_seconds
         other = f"a {exact.kind} one would take {exact.seconds:.0f} s" if exact else "no deterministic one fits"
+        other = other if searched else "no time to look for an order of a sparse one"
         return _because(dataclasses.replace(randomised, seconds=min(randomised.seconds, within)), other)
     if exact is not None and (config.max_seconds is None or exact.seconds <= config.max_seconds):
         return _because(exact, "failure_probability=0")
     return None
+
+
+def _is_short(config: DCPConfig, network: Network) -> bool:
+    """Whether the search for an order of elimination would take too much of the time there is."""
+    if config.max_seconds is None or config.failure_probability == 0:
+        return False
+    return _SEARCH * network.neurons > _SHARE_OF_SEARCH * config.max_seconds
 
 
 def prices(network: Network, config: DCPConfig, cost: CostModel) -> list[str]:

@@ -22,8 +22,8 @@ FAMILIES = {  # what is varied: values
 WHAT = {  # as FAMILIES; for the captions
     "width": "two hidden layers of so many neurons",
     "depth": "so many hidden layers of 16 neurons",
-    "channels": "two convolutions of so many channels on 8x8",
-    "image": "two convolutions of 4 channels on images of so many pixels a side",
+    "channels": "two convolutions of so many channels,\nimages of 8x8",
+    "image": "two convolutions of 4 channels,\nimages of so many pixels a side",
 }
 
 

@@ -95,6 +95,19 @@ def test_the_time_budget_decides() -> None:
     assert kind(network, max_seconds=0.5 * sparse.seconds, failure_probability=0) is None
 
 
+def test_an_order_of_elimination_is_not_looked_for_where_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = convolutions(16, 40, depth=4)
+    enough = proofs._SEARCH * network.neurons / proofs._SHARE_OF_SEARCH
+    monkeypatch.setattr(proofs, "elimination_of", lambda _: pytest.fail("an order was looked for"))
+    found = chosen(network, max_seconds=0.9 * enough)
+    assert found is not None
+    assert found.kind == "randomised"
+    assert "no time" in found.reason
+    for settings in ({"max_seconds": 1.1 * enough}, {"max_seconds": 0.9 * enough, "failure_probability": 0}, {}):
+        with pytest.raises(pytest.fail.Exception):
+            chosen(network, **settings)
+
+
 def test_the_largest_block_limits_dense_matrices_and_fronts() -> None:
     network = convolutions(2, 8)
     largest = elimination_of(network).largest
