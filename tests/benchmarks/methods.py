@@ -51,7 +51,7 @@ def certify(
         torch.save(report.warm_start.to_state(), keep)
     return {
         "bound": report.bound, "product": report.product_bound, "lower": report.lower_bound, "proof": report.proof,
-        "failure_probability": report.failure_probability, "status": report.status,
+        "failure_probability": report.failure_probability, "status": report.status, "gap": report.relaxation_gap,
     }  # fmt: skip
 
 

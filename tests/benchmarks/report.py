@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TINY = 100  # neurons: below, nobody waits for any method
 TIGHT, NEAR = 1.005, 1.01  # times the tightest
+LIPSDP = ("scs", "clarabel", "eclipse", "eclipse_fast")  # of whose problem the relaxation's value is a lower bound
+FALSE = 1e-3  # relative to that value; less is a matter of tolerance
 BOUNDS = [name for name in NAMES if name != "lower"]
 README = ("product", "liplt", "eclipse_fast", "scs", "cold")
 COLOURS = {
@@ -79,6 +81,8 @@ def _tables(results: dict[str, Any]) -> dict[str, str]:
             "Peak memory, MB": grid(table, _memory),
             "Verdict": "\n".join(f"- {line}" for line in verdicts(table)),
         }
+    if any(row["part"] in ("table", "sizes") for row in rows):
+        found["False"] = "\n".join(f"- {line}" for line in too_small(rows)) or "- None."
     if any(row["part"] == "sizes" for row in rows):
         found["Exponents"] = exponents([row for row in rows if row["part"] == "sizes"])
     if any(row["part"] == "epochs" and row["status"] == "done" for row in rows):
@@ -184,6 +188,21 @@ def verdicts(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{name}: {NAMES[slower]} takes {rivals[slower]:.2f} s, lipguard {mine['seconds']:.2f} s."
     yield f"lipguard's default is the tightest, or within 0.5 % of it, on {tight} of {total} networks."
     yield f"It is the fastest of those within 1 % of the tightest on {fast} of the {timed} with {TINY} neurons or more."
+
+
+def too_small(rows: Sequence[Row]) -> Iterator[str]:
+    """What solvers of LipSDP report below its optimum, which is at least the value of lipguard's relaxation."""
+    own = {(row["part"], row["network"]): row for row in rows if row["method"] == "cold" and row.get("gap") is not None}
+    for row in rows:
+        mine = own.get((row["part"], row["network"]))
+        if mine is None or row["method"] not in LIPSDP or row["status"] != "done" or math.isnan(mine["gap"]):
+            continue
+        value = mine["bound"] / (1 + mine["gap"])
+        if row["bound"] < value * (1 - FALSE):
+            yield (
+                f"{row['network']}: {NAMES[row['method']]} reports {row['bound']:.4g}; LipSDP's optimum is between "
+                f"{value:.5g} and {mine['bound']:.5g}."
+            )
 
 
 def field(rows: Sequence[Row]) -> str:

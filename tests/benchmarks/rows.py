@@ -102,7 +102,7 @@ def _on(sample: Sample, methods: list[str], about: Row, chosen: argparse.Namespa
                 continue
             limit = chosen.limit * (PATIENCE if network.neurons > LARGE else 1)
             found = _outcome(method, weights, sample, about.get("budget"), limit, chosen)
-            values = {k: found.values.get(k) for k in ("bound", "proof", "lower")}
+            values = {k: found.values.get(k) for k in ("bound", "proof", "lower", "gap")}
             yield row | values | {
                 "status": found.status, "seconds": found.seconds, "peak_mb": found.peak, "limit": limit,
                 "variables": variables, "known": sample.optimum, "accuracy": sample.accuracy,
