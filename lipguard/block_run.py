@@ -44,6 +44,7 @@ _MENDED_ROUNDS = 2  # where it is not the iteration that leaves it
 _COPIES = 40  # of every vector that the iteration, and what follows it, keep at once
 _COPIES_TO_ADJUST = 40  # of the vectors that multipliers are adjusted with
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
+_STIR = 0.1  # noise on the last epoch's vectors
 _TIED_STEPS = 80  # that find one multiplier per channel, before those per neuron are looked for
 _HURRIED_STEPS = 25  # where there is time for those only: what is left makes for a proof with a smaller margin
 _TIED_KEY = ".channel"  # of the state of the former
@@ -168,6 +169,7 @@ class BlockRun:
             max_seconds=left,
             tied=self.block.multipliers == "channel",
             most_vectors=self._most_vectors(4 if single else 8),
+            stir=0.0 if self.rounds else _STIR,
             dtype=torch.float32 if single else torch.float64,
             device=self.device,
         )

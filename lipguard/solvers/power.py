@@ -70,6 +70,8 @@ class PowerOptions:
         max_seconds: time after which it stops where it is, or None.
         tied: one multiplier per channel, instead of one per neuron.
         most_vectors: that they may grow to.
+        stir: noise, relative to the vectors, that a known state gets: of other weights, where it is to find what it
+            had no use for before.
         dtype: of the passes. What float32 cannot hold is done in float64.
         device: where the passes run.
     """
@@ -82,6 +84,7 @@ class PowerOptions:
     max_seconds: float | None = None
     tied: bool = False
     most_vectors: int = 64
+    stir: float = 0.0
     dtype: torch.dtype = torch.float64
     device: torch.device | str = "cpu"
 
@@ -191,7 +194,7 @@ class _Iteration:
         def initial(name: str, size: tuple[int, ...]) -> Tensor:
             known = state.get(name)
             if known is not None and known.shape == size and np.isfinite(known).all() and known.any():
-                return torch.from_numpy(np.array(known)).to(options.device, options.dtype)
+                return self._stirred(torch.from_numpy(np.array(known)).to(options.device, options.dtype))
             self.resumed = False
             return self._random(size)
 
@@ -206,6 +209,15 @@ class _Iteration:
                 assert isinstance(node.layer, Activation)
                 u = initial(_name(j, i), (vectors * part.copies, *node.shape))
                 self.neurons[j, i] = _Neurons(node.layer, options.widening, u, options.tied)
+
+    def _stirred(self, v: Tensor) -> Tensor:
+        """Vectors of an earlier run with a little noise.
+
+        Components that it had no use for have decayed to nothing, and would take as long to grow where the weights of
+        today want them.
+        """
+        size = self.options.stir * v.norm() / math.sqrt(max(v.numel(), 1))
+        return v + size * self._random(v.shape) if self.options.stir else v
 
     def _random(self, size: Sequence[int]) -> Tensor:
         values = torch.randn(tuple(size), generator=self.generator, dtype=torch.float64)

@@ -107,6 +107,26 @@ def test_a_warm_start_saves_steps_and_comes_to_the_same_value() -> None:
 
 
 @pytest.mark.parametrize("vectors", [1, 2])
+@pytest.mark.parametrize("seed", [0, 4])
+def test_noise_finds_again_what_a_known_state_has_lost(seed: int) -> None:
+    model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10))
+    network = trace(with_weights(model, seed), (12,))
+    cold = propose(network, PowerOptions())
+    axis = np.linalg.svd(cold.state["x"].reshape(8, -1), full_matrices=False)[0][:, 0]
+
+    def collapsed(v: np.ndarray) -> np.ndarray:
+        """Of all eight components, the longest direction only."""
+        return (axis[:, None] * (axis @ v.reshape(8, -1))).reshape(v.shape)
+
+    state = {name: collapsed(v) for name, v in cold.state.items()}
+    still, stirred = (propose(network, PowerOptions(tolerance=1e-4, stir=stir), state) for stir in (0.0, 0.1))
+    assert still.value < 0.99 * cold.value
+    assert 0.9999 * cold.value < stirred.value < 1.0001 * cold.value
+    assert stirred.iterations < cold.iterations
+    again = propose(network, PowerOptions(tolerance=1e-4, stir=0.1), state)
+    assert again.value == stirred.value
+
+
 def test_vectors_that_are_too_few_become_more(vectors: int) -> None:
     """An untrained network: its optimum needs a rank of more than two."""
     torch.manual_seed(0)
