@@ -106,7 +106,6 @@ def test_a_warm_start_saves_steps_and_comes_to_the_same_value() -> None:
     assert propose(network, PowerOptions(), odd).value == cold.value
 
 
-@pytest.mark.parametrize("vectors", [1, 2])
 @pytest.mark.parametrize("seed", [0, 4])
 def test_noise_finds_again_what_a_known_state_has_lost(seed: int) -> None:
     model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10))
@@ -127,6 +126,7 @@ def test_noise_finds_again_what_a_known_state_has_lost(seed: int) -> None:
     assert again.value == stirred.value
 
 
+@pytest.mark.parametrize("vectors", [1, 2])
 def test_vectors_that_are_too_few_become_more(vectors: int) -> None:
     """An untrained network: its optimum needs a rank of more than two."""
     torch.manual_seed(0)
