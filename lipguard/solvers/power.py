@@ -216,8 +216,10 @@ class _Iteration:
         Components that it had no use for have decayed to nothing, and would take as long to grow where the weights of
         today want them.
         """
-        size = self.options.stir * v.norm() / math.sqrt(max(v.numel(), 1))
-        return v + size * self._random(v.shape) if self.options.stir else v
+        if not self.options.stir:
+            return v
+        stirred: Tensor = v + self.options.stir * v.norm() / math.sqrt(v.numel()) * self._random(v.shape)
+        return stirred
 
     def _random(self, size: Sequence[int]) -> Tensor:
         values = torch.randn(tuple(size), generator=self.generator, dtype=torch.float64)

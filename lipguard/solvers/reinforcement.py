@@ -65,7 +65,7 @@ def reinforced(
         if claimed < least:
             best, least = (now_t, now_rho, missing), claimed
         cheap = rest < 1 + 2 * enough  # rho is the square of the bound
-        if not left or cheap or (before < math.inf and claimed > before * (1 - enough)):
+        if not left or cheap or claimed > before * (1 - enough):
             break
         for value, vector in zip(values.tolist(), vectors, strict=True):
             if value < wanted + _BESIDE:

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation
 
 Array = NDArray[np.float64]
 _STEPS = (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
@@ -37,12 +36,8 @@ def enlarged(network: Network, t: Array, rho: float, step: float) -> tuple[Array
         rho: the proposed square of the bound.
         step: c - 1.
     """
-    depth = [0] * len(network.nodes)  # activations behind the node's output, and one for the output
-    depth[-1] = 1
-    for i in range(len(network.nodes) - 1, 0, -1):
-        below = depth[i] + isinstance(network.nodes[i].layer, Activation)
-        for j in network.nodes[i].inputs:
-            depth[j] = max(depth[j], below)
+    activations = set(network.activations)
+    depth = _behind(network, 0.0, 1.0, lambda i, below: below + (i in activations))
     sizes = [network.nodes[i].size for i in network.activations]
     powers = np.repeat([depth[i] for i in network.activations], sizes)
     return _floored(t, sizes) * (1 + step) ** powers, rho * (1 + step) ** depth[0]
@@ -58,14 +53,21 @@ def raised(network: Network, t: Array, rho: float, margins: Array) -> tuple[Arra
         margins: e - 1 of the module's docstring, shape (1 + activations,): the input's, then in order of execution.
     """
     own = dict(zip([0, *network.activations], 1 + margins, strict=True))
-    behind = np.ones(len(network.nodes))  # the largest product of e^2 on a path from the node's output
-    for i in range(len(network.nodes) - 1, 0, -1):
-        factor = behind[i] * (own[i] ** 2 if i in own else 1.0)
-        for j in network.nodes[i].inputs:
-            behind[j] = max(behind[j], factor)
+    behind = _behind(network, 1.0, 1.0, lambda i, below: below * own.get(i, 1.0) ** 2)
     sizes = [network.nodes[i].size for i in network.activations]
     factors = np.repeat([own[i] * behind[i] for i in network.activations], sizes)
     return _floored(t, sizes) * factors, float(rho * own[0] * behind[0])
+
+
+def _behind(network: Network, none: float, last: float, passed: Callable[[int, float], float]) -> list[float]:
+    """Of every node's output the largest along the paths from it, counted from `last` by what each node adds to it."""
+    found = [none] * len(network.nodes)
+    found[-1] = last
+    for i in range(len(network.nodes) - 1, 0, -1):
+        below = passed(i, found[i])
+        for j in network.nodes[i].inputs:
+            found[j] = max(found[j], below)
+    return found
 
 
 def _floored(t: Array, sizes: Sequence[int]) -> Array:
