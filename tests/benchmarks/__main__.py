@@ -81,7 +81,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if torch.device(chosen.device).type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device {chosen.device}: torch {torch.__version__} finds no such device here.")
-    chosen.parts = chosen.parts or (PARTS if chosen.all else ("table",))
+    chosen.parts = chosen.parts or (tuple(PARTS) if chosen.all else ("table",))
     results = json.loads(chosen.report.read_text()) if chosen.report else run(chosen)
     if chosen.docs:
         report.write(results, chosen.docs)

@@ -29,7 +29,7 @@ Values = dict[str, Any]
 
 def product(clock: Clock, weights: Path, shape: Shape) -> Values:
     """The product of layer norms, as a report has it."""
-    model = _load(weights)
+    model = load(weights)
     warm_up()
     with clock:
         network = trace(model, shape)
@@ -42,7 +42,7 @@ def certify(
     device: str = "cpu",
 ) -> Values:  # fmt: skip
     """`lipguard.certify`, from the warm start in a file where there is one; what it leaves goes to `keep`."""
-    config, model = DCPConfig.from_dict(settings), _load(weights).to(device)
+    config, model = DCPConfig.from_dict(settings), load(weights).to(device)
     start = None if warm is None else WarmStart.from_state(torch.load(warm))
     warm_up(config, device)
     with clock:
@@ -57,7 +57,7 @@ def certify(
 
 def lipsdp(clock: Clock, weights: Path, shape: Shape, solver: str) -> Values:
     """LipSDP by cvxpy, with the solver's default settings; the value as reported, which nothing proves."""
-    model = _load(weights)
+    model = load(weights)
     _solve(_small(), (2,), solver)
     with clock:
         rho, status = _solve(model, shape, solver)
@@ -147,6 +147,7 @@ def _small() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
 
 
-def _load(weights: Path) -> nn.Module:
+def load(weights: Path) -> nn.Module:
+    """What a run saved for its processes."""
     model: nn.Module = torch.load(weights, weights_only=False)
     return model

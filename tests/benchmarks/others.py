@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import Clock
-from torch import Tensor, nn
+from methods import load
+from torch import Tensor
 
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pick, Scale
@@ -33,7 +34,7 @@ def gram_product(clock: Clock, weights: Path, shape: Shape) -> Values:
     Convolutions on the torus of the padded image, where the zero-padded one embeds; a stride drops outputs of the dense
     one.
     """
-    network = trace(_load(weights), shape)
+    network = trace(load(weights), shape)
     with clock:
         bounds: list[float] = []
         for node in network.nodes:
@@ -84,7 +85,7 @@ def liplt(clock: Clock, weights: Path, shape: Shape) -> Values:
     relu(x) = (x + psi(x)) / 2 with psi of slopes in [-1, 1]: every path through a sum of linear maps and psi's has a
     norm, and norms of paths add up.
     """
-    network = trace(_load(weights), shape)
+    network = trace(load(weights), shape)
     chain = _chain(network)
     with clock:
         reach: list[float] = []  # Lipschitz constants of the pre-activations, and of the output
@@ -132,7 +133,7 @@ def eclipse(clock: Clock, weights: Path, shape: Shape, method: str) -> Values:
     """ECLipsE and ECLipsE-Fast (Xu and Sivaranjani, 2024) by the package eclipse-nn, on the matrices of a chain."""
     from eclipse_nn.LipConstEstimator import LipConstEstimator  # pip install eclipse-nn
 
-    network = trace(_load(weights), shape)
+    network = trace(load(weights), shape)
     _chain(network)
     if max(node.size for node in network.nodes) > _MOST_COLUMNS:
         raise ArithmeticError("its matrices are too large")
@@ -150,7 +151,7 @@ def eclipse(clock: Clock, weights: Path, shape: Shape, method: str) -> Values:
 
 def lower(clock: Clock, weights: Path, shape: Shape, seconds: float) -> Values:
     """The largest Jacobian norm that gradient ascent finds from many starts, in so many seconds."""
-    network = trace(_load(weights), shape)
+    network = trace(load(weights), shape)
     best, restarts = 0.0, 0
     with clock:
         began = time.monotonic()
@@ -161,8 +162,3 @@ def lower(clock: Clock, weights: Path, shape: Shape, seconds: float) -> Values:
             best = max(best, ascend(network, x, restarts, 60, 1e9, began + seconds)[0])
             restarts += 1
     return {"bound": best, "proof": "lower", "restarts": restarts}
-
-
-def _load(weights: Path) -> nn.Module:
-    model: nn.Module = torch.load(weights, weights_only=False)
-    return model

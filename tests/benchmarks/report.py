@@ -43,11 +43,12 @@ def text(results: dict[str, Any]) -> str:
 
 def write(results: dict[str, Any], root: Path) -> None:
     """Tables between the markers of docs/benchmarks.md and README.md, figures beside them."""
-    tables = _tables(results) | {"About": _about(results["about"]), "Field": field(results["rows"])}
+    rows = _on_cpu(results)
+    tables = _tables(results) | {"About": _about(results["about"]), "Field": field(rows)}
     for page in (root / "docs" / "benchmarks.md", root / "README.md"):
         page.write_text(filled(page.read_text(), tables))
     for name, draw in (("benchmarks", overview), ("anytime", anytime), ("sizes", sizes), ("epochs", epochs)):
-        figure = draw(results["rows"])
+        figure = draw(rows)
         if figure is not None:
             figure.savefig(root / "docs" / f"{name}.png", dpi=150)
 
@@ -69,8 +70,12 @@ def _about(about: dict[str, Any]) -> str:
     )
 
 
+def _on_cpu(results: dict[str, Any]) -> list[Row]:
+    return [row for row in results["rows"] if row["device"] == "cpu"]
+
+
 def _tables(results: dict[str, Any]) -> dict[str, str]:
-    rows = [row for row in results["rows"] if row["device"] == "cpu"]
+    rows = _on_cpu(results)
     found = {}
     table = [row for row in rows if row["part"] == "table"]
     if table:
@@ -207,7 +212,7 @@ def too_small(rows: Sequence[Row]) -> Iterator[str]:
 
 def field(rows: Sequence[Row]) -> str:
     """The README's: a few networks and methods, bound and seconds in one cell."""
-    cells = _Cells([row for row in rows if row["part"] == "table" and row["device"] == "cpu"])
+    cells = _Cells([row for row in rows if row["part"] == "table"])
     shown = ("fnn3 0, all", "cnn3 0, all", "CNN1", "cnn_C5_CH16", "ResNet-20", "ResNet-18, 32x32")
     lines = [["network", "neurons", "at least", *(NAMES[m] for m in README)]]
     for name in shown:
@@ -291,7 +296,7 @@ def _plain(axes: Axes) -> None:
 
 def overview(rows: Sequence[Row]) -> Figure | None:
     """Bound, relative to lipguard's, against time: a mark per method and network."""
-    cells = _Cells([row for row in rows if row["part"] == "table" and row["device"] == "cpu"])
+    cells = _Cells([row for row in rows if row["part"] == "table"])
     figure = _figure(8.4, 4.2)
     axes = figure.subplots()
     for method in BOUNDS:
@@ -320,7 +325,7 @@ def anytime(rows: Sequence[Row]) -> Figure | None:
     names = list(dict.fromkeys(row["network"] for row in curves))
     if not names:
         return None
-    cells = _Cells([row for row in rows if row["part"] == "table" and row["device"] == "cpu"])
+    cells = _Cells([row for row in rows if row["part"] == "table"])
     labels = NAMES | {"scs_proved": "LipSDP, SCS, proved by lipguard", "lower": "lower bound"}
     figure = _figure(3.2 * len(names), 4.2)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -366,7 +371,7 @@ def _legend(figure: Figure, columns: int) -> None:
 
 def sizes(rows: Sequence[Row]) -> Figure | None:
     """Seconds against LMI variables, a panel per family."""
-    own = [row for row in rows if row["part"] == "sizes" and row["status"] == "done" and row["device"] == "cpu"]
+    own = [row for row in rows if row["part"] == "sizes" and row["status"] == "done"]
     families = [family for family in networks.FAMILIES if any(row["family"] == family for row in own)]
     if not families:
         return None

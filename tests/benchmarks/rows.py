@@ -56,19 +56,17 @@ ANYTIME = {  # method: seconds that it is given
 }
 CURVES = ("fnn3 0, all", "cnn2 0, all", "cnn_C5_CH16", "CNN1")  # networks of the part `anytime`
 EPOCHS = 8
-PARTS = ("table", "sizes", "anytime", "epochs")
 
 
 def measured(chosen: argparse.Namespace, done: Done, note: Callable[[str], None]) -> Iterator[Row]:
     """Rows, as they come; those that are `done` are passed over."""
     for part in chosen.parts:
-        yield from {"table": _table, "sizes": _sizes, "anytime": _anytime, "epochs": _epochs}[part](chosen, done, note)
+        yield from PARTS[part](chosen, done, note)
 
 
 def _table(chosen: argparse.Namespace, done: Done, note: Callable[[str], None]) -> Iterator[Row]:
     for sample in networks.table(chosen.all, chosen.only, note):
-        own = chosen.methods if chosen.device == "cpu" else [m for m in chosen.methods if m in OURS]
-        yield from _on(sample, own, {"part": "table"}, chosen, done)
+        yield from _on(sample, chosen.methods, {"part": "table"}, chosen, done)
 
 
 def _sizes(chosen: argparse.Namespace, done: Done, _: Callable[[str], None]) -> Iterator[Row]:
@@ -97,8 +95,9 @@ def _on(sample: Sample, methods: list[str], about: Row, chosen: argparse.Namespa
         torch.save(sample.model, weights)
         for method in methods:
             row = start | {"method": method}
-            full = method in ("scs", "clarabel") or (method == "scs_proved")
-            if done(row) or (full and variables > chosen.variables):
+            too_large = method in ("scs", "clarabel", "scs_proved") and variables > chosen.variables
+            elsewhere = chosen.device != "cpu" and method not in OURS
+            if done(row) or too_large or elsewhere:
                 continue
             limit = chosen.limit * (PATIENCE if network.neurons > LARGE else 1)
             found = _outcome(method, weights, sample, about.get("budget"), limit, chosen)
@@ -135,3 +134,6 @@ def _epochs(chosen: argparse.Namespace, done: Done, note: Callable[[str], None])
     elif chosen.only.lower() in "cnn1" and not done(row):
         found = measure(each_epoch, EPOCHS, chosen.device, limit=EPOCHS * chosen.limit, threads=chosen.threads)
         yield row | {"status": found.status, "seconds": found.seconds} | found.values
+
+
+PARTS = {"table": _table, "sizes": _sizes, "anytime": _anytime, "epochs": _epochs}

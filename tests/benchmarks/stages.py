@@ -22,8 +22,7 @@ from unittest.mock import patch
 import networks
 import torch
 from measuring import Clock, measure
-from methods import warm_up
-from torch import nn
+from methods import load, warm_up
 
 import lipguard
 from lipguard import block_run, certification
@@ -62,7 +61,7 @@ def _timed(spent: dict[str, float]) -> Iterator[None]:
 
 def certify(clock: Clock, weights: Path, shape: tuple[int, ...], profile: bool) -> dict[str, Any]:
     """A cold certificate, with its stages timed."""
-    model: nn.Module = torch.load(weights, weights_only=False)
+    model = load(weights)
     warm_up()
     spent: dict[str, float] = {}
     profiler = cProfile.Profile()
