@@ -27,7 +27,14 @@ from lipguard.network.form import ScaledForm, extreme_eigenvalues
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.proofs import LARGEST_MARGIN, LARGEST_MATRIX, usable_memory
+from lipguard.partition.proofs import (
+    FEWEST_STEPS,
+    LARGEST_MARGIN,
+    LARGEST_MATRIX,
+    lanczos_steps,
+    randomised_margin,
+    usable_memory,
+)
 from lipguard.report import WarmStart
 from lipguard.solvers import power
 from lipguard.solvers.adjustment import adjusted, mended
@@ -49,7 +56,6 @@ _TIED_STEPS = 80  # that find one multiplier per channel, before those per neuro
 _HURRIED_STEPS = 25  # where there is time for those only: what is left makes for a proof with a smaller margin
 _TIED_KEY = ".channel"  # of the state of the former
 _BESIDE = 28  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
-_LANCZOS = 100  # steps, to see what is missing to a margin of about their inverse square
 _MARGIN_ROUNDS = 4  # in which margins by layer are looked for
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _TIGHTENED, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
@@ -302,24 +308,24 @@ class BlockRun:
         least = self.proposals[0].value ** 2 * (1 - 1e-4) if known else 0.0
         for attempt in self._in_order(candidates, min(len(proposals), len(candidates)) > 1):
             t, rho, step, margin = attempt.t, attempt.rho, attempt.step, attempt.margin
-            tried, mended_now = False, False
+            refused, mended_now = 0, False
             while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * margin):
                 if time.monotonic() > self.deadline:
                     self.status += "; no time left"
                     return
                 larger, claimed = enlarged(self.parts[0], t, rho, step)
                 if not claimed < self.product**2:
-                    self.futile = self.futile or not (tried or self.multipliers)
+                    self.futile = self.futile or not (refused or self.multipliers)
                     break
                 if self.rho and claimed >= self.rho:
                     break  # an earlier round was better
                 if claimed < least:
                     step = max(2 * step, tolerance / 10)
                     continue
-                tried = True
                 try:
                     if self._claim(larger, claimed, margin):
                         return
+                    refused += 1
                 except OutOfTimeError as late:
                     step, margin = self._hurried(ScaledForm(self.parts[0], t, rho, self.device), step, margin, late)
                     continue
@@ -327,7 +333,8 @@ class BlockRun:
                     mended_now = self.has_mended = True
                     t, step = self._mended(t, rho, step)
                     continue
-                if self.may_improve() and not mended_now:
+                # Where a proof is dear, a larger margin costs less than to iterate on, at first.
+                if self.may_improve() and not mended_now and refused > (self._neurons > _LARGE):
                     return
                 step = max(2 * step, tolerance / 10)
 
@@ -411,11 +418,14 @@ class BlockRun:
         wanted = max(1.2 * margin, (0.02 if self._neurons <= _SMALL else 0.05) * tolerance)
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             # What Lanczos' method may not see should be less than the margin.
-            hurried = 3 * _LANCZOS * unit > 0.1 * self._left
-            steps = min(_LANCZOS, int(3 / margin**0.5) + 1) if margin else _LANCZOS if hurried else 3 * _LANCZOS
+            steps = lanczos_steps(part, tolerance)
+            steps = min(steps, FEWEST_STEPS) if unit and steps * unit > 0.1 * self._left else steps
+            steps = min(steps, int(3 / margin**0.5) + 1) if margin else steps
             rounds = self._rounds_of_margins(steps, unit)
             if rounds:
-                t, rho, missing = reinforced(part, t, rho, wanted, steps, rounds, 3 * tolerance, self.device)
+                single = torch.float32 if self._neurons > _LARGE else torch.float64
+                enough = 3 * tolerance
+                t, rho, missing = reinforced(part, t, rho, wanted, steps, rounds, enough, self.device, single)
                 wanted = 0.0  # is in what is missing
             else:
                 larger, claimed = enlarged(part, t, rho, max(tolerance, margin))
@@ -454,7 +464,7 @@ class BlockRun:
             unit: seconds that a vector takes through it; 0 where time does not count.
             least: that it may be.
         """
-        margin = max(0.4 * self.config.tolerance, least)
+        margin = max(randomised_margin(self.parts[0], self.config.tolerance), least)
         if not unit:
             return margin
         lost = largest_loss(form)

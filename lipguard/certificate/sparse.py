@@ -40,7 +40,9 @@ def is_form_positive_semidefinite(form: ScaledForm, deadline: float = math.inf) 
     Returns:
         True only if it is proved; False says nothing.
     """
-    return all(_is_piece_positive_semidefinite(piece, deadline) for piece in form.pieces())
+    return form.dtype == torch.float64 and all(
+        _is_piece_positive_semidefinite(piece, deadline) for piece in form.pieces()
+    )
 
 
 def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:

@@ -32,6 +32,7 @@ class ScaledForm:
         rho: the square of a Lipschitz constant, or one number per entry of the input: a diagonal form.
         device: where the passes run.
         outward: one number per entry of the output, the diagonal form of what is behind it; None for ones.
+        dtype: of the passes. float32 serves for estimates; only what float64 computes is proved.
 
     Attributes:
         t: the multipliers.
@@ -42,9 +43,10 @@ class ScaledForm:
 
     def __init__(
         self, network: Network, t: Array, rho: float | Array, device: torch.device | str = "cpu",
-        outward: Array | None = None,
+        outward: Array | None = None, dtype: torch.dtype = torch.float64,
     ) -> None:  # fmt: skip
-        self.network = network.to(torch.float64, device)
+        self.network = network.to(dtype, device)
+        self.dtype = dtype
         self.device = torch.device(device)
         self.t, self.rho = t, rho
         n_x = network.nodes[0].size
@@ -59,8 +61,8 @@ class ScaledForm:
         self._signed = self._split(both), self._split(product)
         self._unsigned = self._split(np.abs(both)), self._split(np.abs(product))
         self._units = self._split(self.scale)
-        self._own = torch.from_numpy(self.diagonal).to(self.device)
-        self._outward = torch.from_numpy(self.outward.reshape(network.output_shape)).to(self.device)
+        self._own = torch.from_numpy(self.diagonal).to(self.device, dtype)
+        self._outward = torch.from_numpy(self.outward.reshape(network.output_shape)).to(self.device, dtype)
         forward, backward = path_roundings(network)
         sinks = [network.nodes[i].inputs[0] for i in network.activations] + [len(network.nodes) - 1]
         collected = [forward[i] + backward[i] + _OWN_ROUNDINGS for i in sinks]
@@ -75,7 +77,8 @@ class ScaledForm:
     def __call__(self, z: Tensor) -> Tensor:
         """B z for rows z, shape (vectors, n), float64."""
         rows = max(1, _ENTRIES // self.n)  # at a time: a pass keeps some ten times as many entries
-        return torch.cat([self._apply(self.network, own, *self._signed, -1.0) for own in torch.split(z, rows)])
+        pieces = torch.split(z.to(self.dtype), rows)
+        return torch.cat([self._apply(self.network, own, *self._signed, -1.0) for own in pieces]).to(z.dtype)
 
     def pieces(self) -> list[ScaledForm]:
         """Forms of no common variable, of which this one is the sum, but for scales: those of the network's pieces.
@@ -118,7 +121,7 @@ class ScaledForm:
         """By variable: the input, then every activation, each in its own shape."""
         shapes = [self.network.input_shape, *(self.network.nodes[i].shape for i in self.network.activations)]
         pieces = np.split(values, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
-        return [torch.from_numpy(p.reshape(s)).to(self.device) for p, s in zip(pieces, shapes, strict=True)]
+        return [torch.from_numpy(p.reshape(s)).to(self.device, self.dtype) for p, s in zip(pieces, shapes, strict=True)]
 
     def _apply(self, network: Network, z: Tensor, both: list[Tensor], product: list[Tensor], sign: float) -> Tensor:
         """Half the gradient of rho |x|^2 + sign |y|^2 + sum (2 t b^2 +- 2 both a b + product a^2)."""
@@ -205,31 +208,42 @@ def extreme_eigenvalues(form: ScaledForm, steps: int = 100, seed: int = 0) -> tu
     return float(values[0]), float(values[-1])
 
 
-def smallest_eigenvectors(form: ScaledForm, steps: int, count: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, float]:
+def smallest_eigenvectors(
+    form: ScaledForm, steps: int, count: int = 8, seed: int = 0, near: Tensor | None = None
+) -> tuple[Tensor, Tensor, float]:
     """Estimates of a few of the smallest eigenvalues, ascending, with their vectors, shape (count, n).
 
     Lanczos' method with full orthogonalisation, which keeps `steps` vectors. None where the form is not finite. The
-    third value is the residual of the smallest: an eigenvalue is that near to the estimate, at least.
+    third value is the residual of the smallest: an eigenvalue is that near to the estimate, at least. Eigenvectors of a
+    form that was a little different, `near`, make a better start than chance alone.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = min(steps, form.n)
-    basis = torch.zeros(steps, form.n, dtype=torch.float64)
+    where = form.device if _has_room(form.device, 2 * steps * form.n * form.dtype.itemsize) else torch.device("cpu")
+    basis = torch.zeros(steps, form.n, dtype=form.dtype, device=where)
     now = torch.randn(form.n, generator=generator, dtype=torch.float64)
+    if near is not None and len(near):
+        now = 0.1 * now / now.norm() + near.sum(0)
+    now = now.to(basis)
     projected = torch.zeros(steps, steps, dtype=torch.float64)
     for k in range(steps):
         basis[k] = now / now.norm()
-        image = form(basis[k][None].to(form.device)).cpu()[0]
+        now = form(basis[k][None].to(form.device)).to(where)[0]
         for _ in range(2):
-            along = basis[: k + 1] @ image
-            projected[: k + 1, k] += along
-            image = image - along @ basis[: k + 1]
-        now = image
-        if not float(image.norm()) > 1e-12:
+            along = basis[: k + 1] @ now
+            projected[: k + 1, k] += along.cpu()
+            now = now - along @ basis[: k + 1]
+        if not float(now.norm()) > 1e3 * torch.finfo(form.dtype).eps:
             steps = k + 1
             break
     square = projected[:steps, :steps]
     if not square.isfinite().all():
-        return torch.zeros(0, dtype=torch.float64), basis[:0], math.inf
+        return torch.zeros(0, dtype=torch.float64), torch.zeros(0, form.n, dtype=torch.float64), math.inf
     values, vectors = torch.linalg.eigh(square.triu() + square.triu(1).T)
     residual = float(now.norm() * vectors[-1, 0].abs())
-    return values[:count], vectors[:, :count].T @ basis[:steps], residual
+    found = vectors[:, :count].T.to(basis) @ basis[:steps]
+    return values[:count], found.double().cpu(), residual
+
+
+def _has_room(device: torch.device, size: int) -> bool:
+    return device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0]

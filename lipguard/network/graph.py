@@ -57,6 +57,14 @@ class Network:
         return sum(self.nodes[i].size for i in self.activations)
 
     @cached_property
+    def depth(self) -> int:
+        """Activations along the longest path from the input."""
+        found: list[int] = []
+        for i, node in enumerate(self.nodes):
+            found.append(max((found[j] for j in node.inputs), default=0) + (i in self.activations))
+        return found[-1]
+
+    @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
         """For every node, the nodes that read it."""
         readers: list[list[int]] = [[] for _ in self.nodes]

@@ -27,8 +27,12 @@ _FACTORISATIONS = 40.0  # in whose time a dense proof finds and proves its small
 _SECONDS_PER_ENTRY = 1e-7  # to assemble a sparse matrix
 _BYTES_PER_ENTRY, _KEPT_PER_ENTRY = 45.0, 24.0  # while it is assembled, and factored
 _VECTORS = 4  # of a randomised proof
-_LANCZOS = 100  # steps before it, of one vector; three times as many before a sparse one of a large network
-_MARGIN, LARGEST_MARGIN = 0.4, 0.15  # of a randomised proof: in tolerances, and where time is short
+# Steps of Lanczos' method before it, and before a sparse one of a large network: what they may miss, the inverse square
+# of half of them, costs the bound as much per layer; in all so many tolerances.
+_MISSED, FEWEST_STEPS, _MOST_STEPS = 2.0, 100, 300
+# A randomised proof's margin costs the bound 1.2 times itself per layer, and time as its inverse square root: in all
+# so many tolerances, within what is worth its time; and the largest where time is short.
+_LOSS, _LEAST_MARGIN, _MOST_MARGIN, LARGEST_MARGIN = 2.0, 0.2, 0.4, 0.15
 # A step of the power iteration with eight vectors of single precision, and LipSDP's form applied to four of double: in
 # seconds per layer, and in operations per entry and per multiplication of a forward pass. Fitted to nine networks of 9
 # to 36 layers, 5e3 to 3e6 entries and 4e5 to 8e8 multiplications, which they meet within a third. The iterations are
@@ -67,12 +71,12 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
         memory: bytes that may be used; by default `config.max_memory`, or half of what is free.
     """
     memory = memory or usable_memory(config)
-    dense, randomised = _dense(network, cost), _randomised(network, config, cost, _MARGIN * config.tolerance)
+    dense, randomised = _dense(network, cost), _randomised(network, config, cost)
     if config.proof != "auto":
-        asked = {"dense": dense, "randomised": randomised}.get(config.proof) or _sparse(network, cost)
+        asked = {"dense": dense, "randomised": randomised}.get(config.proof) or _sparse(network, config, cost)
         return _because(asked, f"proof={config.proof!r}") if _fits(asked, network, config, memory) else None
     searched = not _is_short(config, network)
-    candidates = (_sparse(network, cost), dense) if searched else (dense,)
+    candidates = (_sparse(network, config, cost), dense) if searched else (dense,)
     found = [proof for proof in candidates if _fits(proof, network, config, memory)]
     exact = min(found, key=lambda proof: proof.seconds, default=None)
     budget, worth = _QUICK, _WORTH
@@ -100,12 +104,7 @@ def _is_short(config: DCPConfig, network: Network) -> bool:
 def prices(network: Network, config: DCPConfig, cost: CostModel) -> list[str]:
     """What each kind of proof of the whole network would take, in words, and what speaks against it."""
     lines = []
-    proofs = (
-        _dense(network, cost),
-        _sparse(network, cost),
-        _randomised(network, config, cost, _MARGIN * config.tolerance),
-    )
-    for proof in proofs:
+    for proof in (_dense(network, cost), _sparse(network, config, cost), _randomised(network, config, cost)):
         against = []
         if proof.kind == "randomised" and config.failure_probability == 0:
             against.append("not deterministic")
@@ -124,9 +123,11 @@ def sparse_seconds(network: Network, config: DCPConfig, cost: CostModel) -> floa
     """Predicted time of a sparse proof; None where it takes too much memory or too large a front."""
     memory = usable_memory(config)
     for piece in sorted(_pieces(network), key=lambda piece: piece.neurons, reverse=True):
-        if _BYTES_PER_ENTRY * _entries(piece) > memory or not _fits(_sparse(piece, cost), piece, config, memory):
+        if _BYTES_PER_ENTRY * _entries(piece) > memory:
             return None
-    return _sparse(network, cost).seconds
+        if not _fits(_sparse(piece, config, cost), piece, config, memory):
+            return None
+    return _sparse(network, config, cost).seconds
 
 
 def sparse_bytes(network: Network) -> float:
@@ -137,6 +138,18 @@ def sparse_bytes(network: Network) -> float:
 def usable_memory(config: DCPConfig) -> float:
     """Bytes that a proof may take."""
     return config.max_memory or _SHARE_OF_MEMORY * free_memory()
+
+
+def randomised_margin(network: Network, tolerance: float) -> float:
+    """What the smallest eigenvalue of the scaled matrix is to be, for a randomised proof where time does not count."""
+    share = _LOSS / (1.2 * (network.depth + 1))
+    return tolerance * min(max(share, _LEAST_MARGIN), _MOST_MARGIN)
+
+
+def lanczos_steps(network: Network, tolerance: float) -> int:
+    """How many steps of Lanczos' method see all but what costs the bound little, where time does not count."""
+    steps = math.ceil(2 * math.sqrt((network.depth + 1) / (_MISSED * tolerance)))
+    return min(max(steps, FEWEST_STEPS), _MOST_STEPS)
 
 
 def _fits(proof: Proof, network: Network, config: DCPConfig, memory: float) -> bool:
@@ -205,12 +218,12 @@ def _dense(network: Network, cost: CostModel) -> Proof:
     return Proof("dense", seconds, 8 * 10 * n * n)
 
 
-def _sparse(network: Network, cost: CostModel) -> Proof:
+def _sparse(network: Network, config: DCPConfig, cost: CostModel) -> Proof:
     seconds = 0.01
     for piece in _pieces(network):
         seconds += elimination_of(piece).operations / cost.flops + _SECONDS_PER_ENTRY * _entries(piece)
     if network.neurons > _LARGE:
-        seconds += 3 * _LANCZOS / _VECTORS * _pass(network, cost, _APPLICATION)
+        seconds += lanczos_steps(network, config.tolerance) / _VECTORS * _pass(network, cost, _APPLICATION)
     return Proof("sparse", cost.factor("sparse") * seconds, sparse_bytes(network))
 
 
@@ -231,12 +244,13 @@ def _pieces(network: Network) -> list[Network]:
     return [network.part(nodes) for nodes in network.pieces if len(nodes) > 1]
 
 
-def _randomised(network: Network, config: DCPConfig, cost: CostModel, margin: float) -> Proof:
+def _randomised(network: Network, config: DCPConfig, cost: CostModel) -> Proof:
     variables = float(sum(node.size for node in network.nodes))
     # The degree of the polynomial (`lipguard.certificate.randomised`).
     share = (config.failure_probability or 1e-12) ** (1 / _VECTORS) / math.sqrt(2 * variables / math.pi)
+    margin = randomised_margin(network, config.tolerance)
     steps = math.acosh(max(3 / share, 1.0)) / (2 * math.asinh(math.sqrt(margin / 2)))
-    seconds = cost.factor("randomised") * (steps + min(_LANCZOS, steps) / _VECTORS)
+    seconds = cost.factor("randomised") * (steps + min(lanczos_steps(network, config.tolerance), steps) / _VECTORS)
     seconds *= _pass(network, cost, _APPLICATION)
     return Proof("randomised", seconds, 8 * 30 * _VECTORS * variables)
 

@@ -248,16 +248,20 @@ class _Iteration:
             neurons.turn_to(more(neurons.u))
 
     def _axes(self) -> tuple[Tensor, Tensor]:
-        """Lengths of the principal axes of all vectors, ascending, and the axes, as columns."""
+        """Lengths of the principal axes of all vectors, ascending, and the axes, as columns.
+
+        Every layer counts alike: entries grow from layer to layer, and the last layers need the least rank.
+        """
         for neurons in self.neurons.values():
             neurons.kept = []
         with torch.no_grad():
             self.forward(self.x)
         k = len(self.x)
-        rows = [self.x, *(neurons.kept[1] for neurons in self.neurons.values() if neurons.kept)]
+        blocks = [self.x, *(neurons.kept[1] for neurons in self.neurons.values() if neurons.kept)]
         gram = torch.zeros(k, k, dtype=torch.float64)
-        for flat in (v.reshape(k, -1) for v in rows):
-            gram += (flat @ flat.T).cpu().double()
+        for flat in (v.reshape(k, -1) for v in blocks):
+            own = (flat @ flat.T).cpu().double()
+            gram += own / own.trace().clamp_min(torch.finfo(torch.float64).tiny)
         for neurons in self.neurons.values():
             neurons.kept = None
         if not bool(gram.isfinite().all()):  # nothing is known: as if one vector were enough

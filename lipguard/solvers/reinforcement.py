@@ -14,6 +14,7 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lipguard.network.form import ScaledForm, smallest_eigenvectors
 from lipguard.network.graph import Network
@@ -26,7 +27,7 @@ _BESIDE = 1e-3  # directions that are this little above what is wanted are worth
 
 def reinforced(
     network: Network, t: Array, rho: float, wanted: float, steps: int, rounds: int, enough: float,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64,
 ) -> tuple[Array, float, float]:  # fmt: skip
     """Multipliers and rho with margins by layer, such that what is still missing is cheaper as a margin for all.
 
@@ -39,6 +40,7 @@ def reinforced(
         rounds: of margins, at most.
         enough: a relative gain of the bound for which another round is not worth its time.
         device: where the passes run.
+        dtype: of the passes.
 
     Returns:
         (t, rho, missing): the best that was met, and how far its smallest eigenvalue is below what is wanted, by an
@@ -48,26 +50,34 @@ def reinforced(
 
     blocks = [network.nodes[i].size for i in (0, *network.activations)]
     margins, price = np.zeros(len(blocks)), np.array([0.5, *[1.0] * len(network.activations)])
+    near: Tensor | None = None
     cuts: list[Array] = []
     needs: list[float] = []
     best, least = (t, rho, math.inf), math.inf
     if not 0 < rho < math.inf:
         return best
+
+    def claim(t: Array, rho: float, missing: float) -> float:
+        return enlarged(network, t, rho, (1 - missing) ** -2 - 1)[1] if missing < 0.5 else math.inf
+
     for left in reversed(range(rounds + 1)):
         now_t, now_rho = raised(network, t, rho, margins)
-        form = ScaledForm(network, now_t, now_rho, device)
-        values, vectors, residual = smallest_eigenvectors(form, steps)
+        form = ScaledForm(network, now_t, now_rho, device, dtype=dtype)
+        values, near, residual = smallest_eigenvectors(form, steps, near=near)
+        if left == rounds and residual > wanted + _UNSEEN / steps**2:  # once more, from a better start than chance
+            values, near, residual = smallest_eigenvectors(form, steps, near=near)
         if not len(values):
             break
-        missing = max(wanted - float(values[0]) + min(residual, _UNSEEN / steps**2), 0.0)
-        claimed = enlarged(network, now_t, now_rho, (1 - missing) ** -2 - 1)[1] if missing < 0.5 else math.inf
-        before, rest = least, claimed / now_rho
+        unavoidable = wanted + min(residual, _UNSEEN / steps**2)
+        missing = max(unavoidable - float(values[0]), 0.0)
+        claimed = claim(now_t, now_rho, missing)
+        before, rest = least, claimed / claim(t, rho, min(missing, unavoidable))
         if claimed < least:
             best, least = (now_t, now_rho, missing), claimed
         cheap = rest < 1 + 2 * enough  # rho is the square of the bound
         if not left or cheap or claimed > before * (1 - enough):
             break
-        for value, vector in zip(values.tolist(), vectors, strict=True):
+        for value, vector in zip(values.tolist(), near, strict=True):
             if value < wanted + _BESIDE:
                 share = np.array([float(part.square().sum()) for part in torch.split(vector, blocks)])
                 cuts.append(-share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from architectures import CASES, Case, trained
@@ -27,8 +28,12 @@ WHAT = {  # as FAMILIES; for the captions
 }
 
 
-def table(everything: bool, only: str, note: Callable[[str], None]) -> Iterator[Sample]:
-    """Networks of the table whose name contains `only`; the chosen subset first."""
+def table(everything: bool, only: str, note: Callable[[str], None], folder: Path | None = None) -> Iterator[Sample]:
+    """Networks of the table whose name contains `only`; the chosen subset first.
+
+    Those that are in `folder` are taken from there, and others kept there, as training takes its time and comes to
+    other weights on another machine.
+    """
     found = builders([0, 1, 2, 3, 4] if everything else [0], note)
     known = {"orthogonal, 5 layers": _orthogonal, "diagonal, 2 layers": _diagonal}
     chosen = {name: found.pop(name) for name in QUICK if name in found} | known
@@ -39,7 +44,18 @@ def table(everything: bool, only: str, note: Callable[[str], None]) -> Iterator[
         chosen |= (_architectures() if MNIST.is_dir() else {}) | {name: found[name] for name in late}
     for name, build in chosen.items():
         if only.lower() in name.lower():
-            yield build()
+            yield build() if folder is None else _kept(folder / f"{name}.pt", build)
+
+
+def _kept(file: Path, build: Callable[[], Sample]) -> Sample:
+    if file.exists():
+        model, about = torch.load(file, weights_only=False)
+        return Sample(model=model, later=lambda: model, **about)
+    sample = build()
+    names = ("name", "input_shape", "optimum", "accuracy")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save((sample.model, {name: getattr(sample, name) for name in names}), file)
+    return sample
 
 
 def _architectures() -> dict[str, Callable[[], Sample]]:

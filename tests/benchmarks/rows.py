@@ -46,7 +46,7 @@ NAMES = {
     "strict": "lipguard, no chance",
 }
 OURS = ("cold", "quick", "strict")
-LARGE, PATIENCE = 100_000, 10  # neurons, and how much longer every method has from there on
+LARGE, PATIENCE = 100_000, 20  # neurons, and how much longer every method has from there on
 SIZED = ("scs", "liplt", "eclipse_fast", "cold")  # methods of the part `sizes`
 ANYTIME = {  # method: seconds that it is given
     "cold": (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
@@ -65,7 +65,7 @@ def measured(chosen: argparse.Namespace, done: Done, note: Callable[[str], None]
 
 
 def _table(chosen: argparse.Namespace, done: Done, note: Callable[[str], None]) -> Iterator[Row]:
-    for sample in networks.table(chosen.all, chosen.only, note):
+    for sample in networks.table(chosen.all, chosen.only, note, chosen.networks):
         yield from _on(sample, chosen.methods, {"part": "table"}, chosen, done)
 
 
@@ -78,7 +78,7 @@ def _sizes(chosen: argparse.Namespace, done: Done, _: Callable[[str], None]) -> 
 
 
 def _anytime(chosen: argparse.Namespace, done: Done, note: Callable[[str], None]) -> Iterator[Row]:
-    for sample in networks.table(False, chosen.only, note):
+    for sample in networks.table(False, chosen.only, note, chosen.networks):
         if sample.name in CURVES:
             for method, budgets in ANYTIME.items():
                 for budget in budgets:

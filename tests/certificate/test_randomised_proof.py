@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lipguard.certificate import randomised
 from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.certificate.randomised import is_positive_semidefinite_randomly, steps_needed
+from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.trace import trace
@@ -33,6 +34,7 @@ class Planted:
 
     device = torch.device("cpu")
     roundings = 10
+    dtype = torch.float64
 
     def __init__(self, eigenvalues: Array, seed: int = 0, first: Array | None = None) -> None:
         self.n = len(eigenvalues)
@@ -280,6 +282,19 @@ def test_bounds_that_are_too_small_are_refused(build: Any, smallest: float) -> N
     false = sum(is_proved(form, 2e-2, 0.5, seed) for seed in range(trials))
     assert false <= 0.5 * trials
     assert not proves(WholeClaim(t, rho, "randomised", 1e-3, P), network)
+
+
+def test_single_precision_proves_nothing() -> None:
+    network = chain()
+    t, rho = proposed(network)
+    single, double = (ScaledForm(network, t, 2 * rho, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    z = torch.randn(3, single.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(single(z), double(z), rtol=1e-4, atol=1e-5)
+    margin = 0.9 * smallest_eigenvalue(network, t, 2 * rho)
+    assert is_proved(double, margin, P)
+    assert not is_proved(single, margin, P)
+    assert is_form_positive_semidefinite(double)
+    assert not is_form_positive_semidefinite(single)
 
 
 def false_claim(network: Network, smallest: float) -> tuple[Network, Array, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.claims import proposed
 from helpers.exact import exact, matrices
 from helpers.networks import ACTIVATIONS, Residual, Sample, networks, with_weights
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.network.form import ScaledForm
+from lipguard.network.form import ScaledForm, smallest_eigenvectors
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 
@@ -148,3 +149,37 @@ def test_all_multipliers_zero_leave_the_output_alone() -> None:
     assert np.array_equal(form.scale, [0.5] * 3 + [1.0] * 4)
     expected = np.block([[np.eye(3), np.zeros((3, 4))], [np.zeros((4, 3)), -Y.T @ Y]])
     np.testing.assert_allclose(applied(form, 7), expected, rtol=1e-14, atol=0)
+
+
+def chain(seed: int) -> ScaledForm:
+    """200 variables, with multipliers that are nearly feasible."""
+    layers = [layer for _ in range(9) for layer in (nn.Linear(20, 20), nn.LeakyReLU(0.1))]
+    network = trace(with_weights(nn.Sequential(*layers, nn.Linear(20, 5)), seed), (20,))
+    t, rho = proposed(network, 0.02)
+    return ScaledForm(network, t, rho)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_smallest_eigenvalues_and_their_vectors(seed: int) -> None:
+    form = chain(seed)
+    B = applied(form, form.n)
+    exact = np.linalg.eigvalsh((B + B.T) / 2)
+    values, vectors, residual = smallest_eigenvectors(form, form.n)
+    np.testing.assert_allclose(values.numpy(), exact[: len(values)], atol=1e-9)
+    assert residual < 1e-9
+    torch.testing.assert_close(form(vectors), values[:, None] * vectors, atol=1e-7, rtol=0)
+    rough, _, left = smallest_eigenvectors(form, 12)
+    assert rough[0] >= exact[0] - 1e-12  # from inside the spectrum
+    assert np.abs(exact - float(rough[0])).min() <= left * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigenvectors_of_a_form_that_was_a_little_different_are_a_better_start(dtype: torch.dtype) -> None:
+    form = chain(0)
+    _, near, _ = smallest_eigenvectors(form, form.n)
+    changed = form.t * np.random.default_rng(0).uniform(1, 1.001, len(form.t))
+    later = ScaledForm(form.network, changed, form.rho, dtype=dtype)
+    exact = np.linalg.eigvalsh(applied(ScaledForm(form.network, changed, form.rho), form.n))[0]
+    chance, known = (float(smallest_eigenvectors(later, 12, near=start)[0][0]) for start in (None, near))
+    assert known - exact < 0.5 * (chance - exact)
+    assert known >= exact - 1e-5

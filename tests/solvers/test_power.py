@@ -141,6 +141,26 @@ def test_vectors_that_are_too_few_become_more(vectors: int) -> None:
     assert len(again.state["x"]) == len(found.state["x"])
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_how_many_vectors_it_takes_does_not_depend_on_units(unit: float) -> None:
+    """The last hidden layer in other units: it needs less rank than the images, and its entries may be larger."""
+
+    def build(unit: float) -> Network:
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.AvgPool2d(4)]
+        hidden, last = nn.Linear(24, 24), nn.Linear(24, 20)
+        with torch.no_grad():
+            hidden.weight.mul_(unit)
+            last.weight.div_(unit)
+        return trace(nn.Sequential(*layers, nn.Flatten(), hidden, nn.ReLU(), last).eval(), (1, 8, 8))
+
+    options = PowerOptions(vectors=2, tolerance=1e-7)
+    one, other = propose(build(1.0), options), propose(build(unit), options)
+    assert len(one.state["x"]) == len(other.state["x"]) == 8
+    assert one.value == pytest.approx(propose(build(unit), PowerOptions(vectors=64, tolerance=1e-7)).value, rel=1e-4)
+    assert other.value == pytest.approx(one.value, rel=1e-5)
+
+
 def test_vectors_that_are_not_needed_are_dropped() -> None:
     network = dense(nn.ReLU())
     few, many = (propose(network, PowerOptions(vectors=k)) for k in (8, 64))
