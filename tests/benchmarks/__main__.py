@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; without --all, only the table")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--limit", type=float, default=30.0, help="seconds per method; twenty times that if large")
+    parser.add_argument("--limit", type=float, default=30.0, help="seconds per method; fifteen times that if large")
     parser.add_argument("--variables", type=int, default=700, help="the largest LMI that cvxpy is asked to solve")
     parser.add_argument("--ascent", type=float, default=5.0, help="seconds of the lower bound's search")
     parser.add_argument("--threads", type=int, default=2)

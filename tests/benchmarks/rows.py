@@ -46,7 +46,7 @@ NAMES = {
     "strict": "lipguard, no chance",
 }
 OURS = ("cold", "quick", "strict")
-LARGE, PATIENCE = 100_000, 20  # neurons, and how much longer every method has from there on
+LARGE, PATIENCE = 100_000, 15  # neurons, and how much longer every method has from there on
 SIZED = ("scs", "liplt", "eclipse_fast", "cold")  # methods of the part `sizes`
 ANYTIME = {  # method: seconds that it is given
     "cold": (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
