@@ -49,8 +49,10 @@ _MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
 _FAST_STEPS = 30
 _POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
 # The vectors are enough where their shortest principal axis gets short, relative to the longest. That shows long before
-# the value stands still: (relative change of the value, length of that axis).
+# the value stands still: (relative change of the value, length of that axis). In the end it is to be short at the input,
+# too, which needs the most of them: where the layers behind it are many, and need few, they outweigh it.
 _FULL = ((1e-3, 0.2), (1e-2, 0.3))
+_FULL_INPUT = (3e-5, 0.2)
 _SPARE = 0.02
 # Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
 _RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
@@ -233,8 +235,12 @@ class _Iteration:
         longest = next((limit for size, limit in _FULL if change <= size), math.inf)
         if 2 * len(self.x) > self.options.most_vectors or longest == math.inf:
             return False
-        lengths, _ = self._axes()
-        return float(lengths[0]) > longest * float(lengths[-1])
+        grams = self._grams()
+        # Of a cut network more vectors were measured to leave multipliers that are harder to mend, and no other value.
+        whole = len(self.parts[0].network.pieces) == 1
+        if whole and change <= _FULL_INPUT[0] and float(_spread(grams[0])) > _FULL_INPUT[1]:
+            return True
+        return float(_spread(grams.sum(0))) > longest
 
     def grow(self) -> None:
         """Twice as many vectors, the new ones random."""
@@ -247,8 +253,8 @@ class _Iteration:
         for neurons in self.neurons.values():
             neurons.turn_to(more(neurons.u))
 
-    def _axes(self) -> tuple[Tensor, Tensor]:
-        """Lengths of the principal axes of all vectors, ascending, and the axes, as columns.
+    def _grams(self) -> Tensor:
+        """Of the vectors on the input and on every activation, of trace one: shape (blocks, k, k).
 
         Every layer counts alike: entries grow from layer to layer, and the last layers need the least rank.
         """
@@ -258,16 +264,15 @@ class _Iteration:
             self.forward(self.x)
         k = len(self.x)
         blocks = [self.x, *(neurons.kept[1] for neurons in self.neurons.values() if neurons.kept)]
-        gram = torch.zeros(k, k, dtype=torch.float64)
-        for flat in (v.reshape(k, -1) for v in blocks):
-            own = (flat @ flat.T).cpu().double()
-            gram += own / own.trace().clamp_min(torch.finfo(torch.float64).tiny)
         for neurons in self.neurons.values():
             neurons.kept = None
-        if not bool(gram.isfinite().all()):  # nothing is known: as if one vector were enough
-            return torch.eye(k)[-1], torch.eye(k)
-        squares, axes = torch.linalg.eigh(gram)
-        return squares.clamp_min(0).sqrt(), axes
+        flat = [v.reshape(k, -1) for v in blocks]
+        grams = torch.stack([(v @ v.T).cpu().double() for v in flat])
+        sizes = grams.diagonal(dim1=1, dim2=2).sum(1)
+        known = sizes.isfinite() & (sizes > 0)
+        if not bool(known.any()):  # as if one vector were enough
+            return (torch.arange(k) == k - 1).double().diag()[None]
+        return grams[known] / sizes[known, None, None]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The outputs of all parts."""
@@ -353,12 +358,19 @@ class _Iteration:
         arrays = {"x": self.x} | {_name(j, i): neurons.u for (j, i), neurons in self.neurons.items()}
         k, kept = len(self.x), len(self.x)
         if k > self.options.vectors:
-            lengths, axes = self._axes()
-            while kept > self.options.vectors and float(lengths[-(kept // 2) - 1]) < _SPARE * float(lengths[-1]):
+            squares, axes = torch.linalg.eigh(self._grams().sum(0))
+            while kept > self.options.vectors and float(squares[-(kept // 2) - 1]) < _SPARE**2 * float(squares[-1]):
                 kept //= 2
             turn = axes[:, -kept:].T.to(self.x)
             arrays = {name: (turn @ v.reshape(k, -1)).reshape(-1, *v.shape[1:]) for name, v in arrays.items()}
         return {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
+
+
+def _spread(gram: Tensor) -> Tensor:
+    """The shortest principal axis over the longest."""
+    squares = torch.linalg.eigvalsh(gram).clamp_min(0)
+    spread: Tensor = (squares[..., 0] / squares[..., -1]).sqrt()
+    return spread
 
 
 def _rows(vectors: Tensor) -> Array:
