@@ -49,8 +49,8 @@ _MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
 _FAST_STEPS = 30
 _POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
 # The vectors are enough where their shortest principal axis gets short, relative to the longest. That shows long before
-# the value stands still: (relative change of the value, length of that axis). In the end it is to be short at the input,
-# too, which needs the most of them: where the layers behind it are many, and need few, they outweigh it.
+# the value stands still: (relative change of the value, length of that axis). In the end it is to be short at the
+# input, too, which needs the most of them: where the layers behind it are many, and need few, they outweigh it.
 _FULL = ((1e-3, 0.2), (1e-2, 0.3))
 _FULL_INPUT = (3e-5, 0.2)
 _SPARE = 0.02
