@@ -94,7 +94,7 @@ def _tables(results: dict[str, Any]) -> dict[str, str]:
         found["Epochs"] = over_epochs(next(row for row in rows if row["part"] == "epochs"))
     other = [row for row in results["rows"] if row["device"] != "cpu" and row["part"] == "table"]
     if other:
-        found["Other devices"] = devices(other)
+        found["Other devices"] = devices(other, table)
     return found
 
 
@@ -269,16 +269,22 @@ def over_epochs(row: Row) -> str:
     )
 
 
-def devices(rows: Iterable[Row]) -> str:
-    """Absolute times of lipguard elsewhere."""
-    lines = [["device", "network", "neurons", "preset", "bound", "seconds"]]
+def devices(rows: Iterable[Row], here: Iterable[Row]) -> str:
+    """Bounds and absolute times of lipguard elsewhere, beside those of the CPU of the other tables."""
+    known = {(row["network"], row["method"]): row for row in here}
+    lines = [["device", "network", "neurons", "preset", "bound", "seconds", "on the CPU: bound", "seconds"]]
     for row in rows:
-        done = row["status"] == "done"
+        beside = known.get((row["network"], row["method"]))
         lines.append([
             row["device name"], row["network"], f"{row['neurons']:,}", NAMES[row["method"]],
-            f"{row['bound']:.5g}" if done else "-", f"{row['seconds']:.2f}" if done else row["status"],
+            *_came_to(row), *(_came_to(beside) if beside else ["", ""]),
         ])  # fmt: skip
     return markdown(lines)
+
+
+def _came_to(row: Row) -> list[str]:
+    done = row["status"] == "done"
+    return [f"{row['bound']:.5g}" if done else "-", f"{row['seconds']:.2f}" if done else row["status"]]
 
 
 def _figure(width: float, height: float) -> Figure:

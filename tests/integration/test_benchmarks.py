@@ -53,6 +53,47 @@ def test_a_run_its_continuation_and_its_tables(tmp_path: Path) -> None:
     assert "tightest, or within 0.5 % of it, on 1 of 1" in benchmarks("--report", results)
 
 
+def test_rows_of_another_device_stand_beside_those_of_the_cpu(tmp_path: Path) -> None:
+    row = {
+        "part": "table",
+        "network": "N",
+        "method": "cold",
+        "neurons": 3,
+        "status": "done",
+        "peak_mb": 1.0,
+        "lower": 1.0,
+    }
+    rows = [
+        row | {"device": "cpu", "bound": 2.0, "seconds": 8.0},
+        row | {"device": "cuda", "device name": "a card", "bound": 2.5, "seconds": 0.5},
+        row | {"device": "cuda", "device name": "a card", "network": "M", "status": "timeout", "seconds": 30.0},
+    ]
+    about = {"machine": "m", "threads": 1, "limit": 30.0, "torch": "0"}
+    (tmp_path / "results.json").write_text(json.dumps({"about": about, "notes": [], "rows": rows}))
+    (tmp_path / "docs").mkdir()
+    for page in (tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"):
+        page.write_text("<!-- table: Other devices --><!-- end --> <!-- table: Bound --><!-- end -->")
+    benchmarks("--report", tmp_path / "results.json", "--docs", tmp_path)
+    text = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "| a card | N | 3 | lipguard | 2.5 | 0.50 | 2 | 8.00 |" in text
+    assert "| a card | M | 3 | lipguard | - | timeout |  |  |" in text
+    assert "2.5" not in text.partition("<!-- table: Bound -->")[2]
+
+
+def test_networks_are_kept_and_taken_from_where_they_were(tmp_path: Path) -> None:
+    chosen = ("--only", "orthogonal", "--methods", "product", "--networks", tmp_path / "nets")
+    benchmarks(*chosen, "--json", tmp_path / "one.json")
+    (file,) = (tmp_path / "nets").iterdir()
+    model, about = torch.load(file, weights_only=False)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(2)
+    torch.save((model, about), file)
+    benchmarks(*chosen, "--json", tmp_path / "two.json")
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text())["rows"][0] for name in ("one", "two"))
+    assert two["bound"] == pytest.approx(one["bound"] * 2**5)
+
+
 def test_other_settings_do_not_mix(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     about = {"machine": "a calculator", "threads": 1, "limit": 30.0, "torch": "0"}
