@@ -67,6 +67,8 @@ def reinforced(
         if left == rounds and residual > wanted + _UNSEEN / steps**2:  # once more, from a better start than chance
             values, near, residual = smallest_eigenvectors(form, steps, near=near)
         if not len(values):
+            if dtype != torch.float64:  # what single precision cannot hold
+                return reinforced(network, t, rho, wanted, steps, rounds, enough, device)
             break
         unavoidable = wanted + min(residual, _UNSEEN / steps**2)
         missing = max(unavoidable - float(values[0]), 0.0)

@@ -28,7 +28,7 @@ import lipguard
 from lipguard import block_run, certification
 from lipguard.solvers import power
 
-DEFAULT = ("CNN1", "cnn_C5_CH16", "ResNet-20", "ResNet-18")
+DEFAULT = ("CNN1", "cnn_C5_CH16", "ResNet-20")
 STAGES: dict[str, tuple[object, str]] = {
     "plan": (certification, "find_plan"),
     "norms": (certification, "node_norms"),

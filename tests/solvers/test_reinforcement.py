@@ -88,3 +88,26 @@ def test_what_is_not_finite_is_given_back(rho: float) -> None:
     assert same is t
     assert claimed is rho
     assert missing == math.inf
+
+
+def test_what_single_precision_cannot_hold_is_done_in_double() -> None:
+    network = residual(0)
+    t, rho, _ = spoiled(network, 0)
+    unit = 1e45  # of the output, squared: a claim in other units
+    with torch.no_grad():
+        network.nodes[-1].layer.weight.mul_(unit**0.5)  # type: ignore[attr-defined]
+    arguments = (network, unit * t, unit * rho, 1e-3, STEPS, ROUNDS, 1e-4)
+    (one, claimed, missing), other = reinforced(*arguments, dtype=torch.float32), reinforced(*arguments)
+    np.testing.assert_array_equal(one, other[0])
+    assert (claimed, missing) == other[1:]
+    assert missing < 0.1
+
+
+def test_single_precision_comes_to_about_the_same() -> None:
+    network = residual(1)
+    t, rho, _ = spoiled(network, 1)
+    totals = []
+    for dtype in (torch.float32, torch.float64):
+        larger, claimed, missing = reinforced(network, t, rho, 1e-3, STEPS, ROUNDS, 1e-4, dtype=dtype)
+        totals.append(enlarged(network, larger, claimed, (1 - missing) ** -2 - 1)[1])
+    assert totals[0] == pytest.approx(totals[1], rel=1e-3)
