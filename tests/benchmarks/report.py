@@ -156,7 +156,7 @@ def _bound(cells: _Cells, name: str, method: str) -> str:
 def _ratio(cells: _Cells, name: str, method: str) -> str:
     bound = cells.lower(name) if method == "lower" else cells.rows[name, method]["bound"]
     lower = cells.lower(name)
-        return f"{bound / lower:.4g}" if lower > 0 else ""
+    return f"{bound / lower:.4g}" if lower > 0 else ""
 
 
 def _seconds(cells: _Cells, name: str, method: str) -> str:
