@@ -419,7 +419,7 @@ class BlockRun:
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             # What Lanczos' method may not see should be less than the margin.
             steps = lanczos_steps(part, tolerance)
-            steps = min(steps, FEWEST_STEPS) if unit and steps * unit > 0.1 * self._left else steps
+            steps = FEWEST_STEPS if unit and steps * unit > 0.1 * self._left else steps
             steps = min(steps, int(3 / margin**0.5) + 1) if margin else steps
             rounds = self._rounds_of_margins(steps, unit)
             if rounds:

@@ -57,12 +57,15 @@ class Network:
         return sum(self.nodes[i].size for i in self.activations)
 
     @cached_property
-    def depth(self) -> int:
-        """Activations along the longest path from the input."""
-        found: list[int] = []
-        for i, node in enumerate(self.nodes):
-            found.append(max((found[j] for j in node.inputs), default=0) + (i in self.activations))
-        return found[-1]
+    def depths(self) -> tuple[int, ...]:
+        """Of every node's output, the activations on the longest path from it, and one for the network's output."""
+        found, activations = [0] * len(self.nodes), set(self.activations)
+        found[-1] = 1
+        for i in range(len(self.nodes) - 1, 0, -1):
+            below = found[i] + (i in activations)
+            for j in self.nodes[i].inputs:
+                found[j] = max(found[j], below)
+        return tuple(found)
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:

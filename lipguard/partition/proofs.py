@@ -142,13 +142,13 @@ def usable_memory(config: DCPConfig) -> float:
 
 def randomised_margin(network: Network, tolerance: float) -> float:
     """What the smallest eigenvalue of the scaled matrix is to be, for a randomised proof where time does not count."""
-    share = _LOSS / (1.2 * (network.depth + 1))
+    share = _LOSS / (1.2 * max(network.depths))
     return tolerance * min(max(share, _LEAST_MARGIN), _MOST_MARGIN)
 
 
 def lanczos_steps(network: Network, tolerance: float) -> int:
     """How many steps of Lanczos' method see all but what costs the bound little, where time does not count."""
-    steps = math.ceil(2 * math.sqrt((network.depth + 1) / (_MISSED * tolerance)))
+    steps = math.ceil(2 * math.sqrt(max(network.depths) / (_MISSED * tolerance)))
     return min(max(steps, FEWEST_STEPS), _MOST_STEPS)
 
 

@@ -36,8 +36,7 @@ def enlarged(network: Network, t: Array, rho: float, step: float) -> tuple[Array
         rho: the proposed square of the bound.
         step: c - 1.
     """
-    activations = set(network.activations)
-    depth = _behind(network, 0.0, 1.0, lambda i, below: below + (i in activations))
+    depth = network.depths
     sizes = [network.nodes[i].size for i in network.activations]
     powers = np.repeat([depth[i] for i in network.activations], sizes)
     return _floored(t, sizes) * (1 + step) ** powers, rho * (1 + step) ** depth[0]
@@ -53,21 +52,14 @@ def raised(network: Network, t: Array, rho: float, margins: Array) -> tuple[Arra
         margins: e - 1 of the module's docstring, shape (1 + activations,): the input's, then in order of execution.
     """
     own = dict(zip([0, *network.activations], 1 + margins, strict=True))
-    behind = _behind(network, 1.0, 1.0, lambda i, below: below * own.get(i, 1.0) ** 2)
+    behind = [1.0] * len(network.nodes)  # the largest product of e^2 on a path from the node's output
+    for i in range(len(network.nodes) - 1, 0, -1):
+        below = behind[i] * own.get(i, 1.0) ** 2
+        for j in network.nodes[i].inputs:
+            behind[j] = max(behind[j], below)
     sizes = [network.nodes[i].size for i in network.activations]
     factors = np.repeat([own[i] * behind[i] for i in network.activations], sizes)
     return _floored(t, sizes) * factors, float(rho * own[0] * behind[0])
-
-
-def _behind(network: Network, none: float, last: float, passed: Callable[[int, float], float]) -> list[float]:
-    """Of every node's output the largest along the paths from it, counted from `last` by what each node adds to it."""
-    found = [none] * len(network.nodes)
-    found[-1] = last
-    for i in range(len(network.nodes) - 1, 0, -1):
-        below = passed(i, found[i])
-        for j in network.nodes[i].inputs:
-            found[j] = max(found[j], below)
-    return found
 
 
 def _floored(t: Array, sizes: Sequence[int]) -> Array:
