@@ -33,7 +33,8 @@ from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.margins import CERTIFIED_ACCURACY, Margins, accuracy_key, certify_margins, needed_pairs
 from lipguard.metrics.certified_accuracy import checked_epsilons, smallest_std
-from lipguard.network.trace import eval_mode, trace
+from lipguard.network.private import in_eval_mode, random_states_kept
+from lipguard.network.trace import trace
 from lipguard.penalty import LipschitzPenalty
 from lipguard.report import Report, WarmStart
 from lipguard.solvers.executing import has_processes
@@ -323,7 +324,8 @@ class LipschitzMonitorMixin:
         if trainer.barebones:
             return
         began = time.monotonic()
-        self._measure_now(trainer, pl_module, end_of_epoch, due, validated)
+        with random_states_kept(pl_module.device):
+            self._measure_now(trainer, pl_module, end_of_epoch, due, validated)
         self._measuring += time.monotonic() - began
 
     def _measure_now(self, trainer: Any, pl_module: Any, end_of_epoch: bool, due: bool, validated: bool) -> None:
@@ -364,8 +366,7 @@ class LipschitzMonitorMixin:
         self._fingerprint = weights
         label = {"epoch": epoch, "step": int(trainer.global_step)}
         try:
-            with torch.random.fork_rng(devices=[]), eval_mode(model):
-                network = trace(model, self._known_shape())
+            network = trace(in_eval_mode(model), self._known_shape())
             queue.submit(label, Request(network, self.config, self._warm_start, self._data))
         except Exception as error:  # nothing that goes wrong here may end the training
             self._keep(trainer, label, error)
@@ -472,11 +473,10 @@ class LipschitzMonitorMixin:
             return plain.constants
         model = stored_module(trainer, pl_module)
         try:
-            with torch.random.fork_rng(devices=[]), eval_mode(model):
-                self.last_margins = certify_margins(
-                    model, self._known_shape(), report, self.config, needed_pairs(logits), budget, self.last_margins,
-                    optimise=self._solved,
-                )  # fmt: skip
+            self.last_margins = certify_margins(
+                in_eval_mode(model), self._known_shape(), report, self.config, needed_pairs(logits), budget,
+                self.last_margins, optimise=self._solved,
+            )  # fmt: skip
         except Exception as error:  # nothing that goes wrong here may end the training
             _log.debug("margins failed", exc_info=True)
             self._warn(f"Margins have no constants of their own, training goes on. {type(error).__name__}: {error}")
@@ -560,16 +560,15 @@ class LipschitzMonitorMixin:
         return self._shape
 
     def _certify(self, model: nn.Module, config: DCPConfig, optimise: bool, progress: bool) -> Report:
-        with torch.random.fork_rng(devices=[]), eval_mode(model):
-            return certify(
-                model,
-                self._known_shape(),
-                config,
-                warm_start=self._warm_start,
-                progress=progress,
-                data=self._data,
-                optimise=optimise,
-            )
+        return certify(
+            in_eval_mode(model),
+            self._known_shape(),
+            config,
+            warm_start=self._warm_start,
+            progress=progress,
+            data=self._data,
+            optimise=optimise,
+        )
 
     def _check_numbers(self, *values: Any) -> None:
         names = (
@@ -589,8 +588,7 @@ class LipschitzMonitorMixin:
     def _check_configuration(self, model: nn.Module) -> None:
         """Refuse settings that do not fit the network before training, where they would cost every bound."""
         try:
-            with torch.random.fork_rng(devices=[]), eval_mode(model):
-                plan(model, self._shape or (), self.config)
+            plan(in_eval_mode(model), self._shape or (), self.config)
         except ConfigError as error:
             raise self._configuration_error(str(error)) from error
         except LipguardError as error:  # the first measurement tells

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from lipguard.certification import certify
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.network.trace import eval_mode
+from lipguard.network.private import in_eval_mode
 
 if TYPE_CHECKING:
     from lipguard.report import WarmStart
@@ -88,8 +88,7 @@ class LipschitzBound(Metric):
         if not isinstance(model, nn.Module):
             raise TypeError(f"Expected model to be a torch.nn.Module, but got {type(model).__name__}.")
         self._store(math.inf)  # an update that fails must not leave the bound of other weights behind
-        with eval_mode(model):
-            report = certify(model, self.input_shape, self.config, warm_start=self._warm_start)
+        report = certify(in_eval_mode(model), self.input_shape, self.config, warm_start=self._warm_start)
         self._warm_start = report.warm_start
         self._store(report.bound)
 

@@ -96,8 +96,8 @@ class LiveBuilder(Builder):
         return self._append(layer, tuple(ref.index for ref in inputs), self.shapes[len(self.nodes)])
 
     def constant(self, value: Tensor | None, what: str) -> Tensor | None:
-        """The weight itself."""
-        return value
+        """The weight itself; of half precision as the single precision that it fits in."""
+        return value.float() if value is not None and value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 _OWN_STATISTICS = (

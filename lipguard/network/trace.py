@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
+from lipguard.network.faithful import check_against_model, normal_batch
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Shape
 from lipguard.network.lowering import (
@@ -25,46 +27,76 @@ from lipguard.network.lowering import (
     reason_against,
     supported,
 )
+from lipguard.network.private import PrivateCopy, in_eval_mode, random_states_kept
 
 _MOST_ENTRIES = 2**27  # of a sample; a certificate file may name any shape
 _Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes
 
 
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Put every submodule into eval mode, and give each its own flag back afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield model
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
 def trace(model: nn.Module, input_shape: Sequence[int]) -> Network:
-    """Read `model` as a function of one tensor of shape (batch, *input_shape), in eval mode.
+    """Read `model` as a function of one tensor of shape (batch, *input_shape), in the mode that it is in.
 
-    The graph is the order of execution. Every operation is run once on a random batch, so that shapes are known while
-    tracing, and the finished network is compared with the model on it.
+    It is read in a private copy, in double precision where it runs there. The graph is the order of execution. Every
+    operation is run once on a random batch, so that shapes are known while tracing, and the finished network is
+    compared with the model on others.
 
     Raises:
         UnsupportedLayerError: an operation that acts on the input has no row in the table.
         InvalidNetworkError: weights that are not finite, behaviour of training mode, control flow that depends on
-            data, an input shape that does not fit, an output that is not one tensor.
+            data, state that the model changes when it is called, an input shape that does not fit, an output that is
+            not one tensor.
     """
     shape = _checked_shape(input_shape)
     if not isinstance(model, nn.Module):
         raise InvalidNetworkError(f"Expected a torch.nn.Module, but got {type(model).__name__}.")
-    tensors = _checked_tensors(model)
-    first = next((t for t in tensors.values() if t.is_floating_point()), torch.zeros(0))
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64)
-    with torch.inference_mode(False), torch.no_grad(), _untouched(model, first.device):
-        tracer = _Tracer(example.to(first.device, first.dtype))
-        network = _lower(_graph(model, tracer), tracer, shape)
-        _check_against_model(network, model, tensors, example)
+    first = _first_tensor(model)
+    double = first.dtype == torch.float64 and first.device.type == "cpu"
+    with _reading(first.device):
+        model = PrivateCopy(model).module  # all others are made of it: the model may be in training on another thread
+        try:
+            return _read(model, shape, torch.zeros(0, dtype=torch.float64))
+        except InvalidNetworkError:
+            if double:
+                raise
+        return _read(model, shape, first)  # of a precision and on a device that its code insists on
+
+
+def _read(model: nn.Module, shape: Shape, like: Tensor) -> Network:
+    """The network of the model, run in the precision and on the device of a tensor."""
+    dtype = torch.float64 if like.dtype == torch.float64 else None
+    device = like.device if dtype is not None else None
+    tracer = _Tracer(normal_batch(BATCH, shape).to(like.device, like.dtype))
+    network = _lower(_graph(PrivateCopy(model, dtype, device).module, tracer), tracer, shape)
+    check_against_model(network, PrivateCopy(model, dtype, device).module, like)
     return network
+
+
+def _first_tensor(model: nn.Module) -> Tensor:
+    """The first tensor of floats that the model holds; every one of them holds numbers.
+
+    Raises:
+        InvalidNetworkError: one does not.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in tensors.items():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise InvalidNetworkError(
+                f"{name}: it holds no numbers yet. Run a batch through the model, or load its weights."
+            )
+    return next((t for t in tensors.values() if t.is_floating_point()), torch.zeros(0, dtype=torch.float64))
+
+
+_ONE_AT_A_TIME = threading.RLock()  # torch.fx patches torch.nn.Module while it traces
+
+
+@contextmanager
+def _reading(device: torch.device) -> Iterator[None]:
+    """Run a module's code with nothing recorded, and give all random states back."""
+    with (
+        _ONE_AT_A_TIME, random_states_kept(device), torch.inference_mode(False), torch.no_grad(),
+        torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False),
+    ):  # fmt: skip
+        yield
 
 
 class LiveNetwork:
@@ -82,18 +114,19 @@ class LiveNetwork:
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
         self.model, self.shape = model, _checked_shape(input_shape)
-        with eval_mode(model):
-            trace(model, self.shape)  # for its checks
-            self._read()
+        trace(in_eval_mode(model), self.shape)  # for its checks
+        self._read()
 
     def _read(self) -> None:
-        first = next((p for p in self.model.parameters()), torch.zeros(0))
-        example = torch.zeros(BATCH, *self.shape, dtype=first.dtype, device=first.device)
-        with torch.no_grad(), _untouched(self.model, first.device):
-            self._tracer = _Tracer(example)
-            self._graph = _graph(self.model, self._tracer)
+        first = _first_tensor(self.model)
+        with _reading(first.device):
+            copied = PrivateCopy(self.model)
+            example = torch.zeros(BATCH, *self.shape, dtype=first.dtype, device=first.device)
+            self._tracer = _Tracer(example, copied.original)
+            self._graph = _graph(copied.module.eval(), self._tracer)
             plain = Builder()
-            _lower(self._graph, self._tracer, self.shape, plain)
+            with _evaluated(self.model):
+                _lower(self._graph, self._tracer, self.shape, plain)
         self._shapes = [node.shape for node in plain.nodes]
         # What is computed from weights alone has been computed while tracing.
         reads: set[fx.Node] = set()
@@ -104,37 +137,23 @@ class LiveNetwork:
 
     def __call__(self) -> Network:
         """The network of the weights as they are now."""
-        with eval_mode(self.model):
-            if self._computed:
-                self._read()
+        if self._computed:
+            self._read()
+        with _evaluated(self.model):
             return _lower(self._graph, self._tracer, self.shape, LiveBuilder(shapes=self._shapes))
 
 
-def _checked_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; each holds numbers."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, tensor in tensors.items():
-        if is_lazy(tensor) or tensor.is_meta:
-            raise InvalidNetworkError(
-                f"{name}: it holds no numbers yet. Run a batch through the model, or load its weights."
-            )
-    return tensors
-
-
 @contextmanager
-def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Give buffers and random states back: a model in training mode changes both when it runs."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    weights = [(vars(m), {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
-            for attributes, plain in weights:  # hooks such as spectral norm's store what they compute
-                attributes.update(plain)
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """Put what computes weights, and what asks for its mode when it is read, into eval mode for a moment."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
 
 
 def _graph(model: nn.Module, tracer: _Tracer) -> fx.Graph:
@@ -233,11 +252,16 @@ class _Value(fx.Proxy):
 class _Tracer(fx.Tracer):
     """Symbolic tracing that also runs every operation on an example."""
 
-    def __init__(self, example: Tensor) -> None:
+    def __init__(self, example: Tensor, original: Callable[[Any], Any] = lambda value: value) -> None:
         super().__init__()
-        self.example = example
+        self.example, self.original = example, original
         self.path = ""
         self._running = False
+        self._thread = threading.get_ident()
+
+    def _passes(self) -> bool:
+        """Whether a call is none of the network's: of an operation that runs on the example, or of another thread."""
+        return self._running or threading.get_ident() != self._thread
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
@@ -245,7 +269,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self._running:
+        if self._passes():
             return forward(*args, **kwargs)
         before, self.path = self.path, _module_path(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
@@ -253,7 +277,7 @@ class _Tracer(fx.Tracer):
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return attr_val if self._passes() else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)
@@ -279,10 +303,12 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def value(self, node: fx.Node) -> Any:
-        """What a node gave on the example; a constant has not been run."""
-        if "value" not in node.meta:
-            node.meta["value"] = self._attribute(str(node.target))
-        return node.meta["value"]
+        """What a node gave on the example, or the tensor that it names."""
+        return node.meta["value"] if "value" in node.meta else self._attribute(str(node.target))
+
+    def source(self, node: fx.Node) -> Any:
+        """The module's own tensor, or submodule, that a node names; what else a node gave."""
+        return self.original(self._attribute(str(node.target)) if node.op == "call_module" else self.value(node))
 
     def _attribute(self, path: str) -> Any:
         value: Any = self.root
@@ -408,10 +434,10 @@ def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape, builder: Builder | No
 
 
 def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: _Tracer) -> Ref | list[Ref]:
-    known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.value(n)  # noqa: E731
+    known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.source(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
     if node.op == "call_module":
-        module = tracer.root.get_submodule(str(node.target))
+        module = tracer.source(node)
         if "forward" in vars(module):
             raise InvalidNetworkError(
                 f"{builder.path}: its forward was replaced on the instance. Make it a layer of its own."
@@ -461,25 +487,3 @@ def _reachable(nodes: list[Node], output: int) -> tuple[Node, ...]:
     return tuple(
         Node(nodes[i].path, nodes[i].layer, tuple(index[j] for j in nodes[i].inputs), nodes[i].shape) for i in index
     )
-
-
-def _check_against_model(network: Network, model: nn.Module, tensors: dict[str, Tensor], example: Tensor) -> None:
-    """Compare the network with the model, in float64 where it runs there: hooks and patched methods show here."""
-    try:
-        state = {name: t.to("cpu", torch.float64) if t.is_floating_point() else t.cpu() for name, t in tensors.items()}
-        expected = torch.func.functional_call(model, state, (example.clone(),))
-        allowed = 1e-6  # weights that a hook computes are those of the model's own precision
-    except (RuntimeError, TypeError):  # a constant of its own precision or device
-        own = next((t for t in tensors.values() if t.is_floating_point()), example)
-        expected = model(example.to(own.device, own.dtype))
-        allowed = math.sqrt(torch.finfo(own.dtype).eps) * (1 + len(network.nodes))
-    if not torch.isfinite(expected).all():
-        raise InvalidNetworkError("The network's output on a standard normal input is not finite.")
-    found = network.forward(example)
-    scale = float(expected.abs().max()) or 1.0
-    error = float((found - expected.to("cpu", torch.float64)).abs().max())
-    if not error <= allowed * scale:
-        raise InvalidNetworkError(
-            f"The traced network does not reproduce the model: outputs differ by {error:.3g}, of {scale:.3g}. "
-            "Hooks, patched methods, random numbers and custom classes may compute what the graph does not show."
-        )

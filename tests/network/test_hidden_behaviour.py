@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from helpers.forward import Forward
 from helpers.networks import with_weights
+from helpers.odd_models import ODD_MODELS
 from torch import Tensor, nn
 
-from lipguard.errors import InvalidNetworkError
+from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
 from lipguard.network.trace import trace
 
 
@@ -173,3 +174,75 @@ def test_constants_that_are_no_parameters_are_read() -> None:
 def test_noise_is_detected() -> None:
     with pytest.raises(InvalidNetworkError):
         trace(small(lambda m, x: F.linear(x, m.layer.weight, torch.randn(4, dtype=torch.float64))), (4,))
+
+
+BY_BATCH: dict[str, Callable[[Any, Any], Any]] = {
+    "divided by its size": lambda m, x: m.layer(x) / x.shape[0],
+    "a list of samples": lambda m, x: m.layer(x[[0, 1, 2]]),
+    "another order": lambda m, x: m.layer(x[[2, 1, 0]]),
+    "rolled": lambda m, x: m.layer(x.roll(1, 0)),
+    "flipped": lambda m, x: m.layer(x.flip(0)),
+    "the first sample": lambda m, x: m.layer(x[:1]).expand(3, 4),
+    "indices of samples": lambda m, x: m.layer(x.index_select(0, torch.tensor([0, 1, 2]))),
+    "a view of the batch that was traced": lambda m, x: m.layer(x.view(3, 4)),
+    "another layer for large batches": lambda m, x: m.layer(x) if x.shape[0] > 2 else m.layer(x).relu(),
+    "a constant per sample": lambda m, x: m.layer(x) + torch.linspace(-1, 1, x.shape[0])[:, None],
+}
+
+
+@pytest.mark.parametrize("case", BY_BATCH)
+def test_what_depends_on_the_batch_is_refused(case: str) -> None:
+    with pytest.raises((InvalidNetworkError, UnsupportedLayerError)):
+        trace(small(BY_BATCH[case]), (4,))
+
+
+@pytest.mark.parametrize("bias", [0.0, 1e8, 1e14, 1e22])
+def test_a_large_bias_hides_nothing(bias: float) -> None:
+    def double(module: nn.Module, args: Any, output: Tensor) -> None:
+        output.mul_(2.0)  # in place, and returns nothing
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    with torch.no_grad():
+        model[1].bias.fill_(bias)
+    trace(model, (4,))
+    model[0].register_forward_hook(double)
+    with pytest.raises(InvalidNetworkError, match="does not reproduce"):
+        trace(model, (4,))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e5])
+def test_what_shows_at_another_scale_only_is_found(scale: float) -> None:
+    def bent(module: nn.Module, args: Any, output: Tensor) -> None:
+        output.copy_(torch.where(output.abs() > scale, output.sign() * scale, output) if scale > 1 else
+                     torch.where(output.abs() < scale, 0.0, output))  # fmt: skip
+
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))
+    model[0].register_forward_hook(bent)
+    with pytest.raises(InvalidNetworkError, match="does not reproduce"):
+        trace(model, (4,))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("a buffer in place", "buffer 'buffer'"), ("a weight in place", "buffer 'weight'"),
+        ("a plain in place", "attribute 'plain'"), ("a number in place", "attribute 'number'"),
+    ],
+)  # fmt: skip
+def test_state_that_forward_changes_is_refused_by_name(name: str, what: str) -> None:
+    with pytest.raises(InvalidNetworkError, match=what.replace("buffer 'weight'", "parameter 'weight'")):
+        trace(ODD_MODELS[name]().eval(), (4,))
+
+
+def test_spectral_norm_in_training_mode_is_another_weight_each_time() -> None:
+    model = nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)))
+    with pytest.raises(InvalidNetworkError, match=r"0\.parametrizations\.weight\.0: .*buffer '_u'"):
+        trace(model.train(), (4,))
+    trace(model.eval(), (4,))
+
+
+def test_random_numbers_are_another_function_each_time() -> None:
+    with pytest.raises(InvalidNetworkError):
+        trace(small(lambda m, x: m.layer(x) * torch.rand(())), (4,))
