@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, last_eigenvalue
 from lipguard.certificate.randomised import is_positive_semidefinite_randomly
-from lipguard.certificate.rounding import add_up, gamma_up, mul_up, sqrt_up
+from lipguard.certificate.rounding import SMALLEST_NORMAL, add_up, div_up, gamma_up, mul_up, sqrt_up
 from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork, are_tied
+from lipguard.network.linearised import FreedNetwork, are_tied, slope_ranges
+from lipguard.network.underflow import is_in_range
 from lipguard.partition.plan import Block
 from lipguard.partition.proofs import LARGEST_MATRIX
 from lipguard.partition.tiling import Tiling
 
 Array = NDArray[np.float64]
-SMALLEST_FORM = 1e-290  # keeps the form of a part that is constant positive definite
+SMALLEST_FORM = 2.0**-790  # keeps the form of a part that is constant positive definite
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def proves(
         device: where a sparse or randomised proof runs.
         entropy: what a randomised proof draws from, beside the claim itself.
     """
-    if not (0 < claim.rho < np.inf and np.isfinite(claim.t).all() and are_tied(network, claim.t)):
+    if not (is_in_range(claim.t, claim.rho, *slope_ranges(network)) and are_tied(network, claim.t)):
         return False
     if claim.proof == "dense":
         freed = freed or FreedNetwork.assemble(network)
@@ -167,7 +168,12 @@ def _is_scalar_form(freed: FreedNetwork, t: Array, rho: float) -> bool:
     magnitude = R_abs + (Q_abs @ Q_abs.T) / rho
     # Twice the roundings of an entry of Q, an inner product over the input, the quotient and the difference.
     roundings = 2 * freed.form_roundings + freed.n_x + 4
-    return is_positive_semidefinite((M + M.T) / 2, gamma_up(roundings) * 1.001 * magnitude)
+    # Underflow in an entry of Q, times a row of Q, and in every product of two of them.
+    rows = 1.001 * float(Q_abs.sum(axis=1).max(initial=0.0))
+    lost = mul_up(4.0, SMALLEST_NORMAL, div_up(add_up(freed.n_x + 4.0, rows), rho))
+    return is_positive_semidefinite(
+        (M + M.T) / 2, gamma_up(roundings) * 1.001 * magnitude + add_up(lost, freed.form_underflow())
+    )
 
 
 def _is_form(freed: FreedNetwork, t: Array, A: Array, S: Array) -> bool:
@@ -176,7 +182,8 @@ def _is_form(freed: FreedNetwork, t: Array, A: Array, S: Array) -> bool:
     magnitude = freed.quadratic_abs(t)
     A[:n, :n] += S
     magnitude[:n, :n] += np.abs(S)
-    return is_positive_semidefinite(A, gamma_up(freed.form_roundings + 2) * 1.001 * magnitude)
+    error = gamma_up(freed.form_roundings + 2) * 1.001 * magnitude + freed.form_underflow()
+    return is_positive_semidefinite(A, error)
 
 
 def _proved_norm(S: Array) -> float:

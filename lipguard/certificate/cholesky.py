@@ -20,7 +20,7 @@ from lipguard.certificate.rounding import SMALLEST_SUBNORMAL, UNIT_ROUNDOFF, add
 
 Array = NDArray[np.float64]
 # Scaling beyond this would bring entries near the ends of the exponent range, where the error terms do not hold.
-_LARGEST_SCALE = 2.0**400
+_LARGEST_SCALE = 2.0**400  # a diagonal from 2^-800 on
 
 
 @np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
@@ -44,9 +44,11 @@ def is_positive_semidefinite(A: Array, error: Array) -> bool:
     scale = np.exp2(-np.floor(np.log2(diagonal) / 2))
     if scale.max() > _LARGEST_SCALE or scale.min() < 1 / _LARGEST_SCALE:
         return False
-    B = scale[:, None] * A * scale
+    # The products of two scales are exact, and so one product is all that may underflow: within `factorisation_error`.
+    both = np.outer(scale, scale)
+    B = A * both
     # |E|_2 <= |E|_inf for symmetric E; the sum of n non-negative terms is off by gamma_n at most.
-    rows = (scale[:, None] * error * scale).sum(axis=1)
+    rows = (error * both).sum(axis=1)
     lost = mul_up(float(rows.max()), up(1 + gamma_up(n + 2)))
     shift = add_up(lost, factorisation_error(n, float(np.trace(B))))
     np.fill_diagonal(B, np.nextafter(np.diag(B) - shift, -np.inf))
@@ -61,7 +63,10 @@ def is_positive_semidefinite(A: Array, error: Array) -> bool:
 
 
 def factorisation_error(n: int, trace: float) -> float:
-    """The shift `c` of Rump's theorem for a matrix of order n, with a generous underflow term."""
+    """The shift `c` of Rump's theorem for a matrix of order n, with a generous underflow term.
+
+    It covers products that are flushed to zero below 2^-1022, and an error of that size in every entry of the matrix.
+    """
     g = gamma_up(n + 2)
     relative = mul_up(div_up(g, 1 - g), trace, up(1 + gamma_up(n + 2)))
     return add_up(relative, mul_up(8.0 * n * (n + 4), SMALLEST_SUBNORMAL * 2.0**53))

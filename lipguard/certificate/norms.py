@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.certificate.cholesky import largest_eigenvalue, largest_eigenvalue_bound, slacks
-from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up, up
+from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, ldexp_up, mul_up, sqrt_up, up
 from lipguard.certificate.sparse import is_gram_at_most, is_norm_at_most
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pick, Scale, Shape, picks
@@ -141,12 +141,12 @@ def matrix_norm(W: Array, weight_ulps: int) -> float:
     W = np.ldexp(W, -exponent)  # exact but for underflow of entries that are 2^-1022 of the largest
     crude = _crude_norm(W, weight_ulps)
     if len(W) > 4 * _DENSE_SIDE:
-        return float(np.ldexp(crude, exponent))
+        return ldexp_up(crude, exponent)
     G = W @ W.T
     lengths = np.linalg.norm(W, axis=1)
     # |W| |W|^T <= lengths lengths^T by Cauchy and Schwarz
     error = 1.01 * gamma_up(W.shape[1] + 2 * weight_ulps + 4) * np.outer(lengths, lengths) + 2.0**-1000
-    return float(np.ldexp(min(crude, sqrt_up(largest_eigenvalue_bound(G, error))), exponent))
+    return ldexp_up(min(crude, sqrt_up(largest_eigenvalue_bound(G, error))), exponent)
 
 
 def _crude_norm(W: Array | Matrix, weight_ulps: int) -> float:
@@ -201,15 +201,15 @@ def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination, gram: bo
         # | |W| |W|' |_2 <= crude^2, and an entry collects no more than a rounding per column; the rest is underflow.
         error = mul_up(1.01, gamma_up(wide.shape[1] + 2 * weight_ulps + 4), crude, crude) + 2.0**-1000
     else:
-        error = mul_up(gamma_up(weight_ulps), crude)
+        error = mul_up(gamma_up(weight_ulps), crude) + 2.0**-1000
     for slack in slacks(sum(W.shape), _NORM_SLACK):
         bound = estimate * (1 + slack)
         if bound >= crude:
             break
         square = math.nextafter(bound * bound, 0.0)
         if is_gram_at_most(G, square, error, elimination) if gram else is_norm_at_most(W, bound, error, elimination):
-            return float(np.ldexp(bound, exponent))
-    return float(np.ldexp(crude, exponent))
+            return ldexp_up(bound, exponent)
+    return ldexp_up(crude, exponent)
 
 
 def _patch_norm(layer: Conv2d) -> float:
@@ -248,6 +248,7 @@ def _frequency_norm(layer: Conv2d, torus: Sequence[int]) -> float:
     # A wave is off by less than 64 u, the sums over taps by gamma; the Gram matrix by its inner products.
     relative = add_up(64 * UNIT_ROUNDOFF, gamma_up(2 * math.prod(weight.shape[2:]) + layer.weight_ulps + 8))
     lost = mul_up(2.0, add_up(mul_up(4.0, relative), gamma_up(4 * sum(sums.shape))), float((sums**2).sum()), 1.001)
+    lost = add_up(lost, 2.0**-900)  # underflow, of numbers up to one
     largest = _LargestEigenvalue(min(sums.shape))
     for wave in rows[np.random.default_rng(0).permutation(len(rows))]:
         partial = np.einsum("oiphqw,h->oipqw", folded, wave)
@@ -255,7 +256,7 @@ def _frequency_norm(layer: Conv2d, torus: Sequence[int]) -> float:
         if sums.shape[0] > sums.shape[1]:
             response = response.conj().transpose(0, 2, 1)
         largest.cover(response @ response.conj().transpose(0, 2, 1))
-    return float(np.ldexp(sqrt_up(add_up(largest.bound, lost)), scale))
+    return ldexp_up(sqrt_up(add_up(largest.bound, lost)), scale)
 
 
 def _waves(shifts: NDArray[np.int64], m: int) -> NDArray[np.complex128]:

@@ -34,6 +34,7 @@ VECTORS = (4, 8, 16)  # more of them take fewer steps; the first that rounding l
 _GROWTH = 1.5  # what a matrix that passes stays below; exact arithmetic stays at 1
 _ROUGH = 0.01  # a margin from which on
 _MOST_STEPS = 100_000
+_SHORTEST = 2.0**-40  # vector; chance makes a shorter one of a single entry at most
 
 
 class OutOfTimeError(Exception):
@@ -80,7 +81,10 @@ def is_positive_semidefinite_randomly(
     if found is None:
         return False
     vectors, steps, share = found
-    growth = _growth(form, random(vectors), top, margin, steps, deadline)
+    z = random(vectors)
+    if not float(z.norm(dim=1).min()) >= _SHORTEST:
+        return False
+    growth = _growth(form, z, top, margin, steps, deadline)
     # An eigenvalue of B below 0 is one of C below -(1 + 2 margin / top). Rounding of this line is far below 1e-9.
     return share * math.cosh(steps * _rate(margin, top)) > growth * (1 + 1e-9)
 
@@ -162,4 +166,6 @@ def largest_loss(form: ScaledForm, steps: int = 4) -> float:
         w = form.lost(v)
         bound = min(bound, float((w / v).max()))
         v = (w / w.max()).clamp_min(1e-6)
-    return bound * (1 + 2 * gamma_up(form.roundings)) + UNIT_ROUNDOFF
+    # Underflow, as a share of a vector that is no shorter than _SHORTEST, and in gamma's units.
+    underflow = 2.0 * form.n * form.underflow / _SHORTEST / gamma_up(form.roundings)
+    return bound * (1 + 2 * gamma_up(form.roundings)) + UNIT_ROUNDOFF + underflow

@@ -12,6 +12,7 @@ import numpy as np
 
 UNIT_ROUNDOFF = 2.0**-53
 SMALLEST_SUBNORMAL = 2.0**-1074
+SMALLEST_NORMAL = 2.0**-1022
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -46,6 +47,17 @@ def div_up(numerator: float, denominator: float) -> float:
 def sqrt_up(value: float) -> float:
     """Upper bound of a square root."""
     return up(math.sqrt(value)) if value > 0 else 0.0
+
+
+def ldexp_up(value: float, exponent: int) -> float:
+    """Upper bound of value * 2^exponent, of a value that is not negative: below the normal numbers it is rounded."""
+    if value == 0:
+        return 0.0
+    try:
+        scaled = math.ldexp(value, exponent)
+    except OverflowError:
+        return math.inf
+    return scaled if scaled >= SMALLEST_NORMAL else up(scaled)
 
 
 def gamma_up(n: int) -> float:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import factorisation_error
 from lipguard.certificate.multifrontal import factors
-from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
+from lipguard.certificate.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
 from lipguard.network.form import ScaledForm
-from lipguard.network.linearised import roundings, slope_ranges
+from lipguard.network.linearised import pre_activations, roundings, slope_ranges
 from lipguard.network.matrices import Matrix, freed_matrices
+from lipguard.network.underflow import matrix_losses
 from lipguard.partition.elimination import Elimination, elimination_of
 
 Array = NDArray[np.float64]
@@ -57,10 +58,33 @@ def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
     # M bounds the rows of |A|, and of |Y|'|Y| in it; for symmetric E, |E|_2 <= |E|_inf, and |Y|_2 <= sqrt(M).
     ones = torch.ones(1, form.n, dtype=torch.float64, device=form.device)
     rows = float(form.magnitude(ones).max()) * (1 + 2 * gamma_up(form.roundings))
-    lost = mul_up(1.001 * gamma_up(collected), add_up(rows, sqrt_up(rows), 1.0))
+    underflow = _underflow(form, len(diagonal))
+    rows = add_up(rows, underflow)
+    lost = add_up(mul_up(1.001 * gamma_up(collected), add_up(rows, sqrt_up(rows), 1.0)), underflow)
     shift = add_up(lost, factorisation_error(len(diagonal), float(diagonal.sum())))
     diagonal = np.nextafter(diagonal - shift, -np.inf)
     return bool((diagonal > 0).all()) and factors(lower, diagonal, elimination_of(form.network), deadline, form.device)
+
+
+def _underflow(form: ScaledForm, n: int) -> float:
+    """What products below the normal numbers take from the assembled matrix, of order n, in the infinity norm."""
+    network, t = form.network.to(torch.float64, "cpu"), form.t
+    alpha, beta = slope_ranges(network)
+    losses = matrix_losses(network)
+    of_rows = np.concatenate([np.zeros(0), *(
+        np.full(network.nodes[i].size, losses[network.nodes[i].inputs[0]]) for i in network.activations
+    )])  # fmt: skip
+    n_x, largest = network.nodes[0].size, float(form.scale.max())
+    factors = np.maximum(np.abs(alpha + beta) * t * form.scale[n_x:], np.sqrt(2 * t * np.abs(alpha * beta)))
+    row = add_up(float((of_rows * factors).max(initial=0.0)), mul_up(losses[-1], sqrt_up(float(form.outward.max()))))
+    entry = add_up(mul_up(1.001 * row + 4 * SMALLEST_NORMAL, largest), 2 * SMALLEST_NORMAL)
+    product = 2 * t * np.maximum(alpha * beta, 0.0)
+    if product.any():  # of slopes that stay away from zero: p (k + e)(k' + e') - p k k', by sums of rows of |K|
+        rows = pre_activations(network.absolute(), torch.from_numpy(form.scale)[None])[0].numpy()
+        off = of_rows * largest + 2 * SMALLEST_NORMAL
+        joint = 1.01 * float((product * off * (rows + off)).sum())
+        entry = add_up(entry, joint, SMALLEST_NORMAL * (1.01 * float(rows.sum()) + len(rows) + 1))
+    return mul_up(2.0, float(n), entry)
 
 
 def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:

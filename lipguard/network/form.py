@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.certificate.rounding import SMALLEST_NORMAL, add_up, mul_up
 from lipguard.network.graph import Network
 from lipguard.network.layers import Mosaic, Pad
 from lipguard.network.linearised import path_roundings, propagate, slope_ranges
+from lipguard.network.underflow import backward_losses, forward_losses
 
 Array = NDArray[np.float64]
 _ENTRIES = 2**24  # of vectors that go through the network together
@@ -116,6 +118,25 @@ class ScaledForm:
     @cached_property
     def _absolute(self) -> Network:
         return self.network.absolute()
+
+    @cached_property
+    def underflow(self) -> float:
+        """What products below the normal numbers take from an entry of B z, at most, for any z."""
+        network, (both, product) = self._absolute, self._unsigned
+        forward = forward_losses(network)
+        last = len(network.nodes) - 1
+        arriving = {last: add_up(mul_up(float(self._outward.max()), forward[last]), SMALLEST_NORMAL)}
+        direct = [0.0]
+        for k, i in enumerate(network.activations, start=1):
+            (j,) = network.nodes[i].inputs
+            twice, square = float(both[k].max()), float(product[k].max())
+            own = add_up(mul_up(twice, SMALLEST_NORMAL), mul_up(square, forward[j]), 3 * SMALLEST_NORMAL)
+            arriving[j] = add_up(arriving.get(j, 0.0), own)
+            direct.append(add_up(mul_up(twice, forward[j]), SMALLEST_NORMAL))
+        backward = backward_losses(network, arriving)
+        most = add_up(max(backward[i] for i in (0, *network.activations)), max(direct))
+        # Twice, for the relative errors of what is lost.
+        return mul_up(2.0, add_up(mul_up(float(self.scale.max()), most), 4 * SMALLEST_NORMAL))
 
     def _split(self, values: Array) -> list[Tensor]:
         """By variable: the input, then every activation, each in its own shape."""

@@ -17,11 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.certificate.rounding import SMALLEST_NORMAL, add_up, mul_up
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.network.matrices import freed_matrices
+from lipguard.network.underflow import SMALLEST_SLOPE, matrix_losses
 
 Array = NDArray[np.float64]
+_COVERING = 2.0**54  # times a loss: gamma_1 of it is above the loss
 
 
 def propagate(network: Network, x: Tensor, activate: Callable[[int, Tensor], Tensor]) -> Tensor:
@@ -56,7 +59,8 @@ class FreedNetwork:
     Attributes:
         K: pre-activations, shape (neurons, n_x + neurons).
         Y: outputs, shape (outputs, n_x + neurons).
-        K_abs, Y_abs: the same with the magnitudes of all weights.
+        K_abs, Y_abs: the same with the magnitudes of all weights, and so much more that gamma times it covers what
+            underflow took.
         alpha, beta: slope range of every neuron, shape (neurons,).
         n_x: number of input entries.
         roundings: |K - exact| <= gamma(roundings) K_abs entrywise, and so for Y (Higham, Accuracy and Stability of
@@ -77,7 +81,12 @@ class FreedNetwork:
         """Write out the matrices of the network and of its absolute twin."""
         K, Y = (matrix.toarray() for matrix in freed_matrices(network))
         K_abs, Y_abs = (matrix.toarray() for matrix in freed_matrices(network.absolute()))
-        return cls(K, Y, K_abs, Y_abs, *slope_ranges(network), network.nodes[0].size, roundings(network))
+        lost = matrix_losses(network)
+        reads = [(lost[network.nodes[i].inputs[0]], network.nodes[i].size) for i in network.activations]
+        of_rows = np.concatenate([np.zeros(0), *(np.full(size, loss) for loss, size in reads)])
+        if of_rows.any() or lost[-1]:  # every computed entry is off by gamma_1 of this much more, at most
+            K_abs, Y_abs = K_abs + _COVERING * of_rows[:, None], Y_abs + _COVERING * lost[-1]
+        return cls(K, Y, K_abs, Y_abs, *slope_ranges(network), network.nodes[0].size, max(roundings(network), 1))
 
     @property
     def neurons(self) -> int:
@@ -114,6 +123,16 @@ class FreedNetwork:
         """Roundings that an entry of `quadratic` collects: twice those of K or Y, an inner product, and the sums."""
         return 2 * self.roundings + max(self.neurons, len(self.Y)) + 16
 
+    def form_underflow(self) -> float:
+        """What products below the normal numbers take from an entry of `quadratic` or `hidden`, beside the above.
+
+        Multipliers that are proved and slopes are in the range of `underflow.is_in_range`: the product of both is
+        normal, and times an entry of K off by one such number, which a further entry of K may carry on.
+        """
+        bent = self.alpha * self.beta != 0
+        columns = float(self.K_abs[bent].sum(axis=0).max(initial=0.0))
+        return mul_up(2.0, SMALLEST_NORMAL, add_up(16.0 + self.neurons + len(self.Y), 1.001 * columns))
+
     def _slopes(self, sign: float) -> tuple[Array, Array]:
         """alpha + beta and 2 alpha beta, of the magnitudes where `sign` > 0."""
         alpha, beta = (np.abs(self.alpha), np.abs(self.beta)) if sign > 0 else (self.alpha, self.beta)
@@ -138,11 +157,16 @@ class FreedNetwork:
 
 
 def slope_ranges(network: Network) -> tuple[Array, Array]:
-    """(alpha, beta) of every neuron, in order of execution."""
+    """(alpha, beta) of every neuron, in order of execution; a slope next to zero is moved outward, to a larger one."""
     layers = [(network.nodes[i].layer, network.nodes[i].size) for i in network.activations]
-    alpha = [np.full(size, layer.alpha) for layer, size in layers if isinstance(layer, Activation)]
-    beta = [np.full(size, layer.beta) for layer, size in layers if isinstance(layer, Activation)]
+    alpha = [np.full(size, -_outward(-layer.alpha)) for layer, size in layers if isinstance(layer, Activation)]
+    beta = [np.full(size, _outward(layer.beta)) for layer, size in layers if isinstance(layer, Activation)]
     return np.concatenate([np.zeros(0), *alpha]), np.concatenate([np.zeros(0), *beta])
+
+
+def _outward(slope: float) -> float:
+    """The slope, or one above it that is zero or of ordinary size."""
+    return slope if slope == 0 or abs(slope) >= SMALLEST_SLOPE else SMALLEST_SLOPE if slope > 0 else 0.0
 
 
 def ties(network: Network) -> NDArray[np.int64]:

@@ -34,6 +34,7 @@ class Planted:
 
     device = torch.device("cpu")
     roundings = 10
+    underflow = 0.0
     dtype = torch.float64
 
     def __init__(self, eigenvalues: Array, seed: int = 0, first: Array | None = None) -> None:

@@ -25,6 +25,7 @@ SPARSE = f"{TERMS} certificate/test_sparse_proof.py network/test_cut_networks.py
 RANDOMISED = f"{TERMS} certificate/test_randomised_proof.py"
 NORMS = f"{TERMS} certificate/test_norms.py"
 FORM = f"{TERMS} network/test_rounding_bounds.py network/test_scaled_form.py"
+UNDERFLOW = "soundness/test_underflow.py"
 VERIFY = "certificate/test_verify.py certificate/test_files.py"
 DOMAIN = "certificate/test_domain.py"
 TILES = "partition/test_is_tileable.py partition/test_tile_geometry.py partition/test_tile_matrices.py"
@@ -133,6 +134,34 @@ MUTATIONS = (
     M("certificate/norms.py", "shift = mul_up(4.0, gamma_up(2 * self._n + 4), 2.0 * self._n, bound)", "shift = 0.0", NORMS),
     M("certificate/norms.py", "mul_up(norm, add_up(*(bounds[j] for j in node.inputs)))",
       "mul_up(norm, max(bounds[j] for j in node.inputs))", NORMS),
+    # Underflow.
+    M("certificate/rounding.py", "return scaled if scaled >= SMALLEST_NORMAL else up(scaled)", "return scaled", UNDERFLOW),
+    M("certificate/norms.py", "ldexp_up(min(crude,", "math.ldexp(min(crude,", UNDERFLOW),
+    M("network/underflow.py", "if least[-1] >= _SAFE and carried == 0:", "if True:", UNDERFLOW),
+    M("network/underflow.py", "least.append(smallest * _CANCELLED if node.layer.roundings() else smallest)",
+      "least.append(1.0)", UNDERFLOW),
+    M("network/underflow.py", "_gains(layer, shapes)[0], carried", "1.0, carried", UNDERFLOW),
+    M("network/underflow.py", "add_up(mul_up(gain, losses[i])", "add_up(mul_up(0.0, losses[i])", UNDERFLOW),
+    M("network/underflow.py", "return bool(((weights >= SMALLEST_MULTIPLIER) & (weights <= 1 / SMALLEST_MULTIPLIER)).all()",
+      "return bool((weights > 0).all()", UNDERFLOW),
+    M("network/underflow.py", " and ordinary.all())", ")", UNDERFLOW),
+    M("network/linearised.py", "if of_rows.any() or lost[-1]:", "if False:", UNDERFLOW),
+    M("network/linearised.py", "add_up(16.0 + self.neurons + len(self.Y), 1.001 * columns)", "0.0", UNDERFLOW),
+    M("network/linearised.py", "len(self.Y), 1.001 * columns)", "len(self.Y))", UNDERFLOW),
+    M("network/linearised.py", "return slope if slope == 0 or abs(slope) >= SMALLEST_SLOPE else", "return slope if True else",
+      UNDERFLOW),
+    M("network/form.py", "mul_up(float(self.scale.max()), most)", "0.0", UNDERFLOW),
+    M("network/form.py", "most = add_up(max(backward[i] for i in (0, *network.activations)), max(direct))", "most = max(direct)",
+      UNDERFLOW),
+    M("certificate/blocks.py", "if not (is_in_range(claim.t, claim.rho, *slope_ranges(network)) and",
+      "if not (0 < claim.rho < np.inf and", UNDERFLOW),
+    M("certificate/blocks.py", "add_up(lost, freed.form_underflow())", "freed.form_underflow()", UNDERFLOW),
+    M("certificate/blocks.py", "magnitude + freed.form_underflow()", "magnitude", UNDERFLOW),
+    M("certificate/sparse.py", "underflow = _underflow(form, len(diagonal))", "underflow = 0.0", UNDERFLOW),
+    M("certificate/sparse.py", "row = add_up(float((of_rows * factors).max(initial=0.0)),", "row = add_up(0.0,", UNDERFLOW),
+    M("certificate/sparse.py", "entry = add_up(entry, joint, SMALLEST_NORMAL", "entry = add_up(entry, SMALLEST_NORMAL", UNDERFLOW),
+    M("certificate/randomised.py", "+ UNIT_ROUNDOFF + underflow", "+ UNIT_ROUNDOFF", UNDERFLOW),
+    M("certificate/randomised.py", "if not float(z.norm(dim=1).min()) >= _SHORTEST:", "if False:", UNDERFLOW),
     # The verifier.
     M("certificate/verify.py", "if not found <= certificate.bound:", "if False:", VERIFY),
     M("certificate/verify.py", "if certificate.digest != network.digest:", "if False:", VERIFY),
@@ -183,10 +212,10 @@ def survives(mutation: Mutation) -> str | None:
 def main() -> None:
     """Try all; exit with 1 if one survives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="mutations whose file or code contains this")
+    parser.add_argument("--only", default="", help="mutations whose file, code or tests contain this")
     parser.add_argument("--jobs", type=int, default=2, help="copies that are tested side by side")
     chosen = parser.parse_args()
-    tried = [m for m in MUTATIONS if chosen.only in f"{m.file} {m.old}"]
+    tried = [m for m in MUTATIONS if chosen.only in f"{m.file} {m.old} {m.tests}"]
     survivors = 0
     with ThreadPoolExecutor(chosen.jobs) as pool:
         for mutation, found in zip(tried, pool.map(survives, tried), strict=True):
