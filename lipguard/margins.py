@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from lipguard.certificate.certificate import Certificate
+from lipguard.certificate.domain import Domain, in_words
 from lipguard.certificate.rounding import mul_up, sqrt_up
-from lipguard.certificate.verify import verify_certificate
+from lipguard.certificate.verify import CHANCE, read_for, verify_certificate
 from lipguard.certification import Request, certify_network, device_of
 from lipguard.config import DCPConfig
-from lipguard.errors import ConfigError, InvalidNetworkError
+from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Linear
 from lipguard.network.trace import trace
@@ -112,12 +113,14 @@ def certify_margins(
     Raises:
         InvalidNetworkError: the output has not one axis, of two classes or more.
         ConfigError: a pair does not name two classes.
+        CertificateError: the report belongs to other weights, or holds on a domain only.
         UnsupportedLayerError: as `certify`.
     """
     start = time.monotonic()
     with torch.inference_mode(False):
         network = trace(model, input_shape)
         classes = _classes(network)
+        _check_report(report, network)
         found = Margins.of_bound(report.bound, classes)
         constants, reports = found.constants.clone(), {}
         wanted = _checked_pairs(pairs, classes)
@@ -143,14 +146,23 @@ def certify_margins(
     return Margins(constants, reports)
 
 
-def verify_margin(certificate: Certificate, model: nn.Module, i: int, j: int) -> float:
-    """Prove the bound of a margin f_i - f_j anew, i < j, as `lipguard.verify` does for a network.
+def verify_margin(
+    certificate: Certificate, model: nn.Module, i: int, j: int, *, domain: Domain | None = None,
+    failure_probability: float = CHANCE, deterministic: bool = False, fresh: bool = False,
+) -> float:  # fmt: skip
+    """Prove the bound of a margin f_i - f_j anew, as `lipguard.verify` does for a network, with the same arguments.
 
     Raises:
         CertificateError: the certificate does not prove its bound for these weights and this pair.
+        ConfigError: the pair does not name two classes; otherwise as `lipguard.verify`.
+        InvalidNetworkError: the output has not one axis, of two classes or more.
     """
-    network = trace(model, certificate.input_shape)
-    return verify_certificate(certificate, margin_network(network, min(i, j), max(i, j)))
+    network = read_for(certificate, model)
+    ((i, j),) = _checked_pairs([(i, j)], _classes(network))
+    return verify_certificate(
+        certificate, margin_network(network, i, j), domain=domain, failure_probability=failure_probability,
+        deterministic=deterministic, fresh=fresh,
+    )  # fmt: skip
 
 
 def accuracy_key(epsilon: float) -> str:
@@ -180,6 +192,18 @@ def margin_network(network: Network, i: int, j: int) -> Network:
         return Network((*before, dataclasses.replace(last, layer=layer, shape=(1,))))
     node = Node(f"margin {i}-{j}", Linear(row), (len(network.nodes) - 1,), (1,))
     return Network((*network.nodes, node))
+
+
+def _check_report(report: Report, network: Network) -> None:
+    """Its bound is believed: it has to be one of this network, for all inputs."""
+    certificate = report.certificate
+    if certificate.digest != network.digest:
+        raise CertificateError("The report belongs to other weights, or to another network: certify it again.")
+    if certificate.domain is not None:
+        raise CertificateError(
+            f"The report holds on {in_words(certificate.domain)} only, and margins are of all inputs: pass the report "
+            "that `certify` returned, not its `restricted`."
+        )
 
 
 def _classes(network: Network) -> int:

@@ -86,8 +86,29 @@ def test_certificates_of_other_pairs_are_refused() -> None:
     assert certificate is not None
     with pytest.raises(CertificateError):
         lipguard.verify_margin(certificate, model, 0, 2)
+    with pytest.raises(ConfigError, match="two of 4 classes"):
+        lipguard.verify_margin(certificate, model, 1, 1)
+    with pytest.raises(CertificateError, match="cannot be read for inputs"):
+        lipguard.verify_margin(dataclasses.replace(certificate, input_shape=(2, 6, 6)), model, 0, 1)
     with pytest.raises(CertificateError):
         lipguard.verify_margin(dataclasses.replace(certificate, bound=certificate.bound / 2), model, 0, 1)
+
+
+def test_a_report_of_other_weights_is_refused() -> None:
+    model = with_weights(MODEL, 0)
+    report = lipguard.certify(model, SHAPE, domain=lipguard.Box(0.0, 0.01))
+    assert report.restricted is not None
+    assert report.restricted.certificate.domain is not None
+    with pytest.raises(CertificateError, match=r"holds on Box\(0, 0\.01\) only, and margins are of all inputs"):
+        lipguard.certify_margins(model, SHAPE, report.restricted, pairs=[])
+    earlier = lipguard.certify_margins(model, SHAPE, report)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3)
+    with pytest.raises(CertificateError, match="report belongs to other weights.*certify it again"):
+        lipguard.certify_margins(model, SHAPE, report, pairs=[])
+    own = lipguard.certify(model, SHAPE)
+    assert lipguard.certify_margins(model, SHAPE, own, pairs=[], earlier=earlier).constants[0, 1] > own.bound
 
 
 def test_no_step_within_the_radius_changes_the_prediction() -> None:

@@ -145,6 +145,24 @@ def _fitting(domain: Domain, shape: Shape) -> Shape:
     return shape
 
 
+def are_equal(one: Domain, other: Domain, shape: Shape) -> bool:
+    """Whether two domains of samples of a shape are the same, entry by entry."""
+    if type(one) is not type(other):
+        return False
+    pairs = [(_tensor(getattr(one, f.name)), _tensor(getattr(other, f.name))) for f in dataclasses.fields(one)]
+    try:
+        return all(torch.equal(a.broadcast_to(shape), b.broadcast_to(shape)) for a, b in pairs)
+    except RuntimeError:  # one of them is not of this shape
+        return False
+
+
+def in_words(domain: Domain) -> str:
+    """A domain as it would be written, in one line; tensors are not written out."""
+    own = {field.name: _tensor(getattr(domain, field.name)) for field in dataclasses.fields(domain)}
+    words = (f"{float(value):g}" if value.numel() == 1 else f"a tensor of {value.numel()}" for value in own.values())
+    return f"{type(domain).__name__}({', '.join(words)})"
+
+
 def to_arrays(domain: Domain, shape: Shape) -> tuple[str, dict[str, Array]]:
     """(kind, arrays by name), for a certificate."""
     found = {}
