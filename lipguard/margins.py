@@ -103,8 +103,9 @@ def assumed_error(logits: Tensor) -> Tensor:
     """How far logits may be off that come without a proof, shape (n, 1): a share of the largest magnitude of a sample.
 
     The share goes by the precision: 2^-40 of float64, 2^-13 of float32 (2^-9 where TF32 may have been used, and as of
-    bfloat16 where `torch.set_float32_matmul_precision("medium")` allows that), 2^-6 of float16, 2^-3 of bfloat16. Numbers that are all those of a narrower format were computed in it. This is an assumption
-    about networks of ordinary depth and weights; what it has to hold for is the forward pass that made them.
+    bfloat16 where `torch.set_float32_matmul_precision("medium")` allows that), 2^-6 of float16, 2^-3 of bfloat16.
+    Numbers that are all those of a narrower format were computed in it. This is an assumption about networks of ordinary
+    depth and weights; what it has to hold for is the forward pass that made them.
     """
     return _above(logits.detach().double().abs().amax(1, keepdim=True) * assumed_rounding(logits))
 
@@ -120,13 +121,16 @@ def assumed_rounding(logits: Tensor) -> float:
         raise ValueError(f"Expected logits of {', '.join(map(str, ROUNDING))}, but got {values.dtype}.")
     values = values if values.is_floating_point() else values.double()
     known = torch.isfinite(values)
-    fits = (t for t in ROUNDING if t == values.dtype or bool(((values.to(t).to(values.dtype) == values) | ~known).all()))
-    found = next(fits)
+
+    def fits(dtype: torch.dtype) -> bool:
+        return dtype == values.dtype or bool(((values.to(dtype).to(values.dtype) == values) | ~known).all())
+
+    found = next(dtype for dtype in ROUNDING if fits(dtype))
     return _rounding_of_float32(logits.device) if found == torch.float32 else ROUNDING[found]
 
 
 def _rounding_of_float32(device: torch.device) -> float:
-    """Products of float32 may have fewer digits: where torch was told so, or on an accelerator that logits come from."""
+    """Products of float32 may have fewer digits: where torch was told so, or on an accelerator."""
     asked = torch.get_float32_matmul_precision()
     if asked == "medium":
         return ROUNDING[torch.bfloat16]

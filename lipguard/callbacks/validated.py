@@ -162,8 +162,8 @@ def recompute(
 ) -> Recomputed:
     """The logits of the samples by the network, in float64, with a proved error.
 
-    What it takes is known beforehand. Where that is too much for all samples, those are computed that may be certified at
-    a radius by the logits as seen, the likeliest first; the others count as not certified.
+    What it takes is known beforehand. Where that is too much for all samples, those are computed that may be certified
+    at a radius by the logits as seen, the likeliest first; the others count as not certified.
 
     Args:
         samples: of a validation.
@@ -219,7 +219,7 @@ def _spread(logits: Tensor) -> Tensor:
 
 
 def disagreement(samples: Samples, found: Recomputed) -> str:
-    """How the logits that were seen differ from those of the network that is bounded, in words; nothing where they agree.
+    """That the logits that were seen are not those of the network that is bounded, in words; nothing where they are.
 
     Differences are compared with margins, of which a sample's largest is the spread of its logits. A share of it may be
     lost by the precision that the logits were computed in, and a unit in the last place of their own.

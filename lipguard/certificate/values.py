@@ -23,8 +23,8 @@ from lipguard.network.layers import Activation
 
 _ENTRIES = 2**20  # over all nodes and the samples of a chunk
 _UP = 1 + 1e-12  # above what a few operations lose
-# Relative errors of activations as torch computes them in float64, of value and argument: none where entries are picked,
-# one rounding where one operation is done, and far above a few units in the last place for the others.
+# Relative errors of activations as torch computes them in float64, of value and argument: none where entries are
+# picked, one rounding where one operation is done, and far above a few units in the last place for the others.
 _PICKED: tuple[Callable[..., Any], ...] = (torch.relu, torch.abs, torch.clamp, F.hardtanh, F.relu6)
 _ROUNDED: tuple[Callable[..., Any], ...] = (F.leaky_relu, F.softshrink)
 _ROUNDED_ONCE, _COMPUTED = 2.0**-52, 2.0**-40
@@ -89,7 +89,9 @@ def _values(network: Network, x: Tensor, norms: Sequence[float] | None) -> tuple
     return centre, torch.where(torch.isfinite(centre), half, torch.inf)
 
 
-def _step(network: Network, i: int, balls: dict[int, _Ball], larger: tuple[int, int] | None, norm: float | None) -> _Ball:
+def _step(
+    network: Network, i: int, balls: dict[int, _Ball], larger: tuple[int, int] | None, norm: float | None
+) -> _Ball:
     node = network.nodes[i]
     inputs = [balls[j] for j in node.inputs]
     if larger is not None:  # no entry of a maximum moves further than those that it is the larger one of
@@ -97,8 +99,8 @@ def _step(network: Network, i: int, balls: dict[int, _Ball], larger: tuple[int, 
         middle, moved = torch.maximum(one.centre, other.centre), torch.maximum(one.half, other.half)
         lost, length = torch.zeros_like(moved), one.length + other.length
     elif isinstance(node.layer, Activation):
-        anywhere = dataclasses.replace(node.layer, within=None)  # slopes on so small intervals take longer than the rest
-        middle, moved, lost = activated(anywhere, inputs[0].centre, inputs[0].half, _slack_of(node.layer))
+        layer = dataclasses.replace(node.layer, within=None)  # slopes on so small intervals take longer than the rest
+        middle, moved, lost = activated(layer, inputs[0].centre, inputs[0].half, _slack_of(layer))
         length = _carried(inputs, norm)
     else:
         middle, moved, lost = affine(node.layer, [(ball.centre, ball.half) for ball in inputs])

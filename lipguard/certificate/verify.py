@@ -176,7 +176,7 @@ def _check_labels(certificate: Certificate, product: float) -> None:
     probability = certificate.failure_probability
     if certificate.proof != found and not (certificate.proof == "product" and product <= certificate.bound):
         raise CertificateError(f"The certificate names the proof {certificate.proof!r}, but its blocks have {found!r}.")
-    if not math.isfinite(probability) or (probability > 0) != (found == "randomised") or not 0 <= probability < 1:
+    if (probability > 0) != (found == "randomised") or not 0 <= probability < 1:
         raise CertificateError(f"The certificate names the failure probability {probability!r} for a {found} proof.")
 
 

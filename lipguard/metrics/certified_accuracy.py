@@ -22,11 +22,11 @@ class CertifiedAccuracy(Metric):
 
     .. math:: \min_{j \ne i} \frac{f_i - f_j}{L_{ij}} > \epsilon
 
-    with certified Lipschitz constants :math:`L_{ij}` of the margins; a tie is not. Logits are rounded, so from the
-    difference is taken what both may be off: ``error`` where it is given, a proved bound, or else an assumption that goes
-    by their precision. Every logit is then taken to be off by at most so much of the largest magnitude among the sample's:
-    2^-40 in float64, 2^-13 in float32 (2^-9 where TF32 may have been used), 2^-6 in float16, 2^-3 in bfloat16. Logits that
-    all fit a narrower format, such as ``z.float()`` after autocast, count as of that one.
+    with certified Lipschitz constants :math:`L_{ij}` of the margins; a tie is not. Logits are rounded, so what both
+    may be off is taken from the difference: ``error`` where it is given, a proved bound, or else an assumption that
+    goes by their precision. Every logit is then taken to be off by at most so much of the largest magnitude among the
+    sample's: 2^-40 in float64, 2^-13 in float32 (2^-9 where TF32 may have been used), 2^-6 in float16, 2^-3 in
+    bfloat16. Logits that all fit a narrower format, such as ``z.float()`` after autocast, count as of that one.
 
     As input to ``forward`` and ``update`` the metric accepts the following input:
 

@@ -232,7 +232,10 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the architecture, every weight and bias, and all parameters of activations: it names the function that a bound belongs to."""
+        """Digest of the architecture, of every weight and bias and of what activations hold.
+
+        It names the function that a bound belongs to.
+        """
         return _digest(self, weights=True)
 
 

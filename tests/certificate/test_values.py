@@ -103,7 +103,9 @@ def test_every_part_of_the_error_is_needed() -> None:
             assert not is_within(float(found), 1e-5 * float(error), exact) or seed
 
 
-@pytest.mark.parametrize("sizes", [(1e-200, 1e-200, 1e200, 1e200), (1e-160, 1e-160, 1e150, 1e150), (1e-300, 1e-20, 1e300, 1.0)])
+@pytest.mark.parametrize(
+    "sizes", [(1e-200, 1e-200, 1e200, 1e200), (1e-160, 1e-160, 1e150, 1e150), (1e-300, 1e-20, 1e300, 1.0)]
+)
 def test_what_underflow_loses_is_within_the_error(sizes: tuple[float, ...]) -> None:
     for between in (nn.ReLU, MaxMin, nn.Tanh):
         layers: list[nn.Module] = []

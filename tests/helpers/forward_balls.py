@@ -29,7 +29,9 @@ def is_within(found: float, error: float, exact: flint.arb) -> bool:
     """Whether |found - exact| <= error, up to what Arb leaves open."""
     before, flint.ctx.dps = flint.ctx.dps, _DIGITS
     try:
-        return bool(abs(flint.arb(found) - exact) <= flint.arb(error) * (1 + flint.arb(10) ** -30) + flint.arb(10) ** -350)
+        return bool(
+            abs(flint.arb(found) - exact) <= flint.arb(error) * (1 + flint.arb(10) ** -30) + flint.arb(10) ** -350
+        )
     finally:
         flint.ctx.dps = before
 
