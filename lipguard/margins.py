@@ -104,8 +104,8 @@ def assumed_error(logits: Tensor) -> Tensor:
 
     The share goes by the precision: 2^-40 of float64, 2^-13 of float32 (2^-9 where TF32 may have been used, and as of
     bfloat16 where `torch.set_float32_matmul_precision("medium")` allows that), 2^-6 of float16, 2^-3 of bfloat16.
-    Numbers that are all those of a narrower format were computed in it. This is an assumption about networks of ordinary
-    depth and weights; what it has to hold for is the forward pass that made them.
+    Numbers that are all those of a narrower format were computed in it. This is an assumption about networks of
+    ordinary depth and weights; what it has to hold for is the forward pass that made them.
     """
     return _above(logits.detach().double().abs().amax(1, keepdim=True) * assumed_rounding(logits))
 
@@ -134,7 +134,7 @@ def _rounding_of_float32(device: torch.device) -> float:
     asked = torch.get_float32_matmul_precision()
     if asked == "medium":
         return ROUNDING[torch.bfloat16]
-    coarse = asked != "highest" or device.type != "cpu" or torch.cuda.is_initialized()
+    coarse = asked != "highest" or device.type != "cpu" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return ROUNDING_OF_TF32 if coarse else ROUNDING[torch.float32]
 
 

@@ -455,20 +455,20 @@ class LipschitzMonitorMixin:
         """What is certified of the samples of this process; None where their logits are not the bounded network's."""
         margins = Margins.of_bound(math.inf, samples.logits.shape[1]) if constants is None else Margins(constants)
         if constants is None:
-            logits, error = samples.logits, None
-        else:
-            try:
-                found = self._recomputed(stored_module(trainer, pl_module), samples, constants)
-            except Exception as error:  # nothing that goes wrong here may end the training
-                _log.debug("logits could not be computed", exc_info=True)
-                self._tell(f"no certified accuracy, because {type(error).__name__}: {error}")
-                return None
-            if isinstance(found, str):
-                self._tell(f"no certified accuracy, because {found}.")
-                return None
-            logits, error = found.logits, found.error
-        counts, curve = certified_counts(logits, samples.target, margins, self.epsilons, self.input_std, error)
-        self._curve = None if constants is None else curve
+            self._curve = None
+            return certified_counts(samples.logits, samples.target, margins, self.epsilons, self.input_std)[0]
+        try:
+            found = self._recomputed(stored_module(trainer, pl_module), samples, constants)
+        except Exception as error:  # nothing that goes wrong here may end the training
+            _log.debug("logits could not be computed", exc_info=True)
+            self._tell(f"no certified accuracy, because {type(error).__name__}: {error}")
+            return None
+        if isinstance(found, str):
+            self._tell(f"no certified accuracy, because {found}.")
+            return None
+        counts, self._curve = certified_counts(
+            found.logits, samples.target, margins, self.epsilons, self.input_std, found.error
+        )
         return counts
 
     def _recomputed(self, model: nn.Module, samples: Samples, constants: Tensor) -> Recomputed | str:

@@ -103,8 +103,8 @@ class Validated:
             self._found = []
             return
         self.part = name
-        kept = (t.to("cpu", copy=True) for t in (inputs, logits, target))  # their owner may change them
-        self._found.append(Samples(*kept, rounding))
+        x, z, y = (t.to("cpu", copy=True) for t in (inputs, logits, target))  # their owner may change them
+        self._found.append(Samples(x, z, y, rounding))
 
     def take(self) -> Samples | None:
         """All batches together, once."""
@@ -112,8 +112,8 @@ class Validated:
         self.end()
         if self.reason or not found or len({own.logits.shape[1] for own in found}) > 1:
             return None
-        parts = zip(*((own.inputs, own.logits, own.target) for own in found), strict=True)
-        return Samples(*map(torch.cat, parts), max(own.rounding for own in found))
+        x, z, y = (torch.cat([getattr(own, name) for own in found]) for name in ("inputs", "logits", "target"))
+        return Samples(x, z, y, max(own.rounding for own in found))
 
     def _watch(self, name: str, shape: tuple[int, ...]) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
@@ -210,7 +210,8 @@ def _moved_by_rounding(inputs: Tensor, constants: Tensor) -> Tensor:
         return torch.zeros(len(inputs), dtype=torch.float64)
     info = torch.finfo(inputs.dtype)
     lost = (inputs.double().abs() * info.eps).clamp_min(info.smallest_normal * info.eps) / 2
-    return lost.flatten(1).norm(dim=1) * float(constants.max()) / 2 * (1 + 1e-9)
+    away: Tensor = lost.flatten(1).norm(dim=1)
+    return away * float(constants.max()) / 2 * (1 + 1e-9)
 
 
 def _spread(logits: Tensor) -> Tensor:

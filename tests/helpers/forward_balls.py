@@ -1,4 +1,4 @@
-"""What a model makes of an input in ball arithmetic (Arb): no rounding that could be seen, and no code of lipguard's."""
+"""What a model makes of an input in ball arithmetic (Arb), without rounding that could be seen."""
 
 from __future__ import annotations
 
