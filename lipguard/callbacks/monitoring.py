@@ -136,6 +136,7 @@ class LipschitzMonitorMixin:
         self._last_solve = 0.0
         self._shown = -math.inf  # when figures were drawn
         self._curve: tuple[list[float], list[float]] | None = None  # certified accuracy by radius
+        self._expected: set[str] = set()  # what is logged of validations: by an earlier one, or monitored
 
     # --- hooks, in the order in which Lightning calls them ---
 
@@ -159,6 +160,8 @@ class LipschitzMonitorMixin:
             for checkpoint in trainer.checkpoint_callbacks
             if str(getattr(checkpoint, "monitor", "")).startswith(f"{self.log_prefix}/")
         ]
+        monitored = {str(checkpoint.monitor).removeprefix(f"{self.log_prefix}/") for checkpoint in watching}
+        self._expected = {name for name in monitored if name.startswith(_CERTIFIED)}
         if any(getattr(checkpoint, "_train_time_interval", None) is not None for checkpoint in watching):
             raise self._configuration_error(
                 f"ModelCheckpoint(train_time_interval=...) would save weights with the {self.log_prefix} bound of "
@@ -333,12 +336,15 @@ class LipschitzMonitorMixin:
             return
         row = self._new_row(trainer, pl_module, end_of_epoch, due) if trainer.is_global_zero else None
         row = trainer.strategy.broadcast(row)  # one process computes, all log: keys must match on all ranks
+        unknown: Row = {}  # Lightning would show monitors the last validation's value in its place
         if row is not None:
             self.history.append(row)
             if validated and self.epsilons:
                 row |= self._certified(trainer, pl_module)
+                self._expected |= {name for name in row if name.startswith(_CERTIFIED)}
+                unknown = dict.fromkeys(self._expected - set(row), math.nan)
         if row is not None or not self._logged:  # a resumed run has the row, but monitors need the key as well
-            self._log(pl_module, self.history[-1])
+            self._log(pl_module, self.history[-1] | unknown)
         if row is not None and trainer.is_global_zero and time.monotonic() - self._shown > _BETWEEN_FIGURES:
             self._show(trainer)
         self._batch = trainer.fit_loop.total_batch_idx

@@ -155,6 +155,41 @@ def test_the_selection_is_logged_without_a_bound(tmp_path: Path) -> None:
     assert monitor.history[-1]["selection"] == 1e30
 
 
+class Turning(CallsAPart):
+    """From the second epoch on it returns something else than what is validated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = 1.0 if self.current_epoch == 0 else 2.0
+        return factor * self.net(x)  # type: ignore[no-any-return]
+
+
+class Seen(pl.Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.seen.append(float(trainer.callback_metrics["lipschitz/certified_accuracy_eps_0.1"]))
+
+
+def test_monitors_see_no_certified_accuracy_of_an_earlier_validation(tmp_path: Path) -> None:
+    record, monitor = Seen(), LipschitzMonitor(epsilons=(0.1,))
+    fit(Turning(), trainer(tmp_path, monitor, record, max_epochs=2))
+    assert [math.isnan(value) for value in record.seen] == [False, True]
+    assert ["certified_accuracy_eps_0.1" in row for row in monitor.history] == [True, False]
+
+
+def test_a_checkpoint_that_monitors_what_is_not_known_ends_no_training(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    kept = pl.callbacks.ModelCheckpoint(tmp_path, monitor="lipschitz/certified_accuracy_eps_0.1", mode="max")
+    monitor, record = LipschitzMonitor(epsilons=(0.1,)), Seen()
+    with pytest.warns(UserWarning, match="LayerNorm"):
+        fit(Tiny(net), trainer(tmp_path, monitor, record, kept))
+    assert len(record.seen) == 3
+    assert all(map(math.isnan, record.seen))
+    assert not any("certified" in key for row in monitor.history for key in row)
+
+
 EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
