@@ -17,17 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from lipguard.certificate.certificate import Certificate
+from lipguard.certificate.domain import Domain, in_words
 from lipguard.certificate.rounding import mul_up, sqrt_up
-from lipguard.certificate.verify import verify_certificate
+from lipguard.certificate.verify import CHANCE, read_for, verify_certificate
 from lipguard.certification import Request, certify_network, device_of
 from lipguard.config import DCPConfig
-from lipguard.errors import ConfigError, InvalidNetworkError
+from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Linear
 from lipguard.network.trace import trace
 from lipguard.report import Report, WarmStart
 
 Pair = tuple[int, int]
+# The coarsest format first: what all numbers of a tensor fit is what they were computed in.
+ROUNDING = {torch.bfloat16: 2.0**-3, torch.float16: 2.0**-6, torch.float32: 2.0**-13, torch.float64: 2.0**-40}
+ROUNDING_OF_TF32 = 2.0**-9
 CERTIFIED_ACCURACY = "certified_accuracy_eps_"  # of the keys of rows and logs, before the radius
 
 
@@ -50,16 +54,19 @@ class Margins:
         constants = torch.full((classes, classes), mul_up(sqrt_up(2.0), float(bound)), dtype=torch.float64)
         return cls(constants.fill_diagonal_(0.0))
 
-    def certified_radius(self, logits: Tensor) -> Tensor:
-        """How far every sample may be moved, in l2, before the prediction can change; 0 where two classes tie.
+    def certified_radius(self, logits: Tensor, error: Tensor | float | None = None) -> Tensor:
+        """How far every sample may be moved, in l2, before the prediction can change; 0 where two classes may tie.
 
         Args:
             logits: shape (n, classes).
+            error: how far logits are from the exact ones of the network that is bounded, at most: a number, or of shape
+                (n,) or (n, classes). Without it they are taken to be off by a share of the largest magnitude among a
+                sample's logits, by their precision, see `assumed_error`.
 
         Returns:
             Shape (n,), float64, rounded down.
         """
-        return certified_radii(logits, self.constants)
+        return certified_radii(logits, self.constants, error)
 
     def certificate(self, i: int, j: int) -> Certificate | None:
         """Of the network that has f_i - f_j for its output, i < j, for `verify_margin`; None without its own bound."""
@@ -67,23 +74,88 @@ class Margins:
         return None if report is None else report.certificate
 
 
-def certified_radii(logits: Tensor, constants: Tensor) -> Tensor:
+def certified_radii(logits: Tensor, constants: Tensor, error: Tensor | float | None = None) -> Tensor:
     """The smallest (f_i - f_j) / L_ij over j, i being the prediction; see `Margins.certified_radius`.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, a constant is negative or nan, or an error is.
     """
     classes = len(constants)
     if logits.dim() != 2 or logits.shape[1] != classes or constants.shape != (classes, classes):
         raise ValueError(f"Expected logits of shape (n, {classes}), but got {tuple(logits.shape)}.")
-    logits, constants = logits.detach().double(), constants.to(logits.device)
+    if not bool((constants >= 0).all()):
+        raise ValueError("Expected constants of margins that are not negative.")
+    off = assumed_error(logits) if error is None else _checked_error(error, logits)  # (n, 1) or (n, classes)
+    off = off.expand(logits.shape)
+    logits, constants = logits.detach().double(), constants.to(logits.device, torch.float64)
     best, predicted = logits.max(1)
-    gap = (best[:, None] - logits).clamp_min(0.0)
-    below = torch.nextafter(gap / constants[predicted], torch.zeros_like(gap))
+    gap = _below(best[:, None] - logits)
+    gap = _below(gap - _above(off.gather(1, predicted[:, None]) + off))
+    below = _below(gap.clamp_min(0.0) / constants[predicted]).clamp_min(0.0)
     below = torch.where(gap > 0, below, torch.zeros_like(gap))  # a tie is not certified, whatever the constant
     others = torch.arange(classes, device=logits.device) != predicted[:, None]
     found = torch.where(others, below, torch.inf).amin(1)
-    return torch.where(torch.isfinite(logits).all(1), found, torch.zeros_like(found))
+    known = torch.isfinite(logits).all(1) & torch.isfinite(found)
+    return torch.where(known, found, torch.zeros_like(found))
+
+
+def assumed_error(logits: Tensor) -> Tensor:
+    """How far logits may be off that come without a proof, shape (n, 1): a share of the largest magnitude of a sample.
+
+    The share goes by the precision: 2^-40 of float64, 2^-13 of float32 (2^-9 where TF32 may have been used, and as of
+    bfloat16 where `torch.set_float32_matmul_precision("medium")` allows that), 2^-6 of float16, 2^-3 of bfloat16.
+    Numbers that are all those of a narrower format were computed in it. This is an assumption about networks of
+    ordinary depth and weights; what it has to hold for is the forward pass that made them.
+    """
+    return _above(logits.detach().double().abs().amax(1, keepdim=True) * assumed_rounding(logits))
+
+
+def assumed_rounding(logits: Tensor) -> float:
+    """The share of `assumed_error`.
+
+    Raises:
+        ValueError: logits of this type have none.
+    """
+    values = logits.detach()
+    if values.is_complex() or (values.is_floating_point() and values.dtype not in ROUNDING):
+        raise ValueError(f"Expected logits of {', '.join(map(str, ROUNDING))}, but got {values.dtype}.")
+    values = values if values.is_floating_point() else values.double()
+    known = torch.isfinite(values)
+
+    def fits(dtype: torch.dtype) -> bool:
+        return dtype == values.dtype or bool(((values.to(dtype).to(values.dtype) == values) | ~known).all())
+
+    found = next(dtype for dtype in ROUNDING if fits(dtype))
+    return _rounding_of_float32(logits.device) if found == torch.float32 else ROUNDING[found]
+
+
+def _rounding_of_float32(device: torch.device) -> float:
+    """Products of float32 may have fewer digits: where torch was told so, or on an accelerator."""
+    asked = torch.get_float32_matmul_precision()
+    if asked == "medium":
+        return ROUNDING[torch.bfloat16]
+    coarse = asked != "highest" or device.type != "cpu" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return ROUNDING_OF_TF32 if coarse else ROUNDING[torch.float32]
+
+
+def _checked_error(error: Tensor | float, logits: Tensor) -> Tensor:
+    found = torch.as_tensor(error, dtype=torch.float64, device=logits.device).detach()
+    if found.shape not in ((), logits.shape[:1], logits.shape):
+        raise ValueError(
+            f"Expected error to be a number, or of the shape {tuple(logits.shape[:1])} or {tuple(logits.shape)}, but "
+            f"got the shape {tuple(found.shape)}."
+        )
+    if not bool((found >= 0).all()):
+        raise ValueError("Expected error to be a bound of how far logits are off, but some of it is negative or nan.")
+    return found[:, None] if found.dim() == 1 else found
+
+
+def _below(value: Tensor) -> Tensor:
+    return torch.nextafter(value, torch.full_like(value, -torch.inf))
+
+
+def _above(value: Tensor) -> Tensor:
+    return torch.nextafter(value, torch.full_like(value, torch.inf))
 
 
 def certify_margins(
@@ -112,12 +184,14 @@ def certify_margins(
     Raises:
         InvalidNetworkError: the output has not one axis, of two classes or more.
         ConfigError: a pair does not name two classes.
+        CertificateError: the report belongs to other weights, or holds on a domain only.
         UnsupportedLayerError: as `certify`.
     """
     start = time.monotonic()
     with torch.inference_mode(False):
         network = trace(model, input_shape)
         classes = _classes(network)
+        _check_report(report, network)
         found = Margins.of_bound(report.bound, classes)
         constants, reports = found.constants.clone(), {}
         wanted = _checked_pairs(pairs, classes)
@@ -143,14 +217,23 @@ def certify_margins(
     return Margins(constants, reports)
 
 
-def verify_margin(certificate: Certificate, model: nn.Module, i: int, j: int) -> float:
-    """Prove the bound of a margin f_i - f_j anew, i < j, as `lipguard.verify` does for a network.
+def verify_margin(
+    certificate: Certificate, model: nn.Module, i: int, j: int, *, domain: Domain | None = None,
+    failure_probability: float = CHANCE, deterministic: bool = False, fresh: bool = False,
+) -> float:  # fmt: skip
+    """Prove the bound of a margin f_i - f_j anew, as `lipguard.verify` does for a network, with the same arguments.
 
     Raises:
         CertificateError: the certificate does not prove its bound for these weights and this pair.
+        ConfigError: the pair does not name two classes; otherwise as `lipguard.verify`.
+        InvalidNetworkError: the output has not one axis, of two classes or more.
     """
-    network = trace(model, certificate.input_shape)
-    return verify_certificate(certificate, margin_network(network, min(i, j), max(i, j)))
+    network = read_for(certificate, model)
+    ((i, j),) = _checked_pairs([(i, j)], _classes(network))
+    return verify_certificate(
+        certificate, margin_network(network, i, j), domain=domain, failure_probability=failure_probability,
+        deterministic=deterministic, fresh=fresh,
+    )  # fmt: skip
 
 
 def accuracy_key(epsilon: float) -> str:
@@ -180,6 +263,18 @@ def margin_network(network: Network, i: int, j: int) -> Network:
         return Network((*before, dataclasses.replace(last, layer=layer, shape=(1,))))
     node = Node(f"margin {i}-{j}", Linear(row), (len(network.nodes) - 1,), (1,))
     return Network((*network.nodes, node))
+
+
+def _check_report(report: Report, network: Network) -> None:
+    """Its bound is believed: it has to be one of this network, for all inputs."""
+    certificate = report.certificate
+    if certificate.digest != network.digest:
+        raise CertificateError("The report belongs to other weights, or to another network: certify it again.")
+    if certificate.domain is not None:
+        raise CertificateError(
+            f"The report holds on {in_words(certificate.domain)} only, and margins are of all inputs: pass the report "
+            "that `certify` returned, not its `restricted`."
+        )
 
 
 def _classes(network: Network) -> int:

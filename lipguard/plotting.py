@@ -232,7 +232,7 @@ def plot_selection(selection: Selection, path: str | Path | None = None, radius:
     axes.set_xlabel("validation accuracy")
     if radius is None:
         axes.set_yscale("log")
-    axes.set_ylabel("certified Lipschitz bound" if radius is None else f"certified accuracy at {radius:g}")
+    axes.set_ylabel("certified Lipschitz bound" if radius is None else f"certified accuracy at {radius:g}, as logged")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     axes.set_title(selection.rule, fontsize=10)

@@ -1,7 +1,8 @@
 """Choosing a checkpoint that is accurate and provably smooth, among those of one or many runs.
 
-What is compared was logged while the networks trained, and is in their checkpoints. The one that is chosen is proved
-again, from its certificate, before it is named; a bound that belongs to other weights takes no part.
+What is compared was logged while the networks trained, and is in their checkpoints. The bound of the one that is chosen
+is proved again, from its certificate, before it is named; accuracies are as logged. A bound that belongs to other
+weights, or to a part of the inputs, takes no part.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.verify import verify
+from lipguard.certificate.verify import CHANCE, verify
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.margins import CERTIFIED_ACCURACY
 from lipguard.network.trace import trace
@@ -32,7 +33,7 @@ class Candidate:
         epoch: after which it was saved.
         bound: certified.
         accuracy: on the run's validation data.
-        certified: certified accuracy by radius.
+        certified: certified accuracy by radius, as the run logged it: it is not proved again, for that takes the data.
         certificate: of the bound.
     """
 
@@ -66,7 +67,7 @@ class Selection:
         from lipguard.partition.plan import table
 
         radii = sorted({radius for c in self.candidates for radius in c.certified})
-        header = ("", "checkpoint", "epoch", "accuracy", "bound", *(f"certified at {r:g}" for r in radii))
+        header = ("", "checkpoint", "epoch", "accuracy", "bound", *(f"certified at {r:g}, as logged" for r in radii))
         rows = []
         for c in self.candidates:
             mark = "chosen" if c is self.chosen else "front" if c in self.front else ""
@@ -83,6 +84,7 @@ def select(
     accuracy: float | None = None,
     radius: float | None = None,
     tolerance: float = 0.01,
+    failure_probability: float = CHANCE,
 ) -> Selection:
     """Choose among the checkpoints of runs.
 
@@ -90,10 +92,11 @@ def select(
         runs: checkpoints, or folders in which they are looked for (`**/*.ckpt`).
         build: the network of a checkpoint, in eval mode.
         accuracy: at least this, and then the smallest bound.
-        radius: the highest certified accuracy at this radius, one of those that were logged; with `accuracy` among
+        radius: the highest certified accuracy at this radius as logged, one of those that were; with `accuracy` among
             those that are as accurate. Without either, the smallest bound among those within `tolerance` of the best
             accuracy.
         tolerance: see there.
+        failure_probability: the largest that is accepted of the chosen one's certificate, as for `lipguard.verify`.
 
     Raises:
         ConfigError: nothing can be compared, no checkpoint meets the rule, or the radius was not logged.
@@ -116,7 +119,7 @@ def select(
         raise ConfigError(f"Expected checkpoints with a certified bound and an accuracy, but found none. {reasons}")
     found.sort(key=lambda c: (c.bound, -c.accuracy))
     chosen, rule = _chosen(found, accuracy, radius, tolerance)
-    verify(chosen.certificate, build(chosen.path))
+    verify(chosen.certificate, build(chosen.path), failure_probability=failure_probability)
     return Selection(tuple(found), tuple(pareto_front(found, radius)), chosen, rule, refused)
 
 
@@ -135,7 +138,7 @@ def _chosen(
         return min(able, key=lambda c: c.bound), f"{words}the smallest bound"
     _require_radius(found, radius)
     best_one = max(able, key=lambda c: (c.certified.get(radius, -1.0), -c.bound))
-    return best_one, f"{words}the highest certified accuracy at {radius:g}"
+    return best_one, f"{words}the highest certified accuracy at {radius:g}, as logged"
 
 
 def _require_radius(found: Sequence[Candidate], radius: float) -> None:
@@ -178,9 +181,15 @@ def read_candidate(path: Path) -> Candidate:
     row = _last_row(checkpoint, certificate)
     if not isinstance(row.get("accuracy"), float):
         raise ConfigError("its monitor saw no accuracy: it needs a validation with integer labels, and epsilons")
-    radii = {key: key.removeprefix(CERTIFIED_ACCURACY) for key in row if key.startswith(CERTIFIED_ACCURACY)}
-    certified = {float(radius): float(row[key]) for key, radius in radii.items()}
-    return Candidate(path, int(row["epoch"]), float(certificate.bound), row["accuracy"], certified, certificate)
+    try:
+        keys = [key for key in row if key.startswith(CERTIFIED_ACCURACY)]
+        certified = {float(key.removeprefix(CERTIFIED_ACCURACY)): float(row[key]) for key in keys}
+        epoch = int(row["epoch"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CertificateError(f"the numbers of its monitor cannot be read: {error!r}") from error
+    if not all(0 <= share <= 1 for share in (row["accuracy"], *certified.values())):
+        raise CertificateError("its monitor's accuracies are not all between 0 and 1")
+    return Candidate(path, epoch, float(certificate.bound), row["accuracy"], certified, certificate)
 
 
 def _last_row(checkpoint: Mapping[str, Any], certificate: Certificate) -> Mapping[str, Any]:

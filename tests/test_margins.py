@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 from helpers.networks import with_weights
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import lipguard
 from lipguard import DCPConfig, Margins
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError
-from lipguard.margins import certified_radii, needed_pairs
+from lipguard.margins import assumed_rounding, certified_radii, needed_pairs
 
 SHAPE = (1, 6, 6)
 MODEL = nn.Sequential(
@@ -86,8 +89,29 @@ def test_certificates_of_other_pairs_are_refused() -> None:
     assert certificate is not None
     with pytest.raises(CertificateError):
         lipguard.verify_margin(certificate, model, 0, 2)
+    with pytest.raises(ConfigError, match="two of 4 classes"):
+        lipguard.verify_margin(certificate, model, 1, 1)
+    with pytest.raises(CertificateError, match="cannot be read for inputs"):
+        lipguard.verify_margin(dataclasses.replace(certificate, input_shape=(2, 6, 6)), model, 0, 1)
     with pytest.raises(CertificateError):
         lipguard.verify_margin(dataclasses.replace(certificate, bound=certificate.bound / 2), model, 0, 1)
+
+
+def test_a_report_of_other_weights_is_refused() -> None:
+    model = with_weights(MODEL, 0)
+    report = lipguard.certify(model, SHAPE, domain=lipguard.Box(0.0, 0.01))
+    assert report.restricted is not None
+    assert report.restricted.certificate.domain is not None
+    with pytest.raises(CertificateError, match=r"holds on Box\(0, 0\.01\) only, and margins are of all inputs"):
+        lipguard.certify_margins(model, SHAPE, report.restricted, pairs=[])
+    earlier = lipguard.certify_margins(model, SHAPE, report)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3)
+    with pytest.raises(CertificateError, match=r"report belongs to other weights.*certify it again"):
+        lipguard.certify_margins(model, SHAPE, report, pairs=[])
+    own = lipguard.certify(model, SHAPE)
+    assert lipguard.certify_margins(model, SHAPE, own, pairs=[], earlier=earlier).constants[0, 1] > own.bound
 
 
 def test_no_step_within_the_radius_changes_the_prediction() -> None:
@@ -120,12 +144,114 @@ def test_radii() -> None:
     logits = torch.tensor(
         [[3.0, 2.0, 0.0], [0.0, 5.0, 1.0], [1.0, 1.0, 0.0], [math.nan, 1.0, 0.0], [math.inf, 0.0, 0.0]]
     )
-    assert certified_radii(logits, constants).tolist() == pytest.approx([1.0, 1.0, 0.0, 0.0, 0.0])
-    assert certified_radii(logits[:1], constants)[0] < 1.0 + 1e-15
+    assert certified_radii(logits, constants, 0.0).tolist() == pytest.approx([1.0, 1.0, 0.0, 0.0, 0.0])
+    assert certified_radii(logits[:1], constants, 0.0)[0] < 1.0
     assert Margins.of_bound(0.0, 3).certified_radius(logits)[:1].tolist()[0] > 1e300  # a constant network
     assert Margins.of_bound(math.inf, 3).certified_radius(logits)[:3].tolist() == [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match=r"\(n, 3\)"):
         certified_radii(logits[:, :2], constants)
+    for wrong in (-constants, constants * math.nan):
+        with pytest.raises(ValueError, match="not negative"):
+            certified_radii(logits, wrong)
+
+
+ONES = torch.ones(2, 2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("error", "radius"),
+    [(0.25, 1.5), (torch.tensor([0.25]), 1.5), (torch.tensor([[0.5, 0.25]]), 1.25), (1.0, 0.0), (math.inf, 0.0)],
+)
+def test_what_both_logits_may_be_off_is_taken_off_the_gap(error: torch.Tensor | float, radius: float) -> None:
+    found = float(certified_radii(torch.tensor([[2.0, 0.0]]), ONES, error))
+    assert found == pytest.approx(radius, abs=1e-12)
+    assert found <= radius
+
+
+@given(st.data())
+def test_radii_are_rounded_down(data: st.DataObject) -> None:
+    numbers = st.floats(-1e6, 1e6) | st.floats(-1e-300, 1e-300)
+    logits = torch.tensor([data.draw(st.lists(numbers, min_size=3, max_size=3))], dtype=torch.float64)
+    drawn = data.draw(st.lists(st.floats(0, 1e3) | st.floats(0, 1e-310), min_size=3, max_size=3))
+    error = torch.tensor([drawn], dtype=torch.float64)
+    constant = data.draw(st.floats(1e-3, 1e9))
+    constants = torch.full((3, 3), constant, dtype=torch.float64).fill_diagonal_(0.0)
+    found = Fraction(float(certified_radii(logits, constants, error)))
+    z, e, k = logits[0].tolist(), error[0].tolist(), int(logits.argmax())
+    exact = min(
+        (Fraction(z[k]) - Fraction(z[j]) - Fraction(e[k]) - Fraction(e[j])) / Fraction(constant)
+        for j in range(3) if j != k
+    )  # fmt: skip
+    assert found <= max(exact, 0)
+    assert found >= exact * (1 - Fraction(1, 10**6)) - Fraction(1, 10**3)  # of what is a million itself
+
+
+@pytest.mark.parametrize("error", [-1.0, math.nan, torch.zeros(3), torch.zeros(1, 3), torch.tensor([[0.0, -1.0]])])
+def test_errors_that_make_no_sense(error: torch.Tensor | float) -> None:
+    with pytest.raises(ValueError, match="Expected error to be"):
+        certified_radii(torch.tensor([[2.0, 0.0]]), ONES, error)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "share"), [(torch.float64, -40), (torch.float32, -13), (torch.float16, -6), (torch.bfloat16, -3)]
+)
+def test_logits_without_an_error_are_off_by_their_precision(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, share: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    logits = torch.tensor([[0.1, -0.8], [10.3, 0.3]], dtype=torch.float64).to(dtype)
+    wide = logits.double()
+    expected = wide.max(1).values - wide.min(1).values - 2 * 2.0**share * wide.abs().amax(1)
+    for own in (logits, wide, *([logits.float()] if dtype != torch.float64 else [])):
+        found = certified_radii(own, ONES)
+        assert torch.allclose(found, expected.clamp_min(0.0), rtol=1e-12, atol=0)
+        assert bool((found < expected).all() or (found == 0).any())
+    logits[0, 0] = math.nan  # says nothing of the precision
+    assert float(certified_radii(logits.double(), ONES)[1]) == float(certified_radii(logits[1:], ONES))
+
+
+def test_where_products_of_float32_may_have_fewer_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    logits = torch.tensor([[0.1, -0.8]])
+    assert assumed_rounding(logits) == 2.0**-13
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert assumed_rounding(logits) == 2.0**-9
+    assert assumed_rounding(logits.double() / 3) == 2.0**-40
+    for asked, share in (("high", -9), ("medium", -3)):
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda asked=asked: asked)
+        assert assumed_rounding(logits) == 2.0**share
+    for wrong in (logits.to(torch.complex64), logits.to(torch.float8_e4m3fn)):
+        with pytest.raises(ValueError, match="Expected logits of"):
+            assumed_rounding(wrong)
+    assert assumed_rounding(torch.tensor([[3, 1]])) == 2.0**-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_radius_of_a_linear_classifier_is_above_the_exact_one(dtype: torch.dtype) -> None:
+    for seed in range(10):
+        torch.manual_seed(seed)
+        model = nn.Linear(20, 4).eval()
+        with torch.no_grad():
+            model.bias.mul_(50)
+        x = 2 * torch.randn(300, 20)
+        margins = lipguard.certify_margins(model, (20,), lipguard.certify(model, (20,)))
+        with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            logits = model(x)
+        exact = exact_radii(model, x, logits.float().argmax(1))
+        for own in (logits, logits.float()):
+            found = margins.certified_radius(own)
+            assert bool((found <= exact).all())
+        assert bool((found > 0).any())
+
+
+def exact_radii(model: nn.Linear, x: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+    """Of a linear classifier, but for a relative 1e-12; nothing where another class is predicted."""
+    weight, bias = model.weight.detach().double(), model.bias.detach().double()
+    logits = x.double() @ weight.T + bias
+    gap = logits.gather(1, predicted[:, None]) - logits
+    far = (weight[predicted][:, None] - weight[None]).norm(dim=2)
+    others = torch.arange(len(weight)) != predicted[:, None]
+    return torch.where(others, gap / far.clamp_min(1e-300), torch.inf).amin(1).clamp_min(0.0)
 
 
 def test_the_pairs_that_matter_come_first() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from lipguard.certificate.domain import Box
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError, LipguardError
 
@@ -52,6 +53,19 @@ def certification(penalty: float = 0.0, **settings: Any) -> DCPConfig:
         ConfigError: an option is unknown or has a value that it cannot have.
     """
     return DCPConfig.from_dict(settings)
+
+
+def box(values: object) -> Box | None:
+    """The domain of ``domain=[LOW,HIGH]``; None for all inputs.
+
+    Raises:
+        ConfigError: it is not two numbers, in order.
+    """
+    if values is None:
+        return None
+    if not isinstance(values, (list, ListConfig)) or len(values) != 2:
+        raise ConfigError(f"Expected domain=[LOW,HIGH] with two numbers, but got {values!r}.")
+    return Box(*values)
 
 
 def _translated(error: InstantiationException) -> LipguardError:

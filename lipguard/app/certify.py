@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 import lipguard
-from lipguard.app.building import build, dcp_config
+from lipguard.app.building import box, build, dcp_config
 from lipguard.app.checkpoints import load_classifier
 from lipguard.app.folders import require_writable
 from lipguard.config import DCPConfig
@@ -34,7 +34,7 @@ def certify(cfg: DictConfig) -> float:
         if cfg.domain is not None:
             raise ConfigError("A domain is for one checkpoint at a time.")
         return _certify_many(cfg, [str(path) for path in cfg.checkpoint], folder, config)
-    domain = _domain(cfg.domain)
+    domain = box(cfg.domain)
     model = load_classifier(cfg.checkpoint)
     report = lipguard.certify(model, input_shape=model.input_shape, config=config, progress=True, domain=domain)
     print(report)
@@ -42,14 +42,6 @@ def certify(cfg: DictConfig) -> float:
     if report.restricted is not None:
         print(f"Certificate on the domain: {_saved(report.restricted, folder / 'certificate-domain.npz')}")
     return report.bound
-
-
-def _domain(values: object) -> lipguard.Box | None:
-    if values is None:
-        return None
-    if not isinstance(values, (list, ListConfig)) or len(values) != 2:
-        raise ConfigError(f"Expected domain=[LOW,HIGH] with two numbers, but got {values!r}.")
-    return lipguard.Box(*values)
 
 
 def _certify_many(cfg: DictConfig, paths: list[str], folder: Path, config: DCPConfig) -> float:

@@ -25,8 +25,9 @@ def select(cfg: DictConfig) -> float:
     if not runs:
         raise ConfigError("Expected folders of runs, or checkpoints: lipguard select RUN [RUN ...]")
     found = select_checkpoint(
-        [str(run) for run in runs], load_classifier, accuracy=cfg.accuracy, radius=cfg.radius, tolerance=cfg.tolerance
-    )
+        [str(run) for run in runs], load_classifier, accuracy=cfg.accuracy, radius=cfg.radius, tolerance=cfg.tolerance,
+        failure_probability=cfg.failure_probability,
+    )  # fmt: skip
     print(found)
     if cfg.plot is not None:
         try:

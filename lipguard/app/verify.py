@@ -7,39 +7,60 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 import lipguard
+from lipguard.app.building import box
 from lipguard.app.checkpoints import load_classifier
-from lipguard.certificate.domain import Ball, Domain
-from lipguard.errors import ConfigError
+from lipguard.certificate.domain import Box, Domain, are_equal, in_words
+from lipguard.certificate.verify import chance_of
+from lipguard.errors import CertificateError, ConfigError
 
 
 def verify(cfg: DictConfig) -> float:
-    """Check a certificate against the network of `cfg.checkpoint` and print the bound that it proves.
+    """Check a certificate against the network of `cfg.checkpoint` and print the bound that it proves, and where.
 
-    Without `cfg.certificate` it is the one that the checkpoint carries.
+    Without `cfg.certificate` it is the one that the checkpoint carries. One that holds on a box only is accepted with
+    that box in `cfg.domain`.
 
     Returns:
         The verified bound.
 
     Raises:
-        CertificateError: the certificate does not prove its bound for this network, or cannot be read.
-        ConfigError: a file is missing, or the checkpoint cannot be read.
+        CertificateError: the certificate does not prove its bound for this network, or not on these inputs, or cannot
+            be read.
+        ConfigError: a file is missing, the checkpoint cannot be read, or a setting makes no sense.
     """
+    domain = box(cfg.domain)
     certificate = _certificate(cfg)
     model = load_classifier(cfg.checkpoint)
-    bound = lipguard.verify(certificate, model, deterministic=cfg.deterministic, fresh=cfg.fresh)
-    chance = certificate.failure_probability if certificate.proof == "randomised" and not cfg.deterministic else 0.0
+    own = certificate.domain
+    if own is not None and (domain is None or not are_equal(own, domain, certificate.input_shape)):
+        raise CertificateError(_needs_domain(own))
+    bound = lipguard.verify(
+        certificate, model, domain=domain, failure_probability=cfg.failure_probability,
+        deterministic=cfg.deterministic, fresh=cfg.fresh,
+    )  # fmt: skip
+    chance = 0.0 if cfg.deterministic or certificate.proof == "product" else float(chance_of(certificate))
     words = f", except with probability {chance:g}" if chance else ""
-    where = "" if certificate.domain is None else f" on {_in_words(certificate.domain)}"
-    print(f"Verified: the Lipschitz constant of {cfg.checkpoint}{where} is at most {bound!r}{words}.")
+    where = "all inputs" if domain is None or own is None else _plain(domain)
+    print(f"Verified: on {where} the Lipschitz constant of {cfg.checkpoint} is at most {bound!r}{words}.")
     return bound
 
 
-def _in_words(domain: Domain) -> str:
-    """Where a bound holds that does not hold everywhere."""
-    if isinstance(domain, Ball):
-        return f"the ball of radius {domain.size:g} in the certificate"
-    plain = isinstance(domain.low, float) and isinstance(domain.high, float)
-    return f"inputs between {domain.low:g} and {domain.high:g}" if plain else "the box in the certificate"
+def _plain(domain: Box) -> str:
+    """The inputs of a box that the command line can name."""
+    return f"inputs between {float(domain.low):g} and {float(domain.high):g}"
+
+
+def _needs_domain(domain: Domain) -> str:
+    """Where a bound holds that does not hold everywhere, and how to say that this is meant."""
+    if isinstance(domain, Box) and isinstance(domain.low, float) and isinstance(domain.high, float):
+        return (
+            f"The certificate holds on {_plain(domain)} only. Say domain=[{domain.low!r},{domain.high!r}] if that is "
+            "meant."
+        )
+    return (
+        f"The certificate holds on {in_words(domain)} only, which the command cannot name. Use "
+        "lipguard.verify(certificate, model, domain=certificate.domain) if that is meant."
+    )
 
 
 def _certificate(cfg: DictConfig) -> lipguard.Certificate:

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from lipguard.callbacks import loggers
 from lipguard.callbacks.background import Queue
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
-from lipguard.callbacks.validated import Validated, certified_counts
+from lipguard.callbacks.validated import Recomputed, Samples, Validated, certified_counts, disagreement, recompute
 from lipguard.certificate.rounding import to_float32_down, to_float32_up
-from lipguard.certification import Request, certify, plan
+from lipguard.certification import Request, certify, device_of, plan
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.margins import CERTIFIED_ACCURACY, Margins, accuracy_key, certify_margins, needed_pairs
@@ -137,6 +137,7 @@ class LipschitzMonitorMixin:
         self._last_solve = 0.0
         self._shown = -math.inf  # when figures were drawn
         self._curve: tuple[list[float], list[float]] | None = None  # certified accuracy by radius
+        self._expected: set[str] = set()  # what is logged of validations: by an earlier one, or monitored
 
     # --- hooks, in the order in which Lightning calls them ---
 
@@ -160,6 +161,8 @@ class LipschitzMonitorMixin:
             for checkpoint in trainer.checkpoint_callbacks
             if str(getattr(checkpoint, "monitor", "")).startswith(f"{self.log_prefix}/")
         ]
+        monitored = {str(checkpoint.monitor).removeprefix(f"{self.log_prefix}/") for checkpoint in watching}
+        self._expected = {name for name in monitored if name.startswith(_CERTIFIED)}
         if any(getattr(checkpoint, "_train_time_interval", None) is not None for checkpoint in watching):
             raise self._configuration_error(
                 f"ModelCheckpoint(train_time_interval=...) would save weights with the {self.log_prefix} bound of "
@@ -335,12 +338,15 @@ class LipschitzMonitorMixin:
             return
         row = self._new_row(trainer, pl_module, end_of_epoch, due) if trainer.is_global_zero else None
         row = trainer.strategy.broadcast(row)  # one process computes, all log: keys must match on all ranks
+        unknown: Row = {}  # Lightning would show monitors the last validation's value in its place
         if row is not None:
             self.history.append(row)
             if validated and self.epsilons:
                 row |= self._certified(trainer, pl_module)
+                self._expected |= {name for name in row if name.startswith(_CERTIFIED)}
+                unknown = dict.fromkeys(self._expected - set(row), math.nan)
         if row is not None or not self._logged:  # a resumed run has the row, but monitors need the key as well
-            self._log(pl_module, self.history[-1])
+            self._log(pl_module, self.history[-1] | unknown)
         if row is not None and trainer.is_global_zero and time.monotonic() - self._shown > _BETWEEN_FIGURES:
             self._show(trainer)
         self._batch = trainer.fit_loop.total_batch_idx
@@ -419,39 +425,75 @@ class LipschitzMonitorMixin:
     # --- what the bound says of the validation's samples ---
 
     def _certified(self, trainer: Any, pl_module: Any) -> Row:
-        """The accuracy that margins certify on the batches that were just validated; nothing where there are none."""
+        """The accuracy that margins certify on the batches that were just validated; nothing where there are none.
+
+        Without a bound there is an accuracy, by the logits as they were seen, and no certified one.
+        """
         began = time.monotonic()
-        found = self._validated.take()
-        if found is not None and not self._validated.agrees(stored_module(trainer, pl_module)):
-            found = None
-        if found is None and self._validated.reason:
+        bounded = math.isfinite(float(self.history[-1]["bound"]))
+        samples = self._validated.take()
+        if samples is None and self._validated.reason:
             self._tell(f"no certified accuracy, because {self._validated.reason}.")
         counts = torch.zeros(3 + len(self.epsilons), dtype=torch.float64)
-        classes = trainer.strategy.broadcast(None if found is None else found[0].shape[1])
+        classes = trainer.strategy.broadcast(None if samples is None else samples.logits.shape[1])
         if classes is None:
             return {}
-        constants = self._margin_constants(trainer, pl_module, found) if trainer.is_global_zero else None
+        constants = self._margin_constants(trainer, pl_module, samples) if bounded and trainer.is_global_zero else None
         constants, seconds = trainer.strategy.broadcast((constants, time.monotonic() - began))
-        margins = Margins(constants)
-        if found is not None and found[0].shape[1] == classes:
-            counts, self._curve = certified_counts(*found, margins, self.epsilons, self.input_std)
+        if samples is not None and samples.logits.shape[1] == classes:
+            found = self._counts(trainer, pl_module, samples, constants)
+            counts = counts if found is None else found
         counts = trainer.strategy.reduce(counts.to(pl_module.device, _precise(pl_module.device)), reduce_op="sum").cpu()
-        samples = float(counts[0])
-        if not samples:
+        total = float(counts[0])
+        if not total:
             return {}
-        shares = {
-            accuracy_key(epsilon): float(count) / samples
-            for epsilon, count in zip(self.epsilons, counts[2:-1], strict=True)
-        }
+        accuracy = float(counts[1]) / total
+        row = self._selection(accuracy) | {"accuracy": accuracy}
+        if not bounded:
+            return row
+        shares = [float(count) / total for count in counts[2:-1]]
         return (
-            shares
-            | self._selection(float(counts[1]) / samples)
-            | {
-                "accuracy": float(counts[1]) / samples,
-                "average_certified_radius": float(counts[-1]) / samples,
-                "margin_seconds": seconds,
-            }
+            {accuracy_key(epsilon): share for epsilon, share in zip(self.epsilons, shares, strict=True)}
+            | row
+            | {"average_certified_radius": float(counts[-1]) / total, "margin_seconds": seconds}
         )
+
+    def _counts(self, trainer: Any, pl_module: Any, samples: Samples, constants: Tensor | None) -> Tensor | None:
+        """What is certified of the samples of this process; None where their logits are not the bounded network's."""
+        margins = Margins.of_bound(math.inf, samples.logits.shape[1]) if constants is None else Margins(constants)
+        if constants is None:
+            self._curve = None
+            return certified_counts(samples.logits, samples.target, margins, self.epsilons, self.input_std)[0]
+        try:
+            found = self._recomputed(stored_module(trainer, pl_module), samples, constants)
+        except Exception as error:  # nothing that goes wrong here may end the training
+            _log.debug("logits could not be computed", exc_info=True)
+            self._tell(f"no certified accuracy, because {type(error).__name__}: {error}")
+            return None
+        if isinstance(found, str):
+            self._tell(f"no certified accuracy, because {found}.")
+            return None
+        counts, self._curve = certified_counts(
+            found.logits, samples.target, margins, self.epsilons, self.input_std, found.error
+        )
+        return counts
+
+    def _recomputed(self, model: nn.Module, samples: Samples, constants: Tensor) -> Recomputed | str:
+        """The logits of the network that is bounded; in words, why they are not those that were seen."""
+        with torch.inference_mode(False):
+            network = trace(in_eval_mode(model), self._known_shape())
+            if network.digest != self.history[-1]["digest"]:
+                return "the weights are no longer those that were bounded"
+            found = recompute(samples, network, constants, min(self.epsilons) / self.input_std, device_of(model))
+        differs = disagreement(samples, found)
+        if differs:
+            return f"validation calls {self._validated.part or 'the module'}, {differs}"
+        if not bool(found.computed.all()):
+            self._tell(
+                "some samples of the validation count as not certified, because computing the logits of all of them in "
+                "float64 would take too long. Those that are likeliest to be certified are computed."
+            )
+        return found
 
     def _selection(self, accuracy: float) -> Row:
         """The bound, where the accuracy is reached: what a checkpoint is to have the smallest of."""
@@ -461,10 +503,10 @@ class LipschitzMonitorMixin:
             return {"selection": min(float(self.history[-1]["bound"]), _UNFIT)}
         return {"selection": _UNFIT * (1.0 + self.min_accuracy - accuracy)}
 
-    def _margin_constants(self, trainer: Any, pl_module: Any, found: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _margin_constants(self, trainer: Any, pl_module: Any, samples: Samples | None) -> Tensor:
         report, row = self.last_report, self.history[-1]
-        assert found is not None
-        logits, _ = found
+        assert samples is not None
+        logits = samples.logits
         plain = Margins.of_bound(float(row["bound"]), logits.shape[1])
         if report is None or row["digest"] is None:
             return plain.constants

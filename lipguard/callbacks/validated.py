@@ -1,28 +1,56 @@
-"""What the validation's batches say of a classifier, read while it is validated: no second pass over the data."""
+"""What the validation's batches say of a classifier, read while it is validated: no second pass over the data.
+
+Logits are only looked at. What is certified are those that the network that is bounded gives for the same inputs,
+computed anew in float64 with a proved error.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lipguard.callbacks.observed import tensors_of
-from lipguard.margins import Margins
-from lipguard.metrics.certified_accuracy import CertifiedAccuracy
-from lipguard.network.private import in_eval_mode
+from lipguard.certificate.norms import node_norms
+from lipguard.certificate.values import values, work_of
+from lipguard.margins import ROUNDING, ROUNDING_OF_TF32, Margins, assumed_rounding, certified_radii
+from lipguard.metrics.certified_accuracy import signed_radii
+from lipguard.network.graph import Network
 
-_MOST_ENTRIES = 2**26  # of all logits that are kept
+_MOST_ENTRIES = 2**27  # of all inputs and logits that are kept, 0.5 GB in float32
+_MOST_WORK = 5e9  # multiplications of one float64 pass over the samples: some seconds on one core
 _CURVE = 50  # steps of radius
-_COMPARED = 4  # samples on which a part of the module is compared with the whole
+_FEW = 4  # samples that are computed however large the network is
+_LARGE_ERROR = 2.0**-20  # of the spread of a sample's logits: from there on norms are worth their time
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What one validation showed, on the CPU.
+
+    Attributes:
+        inputs: what the network read, shape (n, *input_shape).
+        logits: what it returned, shape (n, classes), as it was seen.
+        target: labels, shape (n,).
+        rounding: the share of the largest magnitude that the logits may be off, by the precision of all that made them.
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    target: Tensor
+    rounding: float
+
+    def __len__(self) -> int:
+        return len(self.target)
 
 
 class Validated:
-    """Logits and labels of one validation.
+    """Inputs, logits and labels of one validation.
 
-    The logits are what the module returns for a batch of inputs, or what one of its parts does; `agrees` tells whether
-    they are those of the network that is bounded.
+    The logits are what the module returns for a batch of inputs, or what one of its parts does.
 
     Attributes:
         reason: why there are none, in words; empty while there may be some.
@@ -30,17 +58,17 @@ class Validated:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.part = ""  # which was called; the module itself has no name
         self._handles: list[Any] = []
-        self._now: dict[str, tuple[Tensor, Tensor]] = {}
-        self._first: tuple[str, Tensor, Tensor] | None = None  # (part, inputs, logits) of a few samples
-        self._found: list[tuple[Tensor, Tensor]] = []
+        self._now: dict[str, tuple[Tensor, Tensor, float]] = {}
+        self._found: list[Samples] = []
         self._entries = 0
         self._shape: tuple[int, ...] = ()
 
     def begin(self, module: nn.Module, shape: Sequence[int] | None) -> None:
         """Look at what the module, and its parts, return for inputs of a shape."""
         self.end()
-        self.reason, self._found, self._entries, self._first = "", [], 0, None
+        self.reason, self.part, self._found, self._entries = "", "", [], 0
         if shape is None:
             self.reason = "the input shape is not known yet"
             return
@@ -64,54 +92,49 @@ class Validated:
         if name is None:
             self.reason = f"validation does not call the network, or a part of it, on inputs of shape {self._shape}"
             return
-        inputs, logits = seen[name]
+        inputs, logits, rounding = seen[name]
         target = next((t for t in tensors_of(batch) if _are_labels(t, len(logits))), None)
         if target is None or logits.shape[1] < 2:
             self.reason = "the batches have no integer label for every sample, or there is one output only"
             return
-        if self._first is None:
-            self._first = (name, inputs[:_COMPARED].clone(), logits[:_COMPARED].clone())
-        self._entries += logits.numel()
+        self._entries += inputs.numel() + logits.numel()
         if self._entries > _MOST_ENTRIES:
-            self.reason = f"the validation has more than {_MOST_ENTRIES} logits"
+            self.reason = f"the validation has more than {_MOST_ENTRIES} numbers in its inputs and logits"
             self._found = []
             return
-        self._found.append((logits.float().cpu(), target.cpu()))
+        self.part = name
+        x, z, y = (t.to("cpu", copy=True) for t in (inputs, logits, target))  # their owner may change them
+        self._found.append(Samples(x, z, y, rounding))
 
-    def agrees(self, model: nn.Module) -> bool:
-        """Whether the logits are those of the network that is bounded, on a few samples; `reason` says if not."""
-        if self._first is None:
-            return False
-        name, inputs, logits = self._first
-        try:
-            with torch.no_grad():
-                whole = in_eval_mode(model)(inputs)
-            same = isinstance(whole, Tensor) and torch.allclose(whole.float(), logits.float(), rtol=1e-2, atol=1e-3)
-        except Exception:  # whatever the module's own forward raises
-            same = False
-        if not same:
-            called = name or "the module"
-            self.reason = f"validation calls {called}, which does not return what the network that is bounded does"
-        return same
-
-    def take(self) -> tuple[Tensor, Tensor] | None:
-        """(logits, target) of all batches, once."""
+    def take(self) -> Samples | None:
+        """All batches together, once."""
         found, self._found = self._found, []
         self.end()
-        if self.reason or not found or len({logits.shape[1] for logits, _ in found}) > 1:
+        if self.reason or not found or len({own.logits.shape[1] for own in found}) > 1:
             return None
-        logits, targets = zip(*found, strict=True)
-        return torch.cat(logits), torch.cat(targets)
+        x, z, y = (torch.cat([getattr(own, name) for own in found]) for name in ("inputs", "logits", "target"))
+        return Samples(x, z, y, max(own.rounding for own in found))
 
     def _watch(self, name: str, shape: tuple[int, ...]) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
             x = args[0] if isinstance(args, tuple) and args else None
             if not (isinstance(x, Tensor) and isinstance(output, Tensor)) or tuple(x.shape[1:]) != shape:
                 return
-            if output.dim() == 2 and len(output) == len(x) and output.is_floating_point():
-                self._now[name] = (x.detach(), output.detach())
+            fits = output.dim() == 2 and len(output) == len(x) and {x.dtype, output.dtype} <= set(ROUNDING)
+            if fits:
+                self._now[name] = (x.detach(), output.detach(), _rounding(x, output, module))
 
         return look
+
+
+def _rounding(x: Tensor, output: Tensor, module: nn.Module) -> float:
+    """What logits may be off, by the coarsest of the formats that may have been used on the way."""
+    shares = [assumed_rounding(output.detach()), ROUNDING[x.dtype]]
+    shares += [ROUNDING[p.dtype] for p in module.parameters() if p.dtype in ROUNDING]
+    kind = output.device.type
+    if torch.is_autocast_enabled(kind):
+        shares.append(ROUNDING.get(torch.get_autocast_dtype(kind), 0.0))
+    return max(shares)
 
 
 def _are_labels(value: Tensor, count: int) -> bool:
@@ -119,20 +142,116 @@ def _are_labels(value: Tensor, count: int) -> bool:
     return plain and value.shape == (count,)
 
 
+@dataclass(frozen=True, eq=False)
+class Recomputed:
+    """Logits of the network that is bounded, beside those that were seen.
+
+    Attributes:
+        logits: float64, shape (n, classes); as seen where they were not computed.
+        error: of each entry, infinite where it was not computed.
+        computed: which samples were, shape (n,).
+    """
+
+    logits: Tensor
+    error: Tensor
+    computed: Tensor
+
+
+def recompute(
+    samples: Samples, network: Network, constants: Tensor, least: float, device: torch.device | str = "cpu"
+) -> Recomputed:
+    """The logits of the samples by the network, in float64, with a proved error.
+
+    What it takes is known beforehand. Where that is too much for all samples, those are computed that may be certified
+    at a radius by the logits as seen, the likeliest first; the others count as not certified.
+
+    Args:
+        samples: of a validation.
+        network: the one that is bounded.
+        constants: of its margins, shape (classes, classes).
+        least: a radius, in units of the network's input.
+        device: where to compute.
+    """
+    n, able = len(samples), max(_FEW, int(_MOST_WORK / work_of(network)))
+    chosen = torch.arange(n)
+    if n > able:
+        chosen = _likeliest(samples, constants, least)[:able]
+    x = samples.inputs[chosen].to(device)
+    norms = None
+    few, error = values(network, x[:_FEW])
+    if bool((error.amax(1) > _LARGE_ERROR * _spread(few)).any()):
+        norms = node_norms(network)
+    found, lost = (t.cpu() for t in values(network, x, norms))
+    logits = samples.logits.double()
+    error = torch.full_like(logits, torch.inf)
+    logits[chosen], error[chosen] = found, lost + _moved_by_rounding(samples.inputs[chosen], constants)[:, None]
+    computed = torch.zeros(n, dtype=torch.bool)
+    computed[chosen] = True
+    return Recomputed(logits, error, computed)
+
+
+def _likeliest(samples: Samples, constants: Tensor, least: float) -> Tensor:
+    """Samples that are right as seen, by falling radius, as far as it may be above `least`; a few in any case."""
+    seen = samples.logits.double()
+    best = seen.max(1, keepdim=True)
+    room = 2 * samples.rounding * seen.abs().amax(1, keepdim=True)
+    widened = seen.scatter(1, best.indices, best.values + room)
+    radii = torch.where(seen.argmax(1) == samples.target, certified_radii(widened, constants, 0.0), -1.0)
+    order = radii.argsort(descending=True, stable=True)
+    return order[: max(_FEW, int((radii > least).sum()))]
+
+
+def _moved_by_rounding(inputs: Tensor, constants: Tensor) -> Tensor:
+    """What logits may be off because inputs came in half precision: (n,), for half of what a margin moves.
+
+    Samples were rounded to it on the way, if they were not made in it: by half a unit in the last place of each entry.
+    """
+    if inputs.dtype not in (torch.float16, torch.bfloat16):
+        return torch.zeros(len(inputs), dtype=torch.float64)
+    info = torch.finfo(inputs.dtype)
+    lost = (inputs.double().abs() * info.eps).clamp_min(info.smallest_normal * info.eps) / 2
+    away: Tensor = lost.flatten(1).norm(dim=1)
+    return away * float(constants.max()) / 2 * (1 + 1e-9)
+
+
+def _spread(logits: Tensor) -> Tensor:
+    """The largest margin of every sample."""
+    return logits.amax(1) - logits.amin(1)
+
+
+def disagreement(samples: Samples, found: Recomputed) -> str:
+    """That the logits that were seen are not those of the network that is bounded, in words; nothing where they are.
+
+    Differences are compared with margins, of which a sample's largest is the spread of its logits. A share of it may be
+    lost by the precision that the logits were computed in, and a unit in the last place of their own.
+    """
+    seen, own = samples.logits[found.computed], found.logits[found.computed]
+    if not len(own):
+        return ""
+    away = (seen.double() - own).abs().amax(1)
+    share = max(samples.rounding, ROUNDING_OF_TF32)
+    format_ = next(dtype for dtype, rounding in ROUNDING.items() if rounding <= samples.rounding)
+    unit = torch.finfo(format_).eps * own.abs().amax(1)
+    known = torch.isfinite(own).all(1) & torch.isfinite(away)
+    if bool(known.all()) and float(away.sum()) <= float((share * _spread(own) + unit).sum()):
+        return ""
+    return "which does not return what the network that is bounded does"
+
+
 def certified_counts(
-    logits: Tensor, target: Tensor, margins: Margins, epsilons: Sequence[float], input_std: float
-) -> tuple[Tensor, tuple[list[float], list[float]]]:
+    logits: Tensor, target: Tensor, margins: Margins, epsilons: Sequence[float], input_std: float,
+    error: Tensor | float | None = None,
+) -> tuple[Tensor, tuple[list[float], list[float]]]:  # fmt: skip
     """What margins say of samples.
 
     Returns:
         (counts, curve): (samples, right ones, those certified at every epsilon, sum of the radii), to be added over
         processes; and (radii, shares) of this process.
     """
-    metric = CertifiedAccuracy(epsilons, logits.shape[1], input_std)
-    metric.update(logits, target, margins=margins)
-    n = len(logits)
-    shares = [metric.accuracy()[None], metric.curve(epsilons), metric.average_radius()[None]]
-    counts = torch.cat([torch.tensor([float(n)]), *(n * share.cpu() for share in shares)]).double()
-    furthest = 2 * max(*epsilons, float(metric.average_radius()))
-    radii = [furthest * k / _CURVE for k in range(_CURVE + 1)]
-    return counts, (radii, metric.curve(radii).tolist())
+    radii = signed_radii(logits, target, margins, input_std, error)
+    total = radii.clamp_min(0.0).sum()
+    certified = [(radii > epsilon).sum() for epsilon in epsilons]
+    counts = torch.stack([torch.tensor(len(radii)), (radii >= 0).sum(), *certified, total * (1 - 1e-12)]).double()
+    furthest = 2 * max(*epsilons, float(total) / max(len(radii), 1))
+    steps = [furthest * k / _CURVE for k in range(_CURVE + 1)]
+    return counts, (steps, [float((radii > step).double().mean()) for step in steps])

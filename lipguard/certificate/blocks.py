@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, last_eigenvalue
 from lipguard.certificate.randomised import is_positive_semidefinite_randomly
-from lipguard.certificate.rounding import SMALLEST_NORMAL, add_up, div_up, gamma_up, mul_up, sqrt_up
+from lipguard.certificate.rounding import (
+    SMALLEST_NORMAL,
+    add_up,
+    div_up,
+    gamma_up,
+    mul_up,
+    rounds_as_ieee,
+    sqrt_up,
+)
 from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
@@ -63,7 +71,7 @@ def proves(
         network: a block of its own.
         freed: its matrices, if they are at hand and the proof is dense.
         deadline: of `time.monotonic()`, at which a proof that can be stopped gives up.
-        device: where a sparse or randomised proof runs.
+        device: where a sparse or randomised proof runs, if it rounds as IEEE 754 asks; else on the CPU.
         entropy: what a randomised proof draws from, beside the claim itself.
     """
     if not (is_in_range(claim.t, claim.rho, *slope_ranges(network)) and are_tied(network, claim.t)):
@@ -73,7 +81,7 @@ def proves(
         if freed.input_is_apart:
             return _is_scalar_form(freed, claim.t, claim.rho)
         return _is_form(freed, claim.t, freed.quadratic(claim.t), claim.rho * np.eye(freed.n_x))
-    form = ScaledForm(network, claim.t, claim.rho, device)
+    form = ScaledForm(network, claim.t, claim.rho, device if rounds_as_ieee(device) else "cpu")
     if claim.proof == "sparse":
         return is_form_positive_semidefinite(form, deadline)
     text = f"{network.digest} {claim.rho.hex()} {claim.margin.hex()} {claim.failure_probability.hex()}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard import __version__
-from lipguard.certificate.domain import Domain, from_arrays, to_arrays
+from lipguard.certificate.domain import Domain, from_arrays, in_words, to_arrays
 from lipguard.certificate.files import read, write
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.network.layers import Shape
 from lipguard.partition.plan import PartitionPlan
 
-FORMAT = 5
+FORMAT = 6
 Array = NDArray[np.float64]
 
 
@@ -86,7 +85,7 @@ class Certificate:
             checkpoint: its path, or what was loaded from it. A path is read with `weights_only=True`.
 
         Raises:
-            CertificateError: it cannot be read, or holds no certificate.
+            CertificateError: it cannot be read, or holds no certificate, or one that holds on a domain only.
         """
         where = "The checkpoint" if isinstance(checkpoint, Mapping) else str(checkpoint)
         if not isinstance(checkpoint, Mapping):
@@ -98,7 +97,13 @@ class Certificate:
         for state in (callbacks or {}).values() if isinstance(callbacks, Mapping) else ():
             warm = state.get("warm_start") if isinstance(state, Mapping) else None
             if isinstance(warm, Mapping) and "certificate" in warm:
-                return cls.from_state(warm["certificate"])
+                found = cls.from_state(warm["certificate"])
+                if found.domain is not None:
+                    raise CertificateError(
+                        f"{where} holds a certificate for {in_words(found.domain)} only, where one for all inputs was "
+                        "expected: certify the checkpoint again, without domain=."
+                    )
+                return found
         raise CertificateError(
             f"{where} holds no certificate: it was not saved by a Trainer with a LipschitzMonitor, or before its first "
             "measurement."
@@ -157,8 +162,10 @@ class Certificate:
             rhos = tuple(float.fromhex(rho) for rho in state["rhos"])
             bound = float.fromhex(state["bound"])
             probability = float(state["failure_probability"])
-            if not (bound >= 0 and math.isfinite(probability)):
+            if not bound >= 0:
                 raise CertificateError(f"Expected a non-negative bound, but got {bound}.")
+            if not 0 <= probability < 1:
+                raise CertificateError(f"Expected a failure probability from 0 to 1, but got {probability}.")
             return cls(
                 str(state["digest"]), shape, plan, str(state["merge"]), multipliers, slacks, rhos, bound,
                 str(state["proof"]), probability, domain, str(state["version"]),

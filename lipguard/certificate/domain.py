@@ -28,6 +28,7 @@ from lipguard.network.linearised import propagate
 
 Array = NDArray[np.float64]
 _FEW = 8  # roundings beside those that a layer counts
+_TINY = 1e-300  # far above what underflow loses
 _FUNCTION_SLACK = 1e-9  # relative error of an activation as torch computes it, with room to spare
 
 
@@ -143,6 +144,24 @@ def _fitting(domain: Domain, shape: Shape) -> Shape:
                 f"{own}."
             )
     return shape
+
+
+def are_equal(one: Domain, other: Domain, shape: Shape) -> bool:
+    """Whether two domains of samples of a shape are the same, entry by entry."""
+    if type(one) is not type(other):
+        return False
+    pairs = [(_tensor(getattr(one, f.name)), _tensor(getattr(other, f.name))) for f in dataclasses.fields(one)]
+    try:
+        return all(torch.equal(a.broadcast_to(shape), b.broadcast_to(shape)) for a, b in pairs)
+    except RuntimeError:  # one of them is not of this shape
+        return False
+
+
+def in_words(domain: Domain) -> str:
+    """A domain as it would be written, in one line; tensors are not written out."""
+    own = {field.name: _tensor(getattr(domain, field.name)) for field in dataclasses.fields(domain)}
+    words = (f"{float(value):g}" if value.numel() == 1 else f"a tensor of {value.numel()}" for value in own.values())
+    return f"{type(domain).__name__}({', '.join(words)})"
 
 
 def to_arrays(domain: Domain, shape: Shape) -> tuple[str, dict[str, Array]]:
@@ -320,14 +339,15 @@ def _carried(network: Network, centre: Tensor, halves: Tensor) -> dict[int, tupl
     found = {}
     for i, node in enumerate(network.nodes):
         inputs = [values[j] for j in node.inputs]
-        larger = _larger(network, i)
+        larger = maximum_of(network, i)
         if larger is not None:
             (a, r), (b, s) = (values[j] for j in larger)
             values[i] = _interval(torch.maximum(a - r, b - s), torch.maximum(a + r, b + s))
         elif isinstance(node.layer, Activation):
             values[i] = _activated(node.layer, *inputs[0])
         elif i:
-            values[i] = _affine(node.layer, inputs)
+            middle, moved, lost = affine(node.layer, inputs)
+            values[i] = middle, moved + lost
         if i in wanted:
             middle, half = values[i]
             half = half + 4 * _slack(middle.abs() + half)
@@ -335,7 +355,8 @@ def _carried(network: Network, centre: Tensor, halves: Tensor) -> dict[int, tupl
     return found
 
 
-def _larger(network: Network, i: int) -> tuple[int, int] | None:
+def maximum_of(network: Network, i: int) -> tuple[int, int] | None:
+    """The two nodes whose larger entries are the value of node i; None where it is something else."""
     compared = network.compared(i)
     if compared is None:
         return None
@@ -347,35 +368,64 @@ def _larger(network: Network, i: int) -> tuple[int, int] | None:
     return compared if plain and isinstance(turned, Scale) and turned.bias is None else None
 
 
-def _affine(layer: Layer, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """|f(x) - fl(f(c))| <= |W| r + what rounding may have changed, weights and biases included."""
+def affine(layer: Layer, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """What a layer makes of intervals, given as centres and half widths: |f(x) - fl(f(c))| <= |W| r + lost.
+
+    Returns:
+        (fl(f(c)), |W| r, what rounding may have changed of f(c), weights and biases included), the last two rounded up.
+    """
     centres, halves = [c for c, _ in inputs], [r for _, r in inputs]
-    sizes = [c.abs() + r for c, r in inputs]
     plain = layer.absolute()
     bias = layer.forward(*(torch.zeros_like(c[:1]) for c in centres)).abs()
     if isinstance(layer, Scale) and layer.bias_terms is not None:
-        bias = bias + layer.bias_terms
+        bias = bias + layer.bias_terms.to(bias)
     error = 4 * gamma_up(max(layer.roundings(), len(inputs)) + _FEW)
-    half = plain.linear(*halves) + error * (plain.linear(*sizes) + bias)
-    return layer.forward(*centres), half * (1 + error) + 1e-300
+    moved = plain.linear(*halves) * (1 + 2 * error)
+    lost = error * (plain.linear(*(c.abs() for c in centres)) + bias)
+    return layer.forward(*centres), moved, lost * (1 + 2 * error) + _TINY
 
 
 def _activated(layer: Activation, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    if layer.group > 1:  # the whole group moves no further than the group that it reads
-        value = layer.function(middle)
-        moved = half.norm(dim=-1, keepdim=True).expand_as(half) * (1 + _FUNCTION_SLACK)
-        return value, moved + _slack(value.abs() + middle.abs() + half)
-    if layer.alpha >= 0:
+    if layer.alpha >= 0 and layer.group == 1:
         low, high = layer.function(middle - half), layer.function(middle + half)
         error = _slack(low.abs() + high.abs() + middle.abs() + half)
         return _interval(low - error, high + error)
+    value, moved, lost = activated(layer, middle, half, _FUNCTION_SLACK)
+    return value, moved + lost
+
+
+def activated(layer: Activation, middle: Tensor, half: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What an activation makes of intervals, by its slopes on them; of a group as a whole.
+
+    Args:
+        layer: the activation.
+        middle: centres of the intervals.
+        half: half widths.
+        slack: the relative error of its function as torch computes it, of the value and of the argument.
+
+    Returns:
+        (value at the centre, how far others are from it, what rounding may have changed of it).
+    """
+    value = layer.function(middle)
+    lost = slack * (value.abs() + middle.abs()) * (1 + _FUNCTION_SLACK) + _TINY
+    if layer.group > 1:  # the whole group moves no further than the group that it reads
+        return value, lengths(half).expand_as(half), lost
     alpha, beta = torch.full_like(middle, layer.alpha), torch.full_like(middle, layer.beta)
     if layer.within is not None:
         grown = half + 4 * _slack(middle.abs() + half)
         alpha, beta = layer.within(middle - grown, middle + grown)
-    value = layer.function(middle)
-    moved = torch.maximum(alpha.abs(), beta.abs()) * half * (1 + _FUNCTION_SLACK)
-    return value, moved + _slack(value.abs() + middle.abs() + half)
+    return value, torch.maximum(alpha.abs(), beta.abs()) * half * (1 + _FUNCTION_SLACK), lost
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """The 2-norms along the last axis, which is kept, of entries that are not negative, rounded up.
+
+    Rows are divided by their largest entry, for squares of small numbers are 0.
+    """
+    largest = rows.amax(-1, keepdim=True)
+    relative = torch.where(largest > 0, rows / largest, torch.zeros_like(rows))
+    found: Tensor = largest * relative.norm(dim=-1, keepdim=True) * (1 + 2 * gamma_up(rows.shape[-1] + _FEW))
+    return torch.where(largest > 0, found + _TINY, found)
 
 
 def _interval(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -385,4 +435,4 @@ def _interval(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _slack(size: Tensor) -> Tensor:
-    return _FUNCTION_SLACK * size + 1e-300
+    return _FUNCTION_SLACK * size + _TINY

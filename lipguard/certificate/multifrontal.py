@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.certificate.rounding import rounds_as_ieee
 from lipguard.network.matrices import Matrix
 from lipguard.partition.elimination import Elimination, Front
 
@@ -60,9 +60,7 @@ def factors(
 
 def serves(elimination: Elimination, device: torch.device) -> bool:
     """Whether an accelerator can factor the fronts: in true double precision, in the memory that it has free."""
-    # cuBLAS can be told to emulate double precision, whose errors are not those that Rump's theorem counts.
-    emulated = any(name.startswith("CUBLAS_EMULAT") and value != "0" for name, value in os.environ.items())
-    if device.type != "cuda" or emulated:
+    if device.type != "cuda" or not rounds_as_ieee(device):
         return False
     free, _ = torch.cuda.mem_get_info(device)
     return elimination.bytes <= _SHARE_OF_DEVICE * free

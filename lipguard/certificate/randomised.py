@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.rounding import UNIT_ROUNDOFF, gamma_up
+from lipguard.certificate.rounding import UNIT_ROUNDOFF, gamma_up, rounds_as_ieee
 from lipguard.network.form import ScaledForm, extreme_eigenvalues
 
 Array = NDArray[np.float64]
@@ -63,11 +63,13 @@ def is_positive_semidefinite_randomly(
         seed: what the random vectors are drawn from; a digest of all that is proved, so that nobody can choose it.
 
     Returns:
-        True only if it is proved; False says nothing.
+        True only if it is proved; False says nothing, and is what a device gets that does not round as IEEE 754 asks.
 
     Raises:
         OutOfTimeError: it would not be done at the deadline; told as soon as that is seen.
     """
+    if not rounds_as_ieee(form.device):
+        return False
     known = form.dtype == torch.float64 and np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()
     if not (margin > 0 and 0 < probability < 1 and known):
         return False

@@ -7,8 +7,10 @@ result is an upper bound of the exact value.
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
+import torch
 
 UNIT_ROUNDOFF = 2.0**-53
 SMALLEST_SUBNORMAL = 2.0**-1074
@@ -65,6 +67,16 @@ def gamma_up(n: int) -> float:
     if n >= 2**40:
         raise ValueError(f"Expected at most 2^40 roundings, but got {n}.")
     return div_up(n * UNIT_ROUNDOFF, 1 - n * UNIT_ROUNDOFF)
+
+
+def rounds_as_ieee(device: torch.device | str) -> bool:
+    """Whether sums and products of float64 on a device are rounded as the analysis of errors counts them.
+
+    cuBLAS can be told to emulate double precision, whose errors are others; what is not a GPU of CUDA is not known.
+    """
+    kind = torch.device(device).type
+    emulated = any(name.startswith("CUBLAS_EMULAT") and value != "0" for name, value in os.environ.items())
+    return kind == "cpu" or (kind == "cuda" and not emulated)
 
 
 def to_float32_up(value: float) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,9 @@ from torch import nn
 
 from lipguard.certificate.blocks import WholeClaim, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.domain import Domain, restricted
+from lipguard.certificate.domain import Ball, Box, Domain, are_equal, in_words, restricted
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import mul_up, sqrt_up
+from lipguard.certificate.rounding import mul_up, sqrt_up, up
 from lipguard.config import MERGES
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.network.graph import Network
@@ -24,6 +26,7 @@ from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import free_memory, sparse_bytes
 
 Array = NDArray[np.float64]
+CHANCE = 1e-9  # the largest failure probability that is accepted, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,19 @@ def total_bound(blocks: Sequence[ProvedBlock], product: float) -> float:
     return min(mul_up(*(block.bound for block in blocks)), product)
 
 
-def verify(certificate: Certificate, model: nn.Module, *, deterministic: bool = False, fresh: bool = False) -> float:
+def verify(
+    certificate: Certificate, model: nn.Module, *, domain: Domain | None = None, failure_probability: float = CHANCE,
+    deterministic: bool = False, fresh: bool = False,
+) -> float:  # fmt: skip
     """Prove a certificate's bound anew for `model`, without any solver.
 
     Args:
         certificate: of a bound of this model.
         model: the model, with the weights that the certificate belongs to.
+        domain: the inputs for which the bound is to hold: None for all. A certificate that holds on a domain only is
+            accepted for the same domain, entry by entry; one that holds everywhere for any.
+        failure_probability: the largest that is accepted of all randomised proofs of the certificate together, from 0
+            to 1: what they really use is added up, whatever the certificate says of it.
         deterministic: prove by Cholesky factorisation what the certificate proves by a randomised test.
         fresh: draw the vectors of a randomised test from the operating system, in place of a hash of the claim; then
             a second verification is independent of the first.
@@ -59,21 +69,35 @@ def verify(certificate: Certificate, model: nn.Module, *, deterministic: bool = 
         The bound.
 
     Raises:
-        CertificateError: the certificate does not prove its bound for these weights; the message says which check
-            failed.
+        CertificateError: the certificate does not prove its bound for these weights, or not on these inputs, or by a
+            proof that may fail more often; the message says which check failed.
+        ConfigError: `failure_probability` is no probability, or `domain` no domain.
+    """
+    network = read_for(certificate, model)
+    return verify_certificate(
+        certificate, network, domain=domain, failure_probability=failure_probability, deterministic=deterministic,
+        fresh=fresh,
+    )  # fmt: skip
+
+
+def read_for(certificate: Certificate, model: nn.Module) -> Network:
+    """The network of a model, for inputs of the certificate's shape.
+
+    Raises:
+        CertificateError: it cannot be read for these.
     """
     try:
-        network = trace(model, certificate.input_shape)
+        return trace(model, certificate.input_shape)
     except LipguardError as error:
         raise CertificateError(
             f"The model cannot be read for inputs of {certificate.input_shape}, as the certificate has it: {error}"
         ) from error
-    return verify_certificate(certificate, network, deterministic=deterministic, fresh=fresh)
 
 
 def verify_certificate(
-    certificate: Certificate, network: Network, *, deterministic: bool = False, fresh: bool = False
-) -> float:
+    certificate: Certificate, network: Network, *, domain: Domain | None = None, failure_probability: float = CHANCE,
+    deterministic: bool = False, fresh: bool = False,
+) -> float:  # fmt: skip
     """Prove the certificate's bound anew, from its multipliers and the network's weights alone; see `verify`.
 
     Returns:
@@ -81,7 +105,14 @@ def verify_certificate(
 
     Raises:
         CertificateError: a check failed; the message says which.
+        ConfigError: `failure_probability` is no probability, or `domain` no domain.
     """
+    numeric = isinstance(failure_probability, (int, float)) and not isinstance(failure_probability, bool)
+    if not (numeric and 0 <= failure_probability < 1):
+        raise ConfigError(
+            f"Expected failure_probability to be at least 0 and below 1, but got {failure_probability!r}."
+        )
+    _check_domain(certificate, domain)
     if certificate.digest != network.digest:
         raise CertificateError("The certificate belongs to other weights, or to another network (digests differ).")
     if tuple(certificate.input_shape) != network.input_shape:
@@ -99,13 +130,28 @@ def verify_certificate(
     plan.check(network)
     if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.rhos):
         raise CertificateError("The certificate has not one entry per block of its plan.")
-    _check_proof(certificate)
+    _check_labels(certificate, product)
+    if not deterministic:
+        _check_chance(certificate, failure_probability)
     how = _How(deterministic, os.urandom(32) if fresh else b"")
     proved = [_verified_block(certificate, network, norms, i, how) for i in range(len(plan.blocks))]
     found = total_bound(proved, product)
     if not found <= certificate.bound:
         raise CertificateError(f"The certificate claims {certificate.bound!r}, but proves only {found!r}.")
     return certificate.bound
+
+
+def _check_domain(certificate: Certificate, wanted: Domain | None) -> None:
+    """A bound on some inputs may not pass for one on all, or on others."""
+    own = certificate.domain
+    if wanted is not None and not isinstance(wanted, (Box, Ball)):
+        raise ConfigError(f"Expected domain to be a Box, a Ball or None, but got {wanted!r}.")
+    if own is None or (wanted is not None and are_equal(own, wanted, tuple(certificate.input_shape))):
+        return
+    asked = "" if wanted is None else f", not on {in_words(wanted)}"
+    raise CertificateError(
+        f"The certificate holds on {in_words(own)} only{asked}; pass domain=certificate.domain if that is meant."
+    )
 
 
 def _on_domain(network: Network, domain: Domain) -> Network:
@@ -121,19 +167,42 @@ def weakest_proof(plan: PartitionPlan, proved: Sequence[bool]) -> str:
     return next((kind for kind in ("randomised", "sparse", "dense") if kind in used), "product")
 
 
-def _check_proof(certificate: Certificate) -> None:
-    """The certificate says what its blocks' proofs are, and how likely they fail."""
+def _check_labels(certificate: Certificate, product: float) -> None:
+    """The certificate says what its blocks' proofs are, and how likely they fail.
+
+    Where the product of norms, which is proved without them, is no larger than the claim, it may say so instead.
+    """
     found = weakest_proof(certificate.plan, [bool(parts) for parts in certificate.multipliers])
     probability = certificate.failure_probability
-    if certificate.proof not in (found, "product"):
+    if certificate.proof != found and not (certificate.proof == "product" and product <= certificate.bound):
         raise CertificateError(f"The certificate names the proof {certificate.proof!r}, but its blocks have {found!r}.")
     if (probability > 0) != (found == "randomised") or not 0 <= probability < 1:
         raise CertificateError(f"The certificate names the failure probability {probability!r} for a {found} proof.")
 
 
+def chance_of(certificate: Certificate) -> Fraction:
+    """The failure probability of all randomised proofs that a certificate stands on, added up exactly."""
+    share = Fraction(share_of_probability(certificate.plan, certificate.failure_probability))
+    plan, multipliers = certificate.plan, certificate.multipliers
+    blocks = zip(plan.blocks, multipliers, strict=True)
+    return share * sum(block.proof == "randomised" and bool(parts) for block, parts in blocks)
+
+
+def _check_chance(certificate: Certificate, most: float) -> None:
+    chance = chance_of(certificate)
+    if chance > Fraction(most):
+        enough = float(chance) if Fraction(float(chance)) >= chance else up(float(chance))
+        raise CertificateError(
+            f"The certificate's proofs fail with a probability of up to {enough!r}, and at most {most!r} is accepted. "
+            f"Verify with deterministic=True, or with failure_probability={enough!r} if that is meant."
+        )
+
+
 def share_of_probability(plan: PartitionPlan, total: float) -> float:
     """The failure probability of each randomised proof, so that all of them together have at most `total`."""
-    return total / max(sum(block.proof == "randomised" for block in plan.blocks), 1)
+    count = max(sum(block.proof == "randomised" for block in plan.blocks), 1)
+    share = total / count
+    return share if Fraction(share) * count <= Fraction(total) else math.nextafter(share, 0.0)
 
 
 def block_norms(norms: Sequence[float], block: Block) -> list[float]:

@@ -22,7 +22,11 @@ class CertifiedAccuracy(Metric):
 
     .. math:: \min_{j \ne i} \frac{f_i - f_j}{L_{ij}} > \epsilon
 
-    with certified Lipschitz constants :math:`L_{ij}` of the margins; a tie is not.
+    with certified Lipschitz constants :math:`L_{ij}` of the margins; a tie is not. Logits are rounded, so what both
+    may be off is taken from the difference: ``error`` where it is given, a proved bound, or else an assumption that
+    goes by their precision. Every logit is then taken to be off by at most so much of the largest magnitude among the
+    sample's: 2^-40 in float64, 2^-13 in float32 (2^-9 where TF32 may have been used), 2^-6 in float16, 2^-3 in
+    bfloat16. Logits that all fit a narrower format, such as ``z.float()`` after autocast, count as of that one.
 
     As input to ``forward`` and ``update`` the metric accepts the following input:
 
@@ -30,6 +34,7 @@ class CertifiedAccuracy(Metric):
     - ``target`` (:class:`~torch.Tensor`): integers of shape ``(n,)``.
     - ``bound``: the network's certified Lipschitz constant, e.g. ``report.bound``; margins have sqrt(2) times it.
     - ``margins``: `lipguard.margins.Margins` in its place, which are tighter.
+    - ``error``: how far the logits are from exact ones at most, a number or of shape ``(n,)`` or ``(n, num_classes)``.
 
     As output of ``forward`` and ``compute`` the metric returns the following output:
 
@@ -50,7 +55,8 @@ class CertifiedAccuracy(Metric):
         >>> import torch
         >>> from lipguard.metrics import CertifiedAccuracy
         >>> metric = CertifiedAccuracy(epsilon=[0.1, 0.5], num_classes=2)
-        >>> metric.update(torch.tensor([[2.0, 0.0], [0.6, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 0]), bound=1.0)
+        >>> logits = torch.tensor([[2.0, 0.0], [0.6, 0.0], [0.0, 1.0]])
+        >>> metric.update(logits, torch.tensor([0, 0, 0]), bound=1.0)
         >>> metric.compute()
         tensor([0.6667, 0.3333])
     """
@@ -79,7 +85,12 @@ class CertifiedAccuracy(Metric):
         self.add_state("radii", [], dist_reduce_fx="cat")  # of every sample; negative where the prediction is wrong
 
     def update(
-        self, logits: Tensor, target: Tensor, bound: float | Tensor | None = None, margins: Margins | None = None
+        self,
+        logits: Tensor,
+        target: Tensor,
+        bound: float | Tensor | None = None,
+        margins: Margins | None = None,
+        error: Tensor | float | None = None,
     ) -> None:
         """Add samples.
 
@@ -88,6 +99,7 @@ class CertifiedAccuracy(Metric):
             target: integers, shape (n,).
             bound: certified Lipschitz constant of the network that made the logits.
             margins: its margins' constants.
+            error: a proved bound of how far the logits are from exact ones, if there is one.
         """
         if (bound is None) == (margins is None):
             raise ValueError("Expected either bound or margins.")
@@ -101,11 +113,8 @@ class CertifiedAccuracy(Metric):
             if not value >= 0:
                 raise ValueError(f"Expected bound to be a number that is not negative, but got {value}.")
             margins = Margins.of_bound(value, self.num_classes)
-        found = self.input_std * margins.certified_radius(logits)
-        found = torch.nextafter(found, torch.zeros_like(found))
-        right = logits.argmax(1) == target
         assert isinstance(self.radii, list)
-        self.radii.append(torch.where(right, found, -torch.ones_like(found)).to(self.device))
+        self.radii.append(signed_radii(logits, target, margins, self.input_std, error).to(self.device))
 
     def compute(self) -> Tensor:
         """The share that is certified at each epsilon."""
@@ -138,6 +147,26 @@ class CertifiedAccuracy(Metric):
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot a single or multiple values from the metric, see :class:`torchmetrics.Metric`."""
         return self._plot(val, ax)
+
+
+def signed_radii(
+    logits: Tensor, target: Tensor, margins: Margins, input_std: float = 1.0, error: Tensor | float | None = None
+) -> Tensor:
+    """The certified radius of every sample in units of the data, rounded down, and -1 where its prediction is wrong.
+
+    Args:
+        logits: shape (n, classes).
+        target: integers, shape (n,).
+        margins: constants of the network's margins.
+        input_std: the smallest number that the data were divided by.
+        error: as for `Margins.certified_radius`.
+
+    Returns:
+        Shape (n,), float64.
+    """
+    found = input_std * margins.certified_radius(logits, error)
+    found = torch.nextafter(found, torch.zeros_like(found))
+    return torch.where(logits.argmax(1) == target, found, -torch.ones_like(found))
 
 
 def checked_epsilons(epsilon: float | Sequence[float]) -> tuple[float, ...]:

@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lipguard.errors import InvalidNetworkError
+from lipguard.network.digest import described
 from lipguard.network.layers import Activation, Add, Input, Layer, Mosaic, Pad, Scale, Shape, copies
 
 
@@ -230,7 +232,10 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the architecture and of every weight and bias: it names the function that a bound belongs to."""
+        """Digest of the architecture, of every weight and bias and of what activations hold.
+
+        It names the function that a bound belongs to.
+        """
         return _digest(self, weights=True)
 
 
@@ -252,13 +257,14 @@ def _digest(network: Network, *, weights: bool) -> str:
     for node in network.nodes:
         state.update(repr((type(node.layer).__name__, node.inputs, node.shape)).encode())
         for field in dataclasses.fields(node.layer):
-            value = getattr(node.layer, field.name)
-            if isinstance(value, Tensor):
-                state.update(repr((field.name, tuple(value.shape))).encode())
-                if weights or not value.is_floating_point():  # where entries are picked from is no weight
-                    state.update(value.to(torch.float64).contiguous().numpy().tobytes())
-            elif not callable(value):
-                state.update(repr((field.name, value)).encode())
+            try:
+                found = described(getattr(node.layer, field.name), weights)
+            except Exception as error:  # whatever an object of the user's raises where its state is asked for
+                raise InvalidNetworkError(
+                    f"{node.path}: it holds something that cannot be written down, so no certificate can name this "
+                    f"network ({error}). Keep numbers, tensors, modules and functions in it only."
+                ) from error
+            state.update(repr((field.name, found)).encode())
     return state.hexdigest()
 
 

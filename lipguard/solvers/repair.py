@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipguard.network.graph import Network
+from lipguard.network.underflow import SMALLEST_MULTIPLIER
 
 Array = NDArray[np.float64]
 _STEPS = (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 # Of the largest in its layer. A multiplier of zero frees its neuron; a little too small costs more than too large.
 _FLOORS = (1e-9, 1e-5, 1e-3)
+_LEAST = 2 * SMALLEST_MULTIPLIER  # of all: no proof takes smaller ones
 
 
 def enlarged(network: Network, t: Array, rho: float, step: float) -> tuple[Array, float]:
@@ -64,7 +66,7 @@ def raised(network: Network, t: Array, rho: float, margins: Array) -> tuple[Arra
 
 def _floored(t: Array, sizes: Sequence[int]) -> Array:
     largest = [part.max(initial=0.0) or 1.0 for part in _split(t, sizes)]
-    floored: Array = np.maximum(t, _FLOORS[0] * np.repeat(largest, sizes))
+    floored: Array = np.maximum(t, np.maximum(_FLOORS[0] * np.repeat(largest, sizes), _LEAST))
     return floored
 
 
@@ -89,7 +91,7 @@ def repaired(
     for step in _STEPS:
         better, values = False, []
         for floor in _FLOORS:
-            candidate = np.maximum(t, floor * largest) * (1 + step) ** depth
+            candidate = np.maximum(t, np.maximum(floor * largest, _LEAST)) * (1 + step) ** depth
             value = norm(candidate)
             values.append(value)
             if value < (np.inf if best is None else best[1]):

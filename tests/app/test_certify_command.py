@@ -134,8 +134,21 @@ def test_a_bound_on_a_domain(compose, tmp_path: Path, capsys) -> None:
     certify(compose("certify", f"checkpoint={path}", "domain=[0,0.1]"))
     assert "on the domain: bound" in capsys.readouterr().out
     certificate = tmp_path / "run" / "certificate-domain.npz"
-    assert verify(compose("verify", f"certificate={certificate}", f"checkpoint={path}")) == 0  # all ReLUs are off there
-    assert "on inputs between 0 and 0.1 is at most" in capsys.readouterr().out
+    files = (f"certificate={certificate}", f"checkpoint={path}")
+    assert verify(compose("verify", *files, "domain=[0,0.1]")) == 0  # all ReLUs are off there
+    assert "on inputs between 0 and 0.1 the Lipschitz constant" in capsys.readouterr().out
+    for wrong in ((), ("domain=[0,0.2]",)):
+        with pytest.raises(CertificateError, match=r"inputs between 0 and 0\.1 only\. Say domain=\[0\.0,0\.1\]"):
+            verify(compose("verify", *files, *wrong))
+    everywhere = tmp_path / "run" / "certificate.npz"
+    assert verify(compose("verify", f"certificate={everywhere}", f"checkpoint={path}", "domain=[0,0.2]")) > 0
+    assert "on all inputs the Lipschitz constant" in capsys.readouterr().out
+    model = load_classifier(path)
+    around = lipguard.certify(model, model.input_shape, domain=lipguard.Ball(0.0, 0.1)).restricted
+    assert around is not None
+    around.certificate.save(certificate)
+    with pytest.raises(CertificateError, match=r"on Ball\(0, 0\.1\) only, which the command cannot name"):
+        verify(compose("verify", *files))
     for domain, message in (("[1]", "two numbers"), ("[1,0]", "low <= high"), ("0.5", "two numbers")):
         with pytest.raises(ConfigError, match=message):
             certify(compose("certify", f"checkpoint={path}", f"domain={domain}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -102,14 +103,86 @@ def test_a_claim_that_does_not_hold_is_not_named(runs: Path, tmp_path: Path) -> 
         select_checkpoint([tmp_path], load_classifier)
 
 
+def spoiled(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A checkpoint whose monitor's state was changed."""
+    state = torch.load(source, weights_only=True)
+    for callback in state["callbacks"].values():
+        if "warm_start" in callback:
+            change(callback)
+    torch.save(state, target)
+    return target
+
+
+def test_a_bound_on_a_domain_takes_no_part(runs: Path, tmp_path: Path) -> None:
+    source = next(iter((runs / "run0").rglob("*.ckpt")))
+    model = load_classifier(source)
+    within = lipguard.certify(model, model.input_shape, domain=lipguard.Ball(0.0, 0.01)).restricted
+    assert within is not None
+    assert within.bound < read_candidate(source).bound
+    state = within.certificate.to_state()
+    path = spoiled(source, tmp_path / "a.ckpt", lambda own: own["warm_start"].update(certificate=state))
+    with pytest.raises(CertificateError, match=r"for Ball\(0, 0\.01\) only"):
+        read_candidate(path)
+    shutil.copy(source, tmp_path / "b.ckpt")
+    found = select_checkpoint([tmp_path], load_classifier)
+    assert found.chosen.path.name == "b.ckpt"
+    assert "Ball" in found.refused[path]
+
+
+def test_a_bound_of_a_margin_takes_no_part(runs: Path, tmp_path: Path) -> None:
+    source = next(iter((runs / "run0").rglob("*.ckpt")))
+    model = load_classifier(source)
+    margins = lipguard.certify_margins(
+        model, model.input_shape, lipguard.certify(model, model.input_shape), pairs=[(0, 1)]
+    )
+    certificate = margins.certificate(0, 1)
+    assert certificate is not None
+
+    def change(own: dict[str, Any]) -> None:
+        own["warm_start"]["certificate"] = certificate.to_state()
+        own["history"][-1]["digest"] = certificate.digest
+
+    path = spoiled(source, tmp_path / "a.ckpt", change)
+    with pytest.raises(ConfigError, match="other weights"):
+        select_checkpoint([path], load_classifier)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"certified_accuracy_eps_0.25": 1.5}, {"certified_accuracy_eps_0.25": float("nan")}, {"accuracy": -0.1},
+        {"certified_accuracy_eps_0.25": "all"}, {"certified_accuracy_eps_x": 0.5}, {"epoch": "last"},
+        {"accuracy": float("inf")},
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_take_no_part(runs: Path, tmp_path: Path, lie: dict[str, object]) -> None:
+    source = next(iter((runs / "run0").rglob("*.ckpt")))
+    path = spoiled(source, tmp_path / "a.ckpt", lambda own: own["history"][-1].update(lie))
+    with pytest.raises(CertificateError, match="its monitor"):
+        read_candidate(path)
+
+
+def test_a_proof_that_fails_too_often_is_not_named(runs: Path, tmp_path: Path) -> None:
+    source = next(iter((runs / "run0").rglob("*.ckpt")))
+    model = load_classifier(source)
+    config = lipguard.DCPConfig(proof="randomised", failure_probability=1e-6)
+    certificate = lipguard.certify(model, model.input_shape, config).certificate
+    assert certificate.proof == "randomised"
+    state = certificate.to_state()
+    path = spoiled(source, tmp_path / "a.ckpt", lambda own: own["warm_start"].update(certificate=state))
+    with pytest.raises(CertificateError, match="at most 1e-09 is accepted"):
+        select_checkpoint([path], load_classifier)
+    assert select_checkpoint([path], load_classifier, failure_probability=1e-6).chosen.path == path
+
+
 def test_the_command(runs: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("select", str(runs / "run0"), str(runs / "run1"), f"plot={tmp_path}/front.png") == 0
     printed = capsys.readouterr().out
     assert "chosen, and proved again: " in printed
-    assert "certified at 0.25" in printed
+    assert "certified at 0.25, as logged" in printed
     assert (tmp_path / "front.png").stat().st_size > 5000
     assert command("select", str(runs), "radius=0.25", f"plot={tmp_path}/radius.png") == 0
-    assert "the highest certified accuracy at 0.25" in capsys.readouterr().out
+    assert "the highest certified accuracy at 0.25, as logged" in capsys.readouterr().out
     assert command("select", str(runs), "accuracy=2") == 1
     assert "but the best checkpoint has" in capsys.readouterr().err
     assert command("select", "nowhere") == 1

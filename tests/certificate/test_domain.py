@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ from helpers.networks import Residual, with_weights
 from torch import Tensor, nn
 
 import lipguard
-from lipguard import Ball, Box, Certificate
+from lipguard import Ball, Box, Certificate, DCPConfig
 from lipguard.certificate import domain as domains
 from lipguard.certificate.domain import Domain, intervals, restricted
 from lipguard.certificate.verify import verify_certificate
+from lipguard.certification import Request, certify_network
 from lipguard.errors import CertificateError, ConfigError
+from lipguard.margins import margin_network
 from lipguard.network.layers import Activation
 from lipguard.network.trace import trace
 
@@ -115,7 +119,7 @@ def test_between_samples_and_the_bound_everywhere(domain: Domain) -> None:
             if bool(kept.any()):
                 sampled = max(sampled, float(((model(x) - model(other)).norm(dim=1) / away)[kept].max()))
     assert max(sampled * (1 - 1e-9), within.lower_bound) <= within.bound <= report.bound
-    assert lipguard.verify(within.certificate, model) == within.bound
+    assert lipguard.verify(within.certificate, model, domain=domain) == within.bound
     assert "on the domain" in str(report)
 
 
@@ -145,7 +149,7 @@ def test_a_network_that_is_constant_on_the_domain() -> None:
     within = lipguard.certify(model, SHAPE, domain=Box(0, 1)).restricted
     assert within is not None
     assert within.bound == 0
-    assert lipguard.verify(within.certificate, model) == 0
+    assert lipguard.verify(within.certificate, model, domain=Box(0.0, torch.ones(SHAPE))) == 0
 
 
 def test_files_keep_the_domain(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_files_keep_the_domain(tmp_path: Path) -> None:
             Certificate.from_state(within.certificate.to_state()),
         ):
             assert type(loaded.domain) is type(domain)
-            assert lipguard.verify(loaded, model) == within.bound
+            assert lipguard.verify(loaded, model, domain=domain) == within.bound
 
 
 def test_a_larger_domain_is_refused() -> None:
@@ -168,7 +172,34 @@ def test_a_larger_domain_is_refused() -> None:
     assert within is not None
     for wrong in (Ball(POINT, 0.5), Ball(POINT + 1, 0.05), None, Ball(torch.zeros(3), 0.05)):
         with pytest.raises(CertificateError):
-            verify_certificate(dataclasses.replace(within.certificate, domain=wrong), network)
+            verify_certificate(dataclasses.replace(within.certificate, domain=wrong), network, domain=wrong)
+
+
+def test_a_bound_on_a_domain_is_none_elsewhere() -> None:
+    model = with_weights(MODEL, 1)
+    everywhere = lipguard.certify(model, SHAPE, domain=Ball(POINT, 0.05))
+    within = everywhere.restricted
+    assert within is not None
+    certificate = within.certificate
+    assert lipguard.verify(certificate, model, domain=Ball(POINT.clone(), 0.05)) == within.bound
+    nudged = POINT.clone()
+    nudged.view(-1)[-1] = math.nextafter(float(nudged.view(-1)[-1]), math.inf)
+    others = (None, Ball(nudged, 0.05), Ball(POINT, 0.04), Ball(POINT[:, :1], 0.05), Box(-1.0, 1.0), Ball(0.0, 0.05))
+    for other in others:
+        with pytest.raises(CertificateError, match=r"holds on Ball\(a tensor of 40, 0\.05\) only.*certificate\.domain"):
+            lipguard.verify(certificate, model, domain=other)
+        assert lipguard.verify(everywhere.certificate, model, domain=other) == everywhere.bound
+    with pytest.raises(ConfigError, match="a Box, a Ball or None"):
+        lipguard.verify(certificate, model, domain=0.05)  # type: ignore[arg-type]
+
+
+def test_a_margins_bound_on_a_domain_is_none_elsewhere() -> None:
+    model = with_weights(MODEL, 1)
+    network = margin_network(trace(model, SHAPE), 0, 1)
+    report = certify_network(Request(network, DCPConfig(), domain=Box(0.0, 0.1)), time.monotonic())
+    with pytest.raises(CertificateError, match=r"holds on Box\(0, 0\.1\) only"):
+        lipguard.verify_margin(report.certificate, model, 0, 1)
+    assert lipguard.verify_margin(report.certificate, model, 1, 0, domain=Box(0.0, 0.1)) == report.bound
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,9 @@ def test_certificates_in_checkpoints(tmp_path: Path) -> None:
     for wrong in ({}, {"callbacks": None}, {"callbacks": {"LipschitzMonitor": {"warm_start": None}}}):
         with pytest.raises(CertificateError, match="holds no certificate"):
             Certificate.from_checkpoint(wrong)
+    placed = dataclasses.replace(certificate, domain=lipguard.Box(0.0, 1.0)).to_state()
+    with pytest.raises(CertificateError, match=r"for Box\(0, 1\) only, where one for all inputs was expected"):
+        Certificate.from_checkpoint({"callbacks": {"LipschitzMonitor": {"warm_start": {"certificate": placed}}}})
     (tmp_path / "b.ckpt").write_bytes(pickle.dumps(_Runs(str(tmp_path / "executed"))))
     for path in (tmp_path / "b.ckpt", tmp_path / "missing.ckpt", tmp_path / "c.npz"):
         with pytest.raises(CertificateError, match=r"not a checkpoint|holds no"):

@@ -328,3 +328,23 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
     assert len(seeds) == len(claims)
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) == len(claims) - 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "meta"])
+def test_a_device_that_does_not_round_as_ieee_proves_nothing(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setenv("CUBLAS_EMULATION_STRATEGY", "eager")
+    form = planted(0.3)
+    form.device = torch.device(device)
+    assert not is_proved(form, 0.1)
+    assert not form.products
+
+
+@pytest.mark.parametrize("proof", ["sparse", "randomised"])
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_what_such_a_device_was_to_prove_is_proved_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, proof: str
+) -> None:
+    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
+    network, (t, rho) = chain(), proposed(chain())
+    assert proves(WholeClaim(t, 1.05 * rho, proof, 1e-3, P), network, device=device)
+    assert not proves(WholeClaim(t, 0.9 * rho, proof, 1e-3, P), network, device=device)

@@ -1,8 +1,10 @@
 import math
+import os
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,3 +59,17 @@ def test_narrowing_gives_the_neighbouring_float32(value: float) -> None:
 def test_zero_times_anything_is_zero() -> None:
     assert rounding.mul_up(0.0, 5.0) == 0.0
     assert rounding.sqrt_up(0.0) == 0.0
+
+
+def test_devices_that_round_as_ieee(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CUBLAS_EMULAT")]:
+        monkeypatch.delenv(name)
+    assert rounding.rounds_as_ieee("cpu")
+    assert rounding.rounds_as_ieee(torch.device("cuda", 1))
+    assert not rounding.rounds_as_ieee("mps")
+    assert not rounding.rounds_as_ieee("xpu")
+    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "0")
+    assert rounding.rounds_as_ieee("cuda")
+    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
+    assert not rounding.rounds_as_ieee("cuda")
+    assert rounding.rounds_as_ieee("cpu")

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ import lipguard
 from lipguard import Certificate, DCPConfig
 from lipguard.certificate import verify as verify_module
 from lipguard.certificate.blocks import form_norm
-from lipguard.errors import CertificateError
+from lipguard.certificate.verify import chance_of, share_of_probability
+from lipguard.errors import CertificateError, ConfigError
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 
@@ -198,6 +201,73 @@ def test_a_randomised_certificate_is_proved_again_by_chance_and_without(monkeypa
     with pytest.raises(CertificateError, match=r"deterministic proof of block 0 takes .* GB"):
         lipguard.verify(certificate, model, deterministic=True)
     assert lipguard.verify(certificate, model) == report.bound
+
+
+def randomised(probability: float = 1e-12) -> tuple[Certificate, nn.Module]:
+    model = convolutional_model()
+    config = DCPConfig(proof="randomised", failure_probability=probability)
+    return lipguard.certify(model, (1, 10, 10), config).certificate, model
+
+
+@pytest.mark.parametrize("label", ["randomised", "product"])
+def test_a_verifier_has_a_largest_chance_and_believes_no_label(label: str) -> None:
+    certificate, model = randomised(1e-6)
+    certificate = dataclasses.replace(certificate, proof=label, bound=100 * certificate.bound)
+    for limit in (0.0, 1e-9, 0.999e-6):
+        with pytest.raises(CertificateError, match=r"probability of up to 1e-06, and at most .* is accepted"):
+            lipguard.verify(certificate, model, failure_probability=limit)
+    with pytest.raises(CertificateError, match=r"at most 1e-09 is accepted\. Verify with deterministic=True, or with"):
+        lipguard.verify(certificate, model)
+    assert lipguard.verify(certificate, model, failure_probability=1e-6) == certificate.bound
+    assert lipguard.verify(certificate, model, deterministic=True, failure_probability=0.0) == certificate.bound
+
+
+def test_labels_say_what_the_proofs_are(certificate: Certificate) -> None:
+    own, model = randomised()
+    for lie in ({"proof": "dense"}, {"proof": "sparse"}, {"proof": "product"}, {"failure_probability": 0.0}):
+        with pytest.raises(CertificateError, match=r"names the (proof|failure probability)"):
+            lipguard.verify(dataclasses.replace(own, **lie), model)  # type: ignore[arg-type]
+    for chance in (math.nan, math.inf, -math.inf, -1e-12, 1.0, 1e-12):  # of a proof that does not fail
+        with pytest.raises(CertificateError, match="names the failure probability"):
+            lipguard.verify(dataclasses.replace(certificate, failure_probability=chance), dense_model())
+        if chance != 1e-12:
+            with pytest.raises(CertificateError, match="names the failure probability"):
+                lipguard.verify(dataclasses.replace(own, failure_probability=chance), model)
+    with pytest.raises(CertificateError, match="names the proof 'product'"):
+        lipguard.verify(dataclasses.replace(certificate, proof="product"), dense_model())
+    product = lipguard.certify(dense_model(), (5,)).product_bound
+    for bound in (product, 2 * product):
+        claim = dataclasses.replace(certificate, proof="product", bound=bound)
+        assert lipguard.verify(claim, dense_model()) == bound
+
+
+@pytest.mark.parametrize("limit", [-1e-9, 1.0, math.nan, math.inf, "1e-9", True])
+def test_limits_that_make_no_sense(certificate: Certificate, limit: float) -> None:
+    with pytest.raises(ConfigError, match="failure_probability to be at least 0 and below 1"):
+        lipguard.verify(certificate, dense_model(), failure_probability=limit)
+
+
+def test_the_chances_of_all_blocks_are_added_up() -> None:
+    whole, _ = randomised()
+    block = whole.plan.blocks[0]
+    for count in (1, 2, 3, 7):
+        blocks = (block,) * count + (dataclasses.replace(block, proof="dense"), block)
+        several = dataclasses.replace(
+            whole, plan=dataclasses.replace(whole.plan, blocks=blocks), failure_probability=1e-9,
+            multipliers=(whole.multipliers[0],) * (count + 1) + ((),),
+        )  # fmt: skip
+        share = share_of_probability(several.plan, 1e-9)
+        assert chance_of(several) == count * Fraction(share)
+        assert Fraction(1e-9) * count / (count + 1) * (1 - Fraction(1, 10**12)) <= chance_of(several)
+        assert (count + 1) * Fraction(share) <= Fraction(1e-9)
+
+
+@pytest.mark.parametrize("change", [{"failure_probability": v} for v in (math.nan, math.inf, -0.5, 1.0)])
+def test_files_with_impossible_chances_are_refused(certificate: Certificate, change: dict[str, float]) -> None:
+    state = certificate.to_state()
+    state["metadata"] = json.dumps(json.loads(state["metadata"]) | change)
+    with pytest.raises(CertificateError, match="failure probability from 0 to 1"):
+        Certificate.from_state(state)
 
 
 def test_verification_needs_no_solver(certificate: Certificate, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_docstring() -> None:
 
 def test_shares() -> None:
     metric = CertifiedAccuracy(epsilon=[0.0, 0.5, 1.0, 3.0], num_classes=3)
-    metric.update(LOGITS, TARGET, bound=1.0)
+    metric.update(LOGITS, TARGET, bound=1.0, error=0.0)
     assert metric.compute().tolist() == [0.5, 0.5, 0.25, 0.0]
     assert float(metric.accuracy()) == 0.75
     assert float(metric.average_radius()) == pytest.approx((4 + 1) / 2**0.5 / 4)
@@ -34,14 +34,14 @@ def test_shares() -> None:
 def test_at_the_radius_itself_nothing_is_certified() -> None:
     metric = CertifiedAccuracy(epsilon=1.0, num_classes=3)
     constants = torch.ones(3, 3, dtype=torch.float64)
-    metric.update(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0]), margins=Margins(constants))
+    metric.update(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0]), margins=Margins(constants), error=0.0)
     assert float(metric.compute()) == 0.0
 
 
 def test_margins_of_their_own() -> None:
     constants = torch.tensor([[0.0, 1.0, 8.0], [1.0, 0.0, 1.0], [8.0, 1.0, 0.0]])
     metric = CertifiedAccuracy(epsilon=0.9, num_classes=3)
-    metric.update(LOGITS, TARGET, margins=Margins(constants))
+    metric.update(LOGITS, TARGET, margins=Margins(constants), error=0.0)
     assert float(metric.compute()) == 0.25  # the second; the first has 4 / 8 to class 2
 
 
@@ -49,6 +49,21 @@ def test_radii_in_units_of_the_data() -> None:
     metric = CertifiedAccuracy(epsilon=0.5, num_classes=3, input_std=(0.25, 0.5))
     metric.update(LOGITS, TARGET, bound=1.0)
     assert float(metric.compute()) == 0.25  # 4 / sqrt(2) / 4 of the first
+
+
+def test_logits_are_taken_to_be_rounded() -> None:
+    metric = CertifiedAccuracy(epsilon=[0.7, 0.72], num_classes=2)
+    margins = Margins(torch.ones(2, 2, dtype=torch.float64))
+    logits = torch.tensor([[1.1, 0.4]], dtype=torch.float64)  # 0.7 apart, but for a rounding
+    for own, error, shares in (
+        (logits, 0.0, [0.0, 0.0]), (logits + torch.tensor([0.03, 0.0]), None, [1.0, 1.0]),
+        (logits + torch.tensor([0.03, 0.0]), 0.01, [1.0, 0.0]), (logits.bfloat16(), None, [0.0, 0.0]),
+    ):  # fmt: skip
+        metric.reset()
+        metric.update(own, torch.tensor([0]), margins=margins, error=error)
+        assert metric.compute().tolist() == shares
+    with pytest.raises(ValueError, match="Expected error to be"):
+        metric.update(logits, torch.tensor([0]), margins=margins, error=-1.0)
 
 
 def test_batches_processes_and_copies() -> None:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
+import os
+import pickle
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.forward import Forward
 from helpers.networks import Sample, networks, with_weights
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
+from lipguard import Box
+from lipguard.certificate.domain import restricted
+from lipguard.errors import InvalidNetworkError
+from lipguard.network import layers
+from lipguard.network.graph import Network, Node
+from lipguard.network.layers import Activation, Input, Layer
 from lipguard.network.trace import trace
 
 SHAPE = (2, 6, 6)
@@ -121,3 +139,152 @@ def test_branches_that_fork_in_other_places_are_other_architectures() -> None:
     late = with_weights(Forward(lambda m, x: (lambda y: m.other(y) + y)(m.one(x)), **layers), 0)
     assert trace(early, (3,)).architecture != trace(late, (3,)).architecture
     assert trace(early, (3,)).digest != trace(late, (3,)).digest
+
+
+# --- activations: their functions and parameters ---
+
+
+def of_layer(layer: Layer) -> tuple[str, str]:
+    network = Network((Node("x", Input(), (), (3,)), Node("a", layer, (0,), (3,))))
+    return network.architecture, network.digest
+
+
+def parameters_of(make: Callable[..., Activation]) -> list[str]:
+    return list(inspect.signature(make).parameters)
+
+
+ACTIVATIONS = [
+    value
+    for name, value in vars(layers).items()
+    if inspect.isfunction(value) and str(inspect.signature(value).return_annotation) == "Activation"
+]
+
+
+def test_the_list_of_activations_is_not_empty() -> None:
+    assert {layers.relu, layers.softplus, layers.hardtanh, layers.clamp} <= set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("make", ACTIVATIONS, ids=lambda make: make.__name__)
+def test_every_parameter_of_every_activation_is_in_both(make: Callable[..., Activation]) -> None:
+    usual = {"low": -1.0, "high": 2.0} if make is layers.clamp else {}
+    plain = of_layer(make(**usual))
+    assert plain == of_layer(make(**usual)) == of_layer(copy.deepcopy(make(**usual)))
+    assert plain == of_layer(pickle.loads(pickle.dumps(make(**usual))))
+    for name in parameters_of(make):
+        default = usual.get(name, inspect.signature(make).parameters[name].default)
+        other = "tanh" if isinstance(default, str) else math.nextafter(default, math.inf)
+        changed = of_layer(make(**(usual | {name: other})))
+        assert changed[0] != plain[0], name
+        assert changed[1] != plain[1], name
+
+
+def test_activations_of_one_slope_range_are_told_apart() -> None:
+    found = [of_layer(make()) for make in ACTIVATIONS if make is not layers.clamp]
+    assert len(set(found)) == len(found)
+
+
+class Bent(nn.Module):
+    """A layer of a user's own."""
+
+    def __init__(self, slope: float = 0.5, weight: float = 1.0) -> None:
+        super().__init__()
+        self.slope = slope
+        self.tables: dict[str, Any] = {"kinks": [1.0, 2.0]}
+        self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
+        self.register_buffer("seen", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, self.slope * x).clamp(max=1) * self.weight.clamp(0, 1)
+
+
+def own(module: object) -> tuple[str, str]:
+    return of_layer(Activation("Bent", 0.0, 1.0, module))  # type: ignore[arg-type]
+
+
+def test_layers_of_ones_own_with_all_that_they_hold() -> None:
+    plain = own(Bent())
+    assert own(Bent()) == plain == own(copy.deepcopy(Bent()))
+    assert own(Bent(slope=0.25))[0] != plain[0]
+    assert own(Bent(slope=0.25))[1] != plain[1]
+    assert own(Bent(weight=0.5)) == (plain[0], own(Bent(weight=0.5))[1])
+    assert own(Bent(weight=0.5))[1] != plain[1]
+    module = Bent()
+    module.tables["kinks"].append(3.0)
+    assert own(module)[1] != plain[1]
+    module = Bent()
+    module.seen += 1  # type: ignore[operator]
+    assert own(module)[0] == plain[0]
+    assert own(module)[1] != plain[1]
+    module = Bent()
+    module.register_forward_hook(_doubles)
+    assert own(module)[1] != plain[1]
+    module = Bent()
+    module.itself = [module]  # type: ignore[assignment]
+    assert own(module) == own(copy.deepcopy(module)) != plain
+
+
+def _doubles(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def _shifted(x: Tensor, by: Tensor) -> Tensor:
+    return torch.relu(x - by)
+
+
+def _made(k: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.relu(k * x)
+
+
+def _class_made(k: float) -> nn.Module:
+    class Local(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(k * x)
+
+    return Local()
+
+
+@pytest.mark.parametrize("make", [_made, _class_made, np.float64, complex, Fraction, lambda k: {k}, lambda k: {"a": k}])
+def test_what_has_no_name_counts_with_what_it_holds(make: Callable[[float], object]) -> None:
+    assert own(make(0.5)) == own(make(0.5))
+    assert own(make(0.5))[1] != own(make(0.25))[1]
+
+
+def test_functions_count_by_name_and_tensors_in_partials_as_weights() -> None:
+    assert own(torch.relu) != own(torch.tanh)
+    one, other = (own(partial(_shifted, by=torch.full((3,), k))) for k in (0.5, 0.25))
+    assert one[0] == other[0]
+    assert one[1] != other[1]
+    network = trace(build(), SHAPE)
+    within = [restricted(network, Box(0.0, high)) for high in (0.5, 0.25)]
+    assert within[0].digest != within[1].digest
+
+
+def test_what_cannot_be_written_down_is_refused() -> None:
+    module = Bent()
+    module.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(InvalidNetworkError, match=r"a: it holds something that cannot be written down.*lock"):
+        own(module)
+
+
+def test_a_digest_is_the_same_in_every_process() -> None:
+    program = (
+        "from network.test_digests import Bent, build, digests, own, _made, _class_made, SHAPE\n"
+        "from lipguard import Box\n"
+        "from lipguard.certificate.domain import restricted\n"
+        "from lipguard.network.trace import trace\n"
+        "module = Bent()\n"
+        "module.names = {'a', 'b', 'c', 'd'}\n"
+        "print(*digests(build()), *own(module), *own(_made(0.5)), *own(_class_made(0.5)),\n"
+        "      restricted(trace(build(), SHAPE), Box(0.0, 0.5)).digest)\n"
+    )
+    found = set()
+    for seed in ("1", "2"):
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path}
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    assert len(found) == 1
+    assert digests(build())[1] in found.pop()
