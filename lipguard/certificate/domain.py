@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import gamma_up
+from lipguard.certificate.rounding import SMALLEST_NORMAL, gamma_up, mul_up
 from lipguard.errors import ConfigError
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Activation, Add, Conv2d, Layer, Linear, Scale, Shape
@@ -67,7 +67,7 @@ class Box:
 
     def radius(self, shape: Shape) -> float:
         """How far a point is from the centre, at most, in l2."""
-        return float(self.halves(shape).norm()) * (1 + 1e-12)
+        return float(lengths(self.halves(shape).reshape(1, -1)))
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest points of the domain."""
@@ -297,7 +297,7 @@ def intervals(network: Network, domain: Domain) -> dict[int, tuple[Tensor, Tenso
     """
     shape = network.input_shape
     centre, radius = domain.centre(shape)[None], domain.radius(shape)
-    reach = [radius * bound for bound in product_bounds(network, node_norms(network))]
+    reach = [mul_up(radius, bound) for bound in product_bounds(network, node_norms(network))]
     wide = _carried(network, centre, domain.halves(shape)[None])
     exact = _carried(network, centre, torch.zeros_like(centre))
     found = {}
@@ -319,8 +319,10 @@ def _moves(network: Network, j: int, reach: list[float]) -> Tensor | float:
         return reach[j] * (1 + 1e-12)
     (source,) = node.inputs
     ones = torch.ones(1, *network.nodes[source].shape, dtype=torch.float64)
-    grown = 1 + 1e-12 + 2 * gamma_up(node.layer.roundings() + _FEW)
-    moved: Tensor = (rows.linear(ones) * grown).sqrt() * (reach[source] * grown)
+    terms = node.layer.roundings() + _FEW
+    grown = 1 + 1e-12 + 2 * gamma_up(terms)
+    # A square that underflows is below the smallest normal number.
+    moved: Tensor = (rows.linear(ones) * grown + terms * SMALLEST_NORMAL).sqrt() * (reach[source] * grown) + _TINY
     return moved
 
 

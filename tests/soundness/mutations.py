@@ -164,6 +164,8 @@ MUTATIONS = (
     M("certificate/sparse.py", "underflow = _underflow(form, len(diagonal))", "underflow = 0.0", UNDERFLOW),
     M("certificate/sparse.py", "row = add_up(float((of_rows * factors).max(initial=0.0)),", "row = add_up(0.0,", UNDERFLOW),
     M("certificate/sparse.py", "entry = add_up(entry, joint, SMALLEST_NORMAL", "entry = add_up(entry, SMALLEST_NORMAL", UNDERFLOW),
+    M("certificate/domain.py", "float(lengths(self.halves(shape).reshape(1, -1)))", "float(self.halves(shape).norm())", UNDERFLOW),
+    M("certificate/domain.py", "* grown + terms * SMALLEST_NORMAL).sqrt()", "* grown).sqrt()", UNDERFLOW),
     M("certificate/randomised.py", "+ UNIT_ROUNDOFF + underflow", "+ UNIT_ROUNDOFF", UNDERFLOW),
     M("certificate/randomised.py", "if not float(z.norm(dim=1).min()) >= _SHORTEST:", "if False:", UNDERFLOW),
     # The verifier.
@@ -175,7 +177,7 @@ MUTATIONS = (
       "return min(max(block.bound for block in blocks), product)", f"{VERIFY} soundness/test_sandwich.py"),
     # Domains.
     M("certificate/domain.py", "moved = plain.linear(*halves) * (1 + 2 * error)", "moved = plain.linear(*halves) * 0.9", DOMAIN),
-    M("certificate/domain.py", "(rows.linear(ones) * grown).sqrt()", "(rows.linear(ones) * grown) * 0", DOMAIN),
+    M("certificate/domain.py", "+ terms * SMALLEST_NORMAL).sqrt()", "+ terms * SMALLEST_NORMAL) * 0", DOMAIN),
     M("certificate/domain.py", "low, high = torch.maximum(low, around_low - away)", "low, high = torch.maximum(low, around_low)",
       DOMAIN),
     M("certificate/domain.py", "device=\"cpu\").detach()", "device=\"cpu\").detach().float().double()", DOMAIN),
