@@ -70,3 +70,9 @@ def keep(loggers: Sequence[Any], prefix: str, certificate: Certificate) -> None:
                 artifact = wandb.Artifact(f"{prefix}-certificate", "certificate", metadata=metadata)
                 artifact.add_file(str(path))
                 logger.experiment.log_artifact(artifact)
+
+
+def log_late(found: Sequence[Any], prefix: str, values: Mapping[str, float], step: int) -> None:
+    """Values of an earlier step, with their full keys."""
+    for logger in found:
+        logger.log_metrics(dict(values), step=step)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lipguard.callbacks import loggers
 from lipguard.callbacks.background import Queue
+from lipguard.callbacks.harmless import PASSED_ON, harmless
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
 from lipguard.callbacks.validated import Recomputed, Samples, Validated, certified_counts, disagreement, recompute
 from lipguard.certificate.rounding import to_float32_down, to_float32_up
@@ -129,6 +130,7 @@ class LipschitzMonitorMixin:
         self._step_triggers: tuple[int, ...] = ()
         self._warned: set[str] = set()
         self._validated = Validated()
+        self._interrupted = False  # while margins were proved
         self.last_margins: Margins | None = None
         self._penalty: LipschitzPenalty | None = None
         self._module: nn.Module | None = None
@@ -184,17 +186,22 @@ class LipschitzMonitorMixin:
         self._data, self._logged, self._batch = None, False, -1
         self._module, self._penalty = pl_module, None
         self._begun, self._measuring = time.monotonic(), 0.0
-        if not trainer.barebones and trainer.is_global_zero:
-            self._with_loggers(loggers.prepare, trainer, self.epsilons if self._queue is None else ())
-        example = first_input(getattr(pl_module, "example_input_array", None))
-        self._shape_from_batch = self.input_shape is None and example is None
-        if self.input_shape is None and example is not None:
-            self._shape = tuple(example.shape[1:])
+        self._prepare(trainer, pl_module)
         if self._shape is not None:
             self._check_configuration(stored_module(trainer, pl_module))
         if trainer.barebones:
             rank_zero_info(f"{type(self).__name__} rests: Trainer(barebones=True) disables logging.")
 
+    @harmless
+    def _prepare(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.barebones and trainer.is_global_zero:
+            self._with_loggers(loggers.prepare, trainer, self.epsilons if self._queue is None else ())
+        self._shape_from_batch = self.input_shape is None
+        example = first_input(getattr(pl_module, "example_input_array", None))
+        if self.input_shape is None and example is not None:
+            self._shape, self._shape_from_batch = tuple(example.shape[1:]), False
+
+    @harmless
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep a few inputs of the first batch."""
         if self._data is not None or trainer.barebones:
@@ -209,6 +216,7 @@ class LipschitzMonitorMixin:
         if shape == self._shape:
             self._data = inputs[:_SAMPLES].detach().cpu().clone()  # a slice alone would hold the whole batch
 
+    @harmless
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Serve checkpoints that monitor a key of ours every n steps: they run after this hook."""
         step = trainer.global_step
@@ -220,11 +228,13 @@ class LipschitzMonitorMixin:
         if due or any(step % n == 0 for n in self._step_triggers):
             self._measure(trainer, pl_module, end_of_epoch=False, due=due)
 
+    @harmless
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the logits of the validation."""
         if self._looks(trainer):
             self._validated.begin(pl_module, self._shape)
 
+    @harmless
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -236,6 +246,7 @@ class LipschitzMonitorMixin:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.barebones
         return bool(self.epsilons) and self._queue is None and fitting
 
+    @harmless
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the weights that were validated, before checkpoints are saved at the end of validation."""
         self._validated.end()
@@ -243,10 +254,12 @@ class LipschitzMonitorMixin:
             end_of_epoch = bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
             self._measure(trainer, pl_module, end_of_epoch=end_of_epoch, validated=True)
 
+    @harmless
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the weights at the end of the epoch, unless validation has just done so."""
         self._measure(trainer, pl_module, end_of_epoch=True)
 
+    @harmless
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Tell when weights are stored that were changed after they had been measured."""
         if self._queue is not None or trainer.state.fn != "fit" or not trainer.is_global_zero:
@@ -260,6 +273,7 @@ class LipschitzMonitorMixin:
                 "Change them in on_train_batch_end, or in a callback that is listed earlier."
             )
 
+    @harmless
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Wait for the certificates that are still being computed; leave figures and the certificate with loggers."""
         if self._queue is not None:
@@ -286,6 +300,7 @@ class LipschitzMonitorMixin:
             epochs = ", ".join(str(label["epoch"]) for label in lost)
             self._warn(f"The certificates of epochs {epochs} were not done {self.max_wait:.0f} s after the training.")
 
+    @harmless
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Keep what is done in the background, and do not wait for the rest."""
         self._validated.end()
@@ -306,6 +321,7 @@ class LipschitzMonitorMixin:
             "solved": self._solved,
         }
 
+    @harmless
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint. A warm start that cannot be read costs time, not the run."""
         self.history = [dict(row) for row in state_dict["history"]]
@@ -336,7 +352,7 @@ class LipschitzMonitorMixin:
             if trainer.is_global_zero:
                 self._measure_later(trainer, pl_module, self._queue, end_of_epoch)
             return
-        row = self._new_row(trainer, pl_module, end_of_epoch, due) if trainer.is_global_zero else None
+        row = self._row_of_now(trainer, pl_module, end_of_epoch, due) if trainer.is_global_zero else None
         row = trainer.strategy.broadcast(row)  # one process computes, all log: keys must match on all ranks
         unknown: Row = {}  # Lightning would show monitors the last validation's value in its place
         if row is not None:
@@ -350,7 +366,8 @@ class LipschitzMonitorMixin:
         if row is not None and trainer.is_global_zero and time.monotonic() - self._shown > _BETWEEN_FIGURES:
             self._show(trainer)
         self._batch = trainer.fit_loop.total_batch_idx
-        if row is not None and str(row["status"]).startswith("interrupted"):
+        interrupted, self._interrupted = self._interrupted, False
+        if interrupted or (row is not None and str(row["status"]).startswith("interrupted")):
             raise KeyboardInterrupt  # certify ended with what it had; the training was meant as well
 
     def _measure_later(self, trainer: Any, pl_module: Any, queue: Queue, end_of_epoch: bool) -> None:
@@ -388,8 +405,21 @@ class LipschitzMonitorMixin:
             values = _failed(reason, 0.0)
         self.history.append(label | values)
         logged = {f"{self.log_prefix}/{name}": _narrowed(values[name], up=name in _ROUNDED_UP) for name in _LOGGED}
-        for logger in trainer.loggers:
-            logger.log_metrics(logged | {"epoch": label["epoch"]}, step=label["step"])
+        self._with_loggers(loggers.log_late, trainer, logged | {"epoch": label["epoch"]}, label["step"])
+
+    def _row_of_now(self, trainer: Any, pl_module: Any, end_of_epoch: bool, due: bool) -> Row | None:
+        """`_new_row`, or one that says what failed: other processes wait for it."""
+        began = time.monotonic()
+        try:
+            return self._new_row(trainer, pl_module, end_of_epoch, due)
+        except PASSED_ON:
+            raise
+        except BaseException as error:
+            _log.debug("a measurement failed", exc_info=True)
+            reason = f"{type(error).__name__}: {error}"
+            self._warn(f"The weights could not be measured, training goes on. {reason}")
+            label = {"epoch": int(trainer.current_epoch), "step": int(trainer.global_step)}
+            return label | _failed(reason, time.monotonic() - began)
 
     def _new_row(self, trainer: Any, pl_module: Any, end_of_epoch: bool, due: bool) -> Row | None:
         """The row of the current weights, or None if the last one is about them."""
@@ -466,7 +496,9 @@ class LipschitzMonitorMixin:
             return certified_counts(samples.logits, samples.target, margins, self.epsilons, self.input_std)[0]
         try:
             found = self._recomputed(stored_module(trainer, pl_module), samples, constants)
-        except Exception as error:  # nothing that goes wrong here may end the training
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # nothing that goes wrong here may end the training
             _log.debug("logits could not be computed", exc_info=True)
             self._tell(f"no certified accuracy, because {type(error).__name__}: {error}")
             return None
@@ -519,10 +551,14 @@ class LipschitzMonitorMixin:
                 in_eval_mode(model), self._known_shape(), report, self.config, needed_pairs(logits), budget,
                 self.last_margins, optimise=self._solved,
             )  # fmt: skip
-        except Exception as error:  # nothing that goes wrong here may end the training
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # nothing that goes wrong here may end the training
             _log.debug("margins failed", exc_info=True)
             self._warn(f"Margins have no constants of their own, training goes on. {type(error).__name__}: {error}")
             return plain.constants
+        reports = self.last_margins.reports.values()
+        self._interrupted = any(report.status.startswith("interrupted") for report in reports)
         return self.last_margins.constants
 
     # --- loggers ---
@@ -535,7 +571,9 @@ class LipschitzMonitorMixin:
     def _with_loggers(self, act: Callable[..., None], trainer: Any, *arguments: Any) -> None:
         try:
             act(trainer.loggers, self.log_prefix, *arguments)
-        except Exception as error:  # a logger that fails costs its figures
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # a logger that fails costs its figures
             _log.debug("a logger failed", exc_info=True)
             self._warn(f"A logger took no figures or artifacts, training goes on. {type(error).__name__}: {error}")
 
@@ -565,7 +603,9 @@ class LipschitzMonitorMixin:
         """One pass of a few vectors forth and back; gradients of the weights are not touched."""
         try:
             value = self._relaxation().estimate()
-        except Exception as error:
+        except PASSED_ON:
+            raise
+        except BaseException as error:
             self._warn(f"Without an estimate per step. {type(error).__name__}: {error}")
             return
         pl_module.log(f"{self.log_prefix}/estimate", value, batch_size=1, sync_dist=True, on_step=True)
@@ -578,7 +618,9 @@ class LipschitzMonitorMixin:
         for config, optimise in ((self.config, full), (DCPConfig(), False)):
             try:
                 report = self._certify(model, config, optimise, progress)
-            except Exception as error:
+            except PASSED_ON:
+                raise
+            except BaseException as error:
                 _log.debug("certify failed", exc_info=True)
                 reasons.append(f"{type(error).__name__}: {error}")
                 continue
@@ -630,10 +672,13 @@ class LipschitzMonitorMixin:
     def _check_configuration(self, model: nn.Module) -> None:
         """Refuse settings that do not fit the network before training, where they would cost every bound."""
         try:
-            plan(in_eval_mode(model), self._shape or (), self.config)
+            with random_states_kept(next((p.device for p in model.parameters()), torch.device("cpu"))):
+                plan(in_eval_mode(model), self._shape or (), self.config)
         except ConfigError as error:
             raise self._configuration_error(str(error)) from error
-        except LipguardError as error:  # the first measurement tells
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # the first measurement tells
             _log.debug("The network cannot be planned: %s", error)
 
     def _log(self, pl_module: Any, row: Row) -> None:

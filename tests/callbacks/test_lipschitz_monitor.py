@@ -103,18 +103,6 @@ def test_values_beyond_float32_are_left(value: float) -> None:
     assert monitoring._narrowed(value, up=True) == monitoring._narrowed(value, up=False) == value
 
 
-def test_the_random_state_is_left_even_by_an_estimate_that_draws_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def draws(*args: Any, **kwargs: Any) -> None:
-        torch.rand(3)
-        raise RuntimeError("after drawing")
-
-    monkeypatch.setattr(monitoring, "certify", draws)
-    net, before = nn.Linear(2, 2), torch.get_rng_state()
-    with pytest.warns(match="after drawing"):
-        LipschitzMonitor(input_shape=(2,))._estimate(net, full=True, progress=False)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
