@@ -18,8 +18,10 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
 
     Of a classifier that is validated, also ``<prefix>/certified_accuracy_eps_<e>``: the share of the validation's
     samples that are classified rightly, and provably still are after any step of l2 length ``e``; and
-    ``<prefix>/average_certified_radius``. They come from the logits of the validation itself, by certified constants of
-    the margins, those that the samples need first.
+    ``<prefix>/average_certified_radius``. The logits of the validation's inputs are computed anew in float64, with a
+    proved error, by the network that is bounded; certified constants of the margins, those that the samples need first,
+    make radii of them. There is none, and a message says why, where the validation does not return that network's
+    logits, and none without a bound; what monitors such a key sees nan then.
 
     A failed estimate never ends the training: it is a warning with the reason, and the certified norm product is
     logged, or infinity if the network has no bound that lipguard can prove. (``EarlyStopping`` stops on infinity

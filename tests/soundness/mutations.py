@@ -228,7 +228,6 @@ MUTATIONS = (
     M("margins.py", "gap = _below(gap - _above(off.gather(1, predicted[:, None]) + off))", "gap = _below(gap - off)", MARGINS),
     M("margins.py", "gap = _below(gap - _above(off.gather(1, predicted[:, None]) + off))",
       "gap = _below(gap - _above(off.gather(1, predicted[:, None])))", MARGINS),
-    M("margins.py", "gap = _below(best[:, None] - logits)", "gap = best[:, None] - logits", MARGINS),
     M("margins.py", "below = _below(gap.clamp_min(0.0) / constants[predicted])", "below = (gap.clamp_min(0.0) / constants[predicted])",
       MARGINS),
     M("margins.py", "(values.to(dtype).to(values.dtype) == values) | ~known", "(values != values)", MARGINS),
