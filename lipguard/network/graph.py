@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipguard.network.layers import Activation, Add, Input, Layer, Mosaic, Pad, Scale, Shape, copies
+from lipguard.network.layers import Activation, Add, Copies, Input, Layer, Linear, Mosaic, Pad, Scale, Shape, copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ class Network:
     @cached_property
     def _handed_on(self) -> set[int]:
         """Outputs of parts: what copies are made of, and the network's output."""
-        copied = [self.picked(i)[0] for i in self.activations if _are_copies(self.nodes[i].layer)]
+        copied = [self.picked(i)[0] for i in self.activations if isinstance(self.nodes[i].layer, Copies)]
         found, waiting = set(), [len(self.nodes) - 1, *copied]
         while waiting:
             i = waiting.pop()
@@ -181,7 +181,7 @@ class Network:
             if i in nodes:
                 continue
             nodes.add(i)
-            if i == 0 or _are_copies(self.nodes[i].layer):
+            if i == 0 or isinstance(self.nodes[i].layer, Copies):
                 reads.add(i)
             else:
                 waiting.extend(self.nodes[i].inputs)
@@ -224,6 +224,15 @@ class Network:
         return (a, b) if exact and nodes[less].inputs == (a,) else None
 
     @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Which function is certified where that is not plainly the module's, each with the layers that say so."""
+        paths: dict[str, list[str]] = {}
+        for node in self.nodes:
+            if isinstance(node.layer, (Activation, Linear)) and node.layer.note:
+                paths.setdefault(node.layer.note, []).append(node.path)
+        return tuple(f"{', '.join(dict.fromkeys(where))}: {note}" for note, where in paths.items())
+
+    @cached_property
     def architecture(self) -> str:
         """Digest of everything but the weights: two networks of one architecture can share a partition plan."""
         return _digest(self, weights=False)
@@ -232,10 +241,6 @@ class Network:
     def digest(self) -> str:
         """Digest of the architecture and of every weight and bias: it names the function that a bound belongs to."""
         return _digest(self, weights=True)
-
-
-def _are_copies(layer: Layer) -> bool:
-    return isinstance(layer, Activation) and layer.alpha == -1 and layer.beta == 1
 
 
 def _moved(layer: Layer, dtype: torch.dtype, device: torch.device | str) -> Layer:
@@ -253,6 +258,8 @@ def _digest(network: Network, *, weights: bool) -> str:
         state.update(repr((type(node.layer).__name__, node.inputs, node.shape)).encode())
         for field in dataclasses.fields(node.layer):
             value = getattr(node.layer, field.name)
+            if field.name == "note":  # words about the function, not a part of it
+                continue
             if isinstance(value, Tensor):
                 state.update(repr((field.name, tuple(value.shape))).encode())
                 if weights or not value.is_floating_point():  # where entries are picked from is no weight
