@@ -516,7 +516,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
             f"Softplus has threshold={threshold:g}, where it jumps by {jump:.2g}, and has no Lipschitz constant. Set "
             f"threshold={_LEAST_THRESHOLD:g} or more."
         )
-    note = f"softplus without its threshold: torch returns x where {beta:g} x > {threshold:g}, at most {jump:.1e} away"
+    note = f"softplus without its threshold: torch returns x where beta x > {threshold:g}, at most {jump:.1e} away"
     function = partial(F.softplus, beta=beta, threshold=threshold)
     within = partial(slopes.softplus, beta=beta)
     return Activation("softplus", 0.0, 1.0, function, within=within, note=note if jump > 0 else "")
