@@ -89,8 +89,10 @@ def _points(kind: str, given: Parameters, count: int, rng: np.random.Generator) 
     scale = abs(next(iter(given.values())))
     own = rng.normal(size=count // 4) * np.clip(scale if kind == "celu" else 1 / max(scale, 1e-300), 1e-300, 1e300)
     anchors = [0.0, *(k for k in KINKS.get(kind, lambda **_: [])(**given) if math.isfinite(k))]
-    near = np.concatenate([k + max(abs(k), 1e-300) * 10.0 ** rng.uniform(-16, 0, count // 4) * rng.choice([-1, 1], count // 4)
-                           for k in anchors] + [anchors])  # fmt: skip
+    away = [
+        10.0 ** rng.uniform(-16, 0, count // 4) * rng.choice([-1, 1], count // 4) * max(abs(k), 1e-300) for k in anchors
+    ]
+    near = np.concatenate([*(k + step for k, step in zip(anchors, away, strict=True)), anchors])
     x = np.concatenate([sizes * rng.choice([-1, 1], len(sizes)), own, near])
     return rng.permutation(x[np.isfinite(x)])
 

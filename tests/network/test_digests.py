@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lipguard.network.graph import Network
+from lipguard.network.layers import Activation, Linear
 from lipguard.network.trace import trace
 
 SHAPE = (2, 6, 6)
@@ -121,3 +124,14 @@ def test_branches_that_fork_in_other_places_are_other_architectures() -> None:
     late = with_weights(Forward(lambda m, x: (lambda y: m.other(y) + y)(m.one(x)), **layers), 0)
     assert trace(early, (3,)).architecture != trace(late, (3,)).architecture
     assert trace(early, (3,)).digest != trace(late, (3,)).digest
+
+
+def test_notes_are_no_part_of_a_function() -> None:
+    network = trace(build(), SHAPE)
+    noted = Network(tuple(
+        dataclasses.replace(node, layer=dataclasses.replace(node.layer, note="words"))
+        if isinstance(node.layer, (Activation, Linear)) else node for node in network.nodes
+    ))  # fmt: skip
+    assert noted.notes == ("2, 5, 6: words",)
+    assert not network.notes
+    assert (noted.architecture, noted.digest) == (network.architecture, network.digest)
