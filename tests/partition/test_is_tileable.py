@@ -89,7 +89,7 @@ def test_groups_are_not_cut_into_tiles() -> None:
     grids = plan_of(network, kind="whole", grids=((1, 2),))
     grids = dataclasses.replace(grids, blocks=(dataclasses.replace(grids.blocks[0], proof="sparse"),))
     for plan in (tiles, grids):
-        with pytest.raises(CertificateError, match="where (it|they) cannot be"):
+        with pytest.raises(CertificateError, match=r"where (it|they) cannot be"):
             plan.check(network)
         dataclasses.replace(plan, architecture=alone.architecture).check(alone)
     for partition in ("auto", "tiles", "cuts"):
