@@ -73,7 +73,8 @@ def certify(
     Raises:
         UnsupportedLayerError, InvalidNetworkError: the network cannot be bounded.
         ConfigError: the settings do not fit the network.
-        CertificateError: bounds contradict each other, which would be an error in lipguard.
+        CertificateError: bounds contradict each other, or an activation has a slope that it cannot have: an error in
+            lipguard, or in what was registered.
     """
     start = time.monotonic()
     config = config or DCPConfig()
@@ -87,7 +88,7 @@ def certify(
         request = dataclasses.replace(request, warm=earlier, optimise=optimise or earlier is None, domain=domain)
         within = certify_network(request, time.monotonic(), progress, executor)
         if within.bound >= report.bound:  # what holds everywhere holds on the domain
-            within = dataclasses.replace(report, lower_bound=within.lower_bound)
+            within = dataclasses.replace(report, lower_bound=within.lower_bound, notes=within.notes)
         return dataclasses.replace(report, restricted=within)
 
 
@@ -252,9 +253,16 @@ def _report(
     known = None if warm is None else warm.points
     deadline = math.inf if config.max_seconds is None else start + config.max_seconds
     project = None if domain is None else domain.project
-    lower, points = 0.0, known
+    lower, points, notes = 0.0, known, network.notes
     if request.sought:
-        lower, points = warm_lower_bound(network, request.data, config.seed, known, deadline, project)
+        try:
+            lower, points = warm_lower_bound(network, request.data, config.seed, known, deadline, project)
+        except CertificateError:
+            raise
+        except Exception as error:  # whatever it is: a bound does not depend on it
+            _LOG.warning("The search for a lower bound failed.", exc_info=True)
+            line = (str(error).strip().splitlines() or [""])[0]
+            notes = (*notes, f"no lower bound: the search failed with {type(error).__name__}: {line}")
     if lower > bound:
         raise CertificateError(
             f"Internal contradiction: the Jacobian norm {lower!r} was found above the bound {bound!r}. "
@@ -268,7 +276,7 @@ def _report(
         bound, product, lower, max(gaps, default=math.nan), proof, probability if proof != "product" else 0.0,
         certificate, plan, time.monotonic() - start, _status(blocks, optimise, interrupted),
         WarmStart(certificate, states, points),
-        tuple(run.row() for run in blocks),
+        tuple(run.row() for run in blocks), notes=notes,
     )  # fmt: skip
 
 

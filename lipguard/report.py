@@ -63,7 +63,7 @@ class Report:
     Attributes:
         bound: certified upper bound of the Lipschitz constant, l2 to l2, over all inputs.
         product_bound: certified product of layer norms; `bound` never exceeds it.
-        lower_bound: the largest Jacobian norm found; `bound` is never below it.
+        lower_bound: the largest Jacobian norm found, less its rounding; `bound` is never below it. 0 without one.
         relaxation_gap: bound / value of the relaxation - 1, at worst over the blocks: what better multipliers could
             still gain. The power iteration's value is a lower bound of LipSDP's optimum (in floating point), so its
             gap bounds what the proof and the stopping rule gave away; a conic solver's is its own idea. nan without.
@@ -78,6 +78,7 @@ class Report:
         warm_start: for the next certification of this architecture.
         rows: one mapping per block, see `details`.
         restricted: of the bound on a domain, where one was asked for: never above `bound`, and true on the domain only.
+        notes: which function was certified where that is not plainly the module's, and what could not be computed.
     """
 
     bound: float
@@ -93,6 +94,7 @@ class Report:
     warm_start: WarmStart
     rows: tuple[Mapping[str, Any], ...] = ()
     restricted: Report | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def tightness(self) -> float:
@@ -141,6 +143,7 @@ class Report:
             f"proof {self.proof}, failure probability {self.failure_probability:g}, {self.seconds:.2f} s{gap}",
             f"status {self.status}",
             *within,
+            *(f"note: {note}" for note in self.notes),
         ])  # fmt: skip
 
     def _within(self) -> str:

@@ -1,4 +1,8 @@
-"""Lower bounds: the largest Jacobian norm that gradient ascent finds, in float64, on the traced network."""
+"""Lower bounds: the largest Jacobian norm that gradient ascent finds, in float64, on the traced network.
+
+A lower bound is below the norm of the Jacobian that it is computed from by all that floating point may have lost: for
+slopes within the ranges of the activations it is never above a bound that holds.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.certificate.rounding import gamma_up
+from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.network.linearised import propagate
@@ -27,6 +33,9 @@ _JITTER = 1e-3
 _STRIDE = 0.1  # of the length of a point, shrinking to none at the last step
 _WORK = 1e8  # entries to compute, over all points and passes: large networks get fewer steps
 _WARM_WORK = 2.5e6
+_STRAY = 1e-6  # how far a computed slope may be outside of its range, relative to it: automatic differentiation rounds
+_SLOPE_ERROR = 2.0**-49  # of a computed slope within its range, relative to the largest
+_UNDERFLOW = 2.0**-1021  # more than all that the roundings of an entry lose below the smallest normal number
 _ENTRIES = 2e7  # over all points at once: the largest networks get fewer of them
 
 
@@ -39,6 +48,9 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
         seed: of the points and of the jitter that keeps them off the kinks of the activations, where the Jacobian
             that automatic differentiation picks need not be one of the function.
         steps: the most steps of ascent. A step function's slope has no gradient; a smooth stand-in gives the direction.
+
+    Raises:
+        CertificateError: an activation has a slope that is not in its range, so that every bound is wrong.
     """
     return ascend(network, _start(network, data, seed), seed, steps)[0]
 
@@ -60,6 +72,9 @@ def warm_lower_bound(
         points: where an earlier search for this architecture ended; a few steps from there do.
         deadline: of `time.monotonic()`, after which no step begins but the first.
         project: onto the inputs that count; None where all do.
+
+    Raises:
+        CertificateError: as `lower_bound`.
     """
     if points is not None and points.shape[1:] == network.input_shape and len(points) and np.isfinite(points).all():
         fresh = _start(network, data, seed)[:_FRESH]
@@ -93,7 +108,8 @@ def ascend(
     entries = sum(node.size for node in network.nodes)
     x = x[: max(1, int(_ENTRIES / entries))]
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
-    best = 0.0
+    found = 0.0
+    best: tuple[dict[int, Tensor], Tensor] | None = None  # the slopes and the direction of what was found
     cost = _STEP * len(x) * entries
     steps = max(1, min(steps, int(work / cost)))
     for k in range(steps):
@@ -103,12 +119,50 @@ def ascend(
         slopes, smooth = _slopes(network, x)
         v = _top_direction(network, slopes, v, _POWER_STEPS if k else _FIRST_POWER_STEPS)
         norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
-        best = max(best, float(norms.nan_to_num(0.0, posinf=0.0).max()))
+        norms = norms.nan_to_num(0.0, posinf=0.0)
+        highest = int(norms.argmax())
+        if float(norms[highest]) > found:
+            found = float(norms[highest])
+            best = {i: slope[highest, None].clone() for i, slope in slopes.items()}, v[highest, None].clone()
         direction = _ascent_direction(network, x, v, slopes, smooth)
         length = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
         stride = _STRIDE * (1 - k / steps) * x.flatten(1).norm(dim=1).clamp_min(1e-12)
         x = x + direction * (stride / length).reshape(-1, *(1 for _ in network.input_shape))
-    return best * (1 - 1e-9), x[norms.argsort(descending=True)[:_KEPT]]  # less its own rounding
+    return 0.0 if best is None else _certain(network, *best), x[norms.argsort(descending=True)[:_KEPT]]
+
+
+def _certain(network: Network, slopes: dict[int, Tensor], v: Tensor) -> float:
+    """|J v| / |v| less all that it may be off by, for one direction `v`, shape (1, *input_shape); never negative.
+
+    The magnitude of every value is carried through the network, and its error: that of what it is computed from, and
+    what its own roundings add (Higham 2002, section 3.1). The slopes are off by a little, too.
+    """
+
+    def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        layer = network.nodes[i].layer
+        if isinstance(layer, Activation):
+            moved = _turned(slopes[i].abs(), inputs[0])
+            lost = gamma_up(2 * layer.group) * moved[0] + _SLOPE_ERROR * layer.lipschitz * _summed(layer, inputs[0][0])
+        else:
+            moved = layer.absolute().linear(*inputs)
+            lost = gamma_up(max(layer.roundings(), len(inputs) - 1)) * moved[0]
+        return torch.stack([moved[0], moved[1] + lost + _UNDERFLOW])
+
+    size = v.abs()
+    error = _length(network.run(torch.cat([size, torch.zeros_like(size)]), step)[1])
+    image, length = _length(_jacobian_times(network, slopes, v)), _length(v)
+    certain = (image * (1 - 1e-9) - error * (1 + 1e-3)) / length  # roundings of the norms, and of the errors
+    return certain * (1 - 1e-15) if 0 < certain < math.inf else 0.0
+
+
+def _length(v: Tensor) -> float:
+    """|v|, whatever its scale."""
+    largest = float(v.abs().max())
+    return largest * float((v / largest).norm()) if 0 < largest < math.inf else largest
+
+
+def _summed(layer: Activation, size: Tensor) -> Tensor:
+    return size if layer.group == 1 else size.sum(-1, keepdim=True).expand_as(size)
 
 
 def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, float]]:
@@ -128,14 +182,35 @@ def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, f
             b = layer.forward(a)
             if layer.group > 1:  # a matrix for every group, shape (.., group, group)
                 rows = [torch.autograd.grad(b[..., k].sum(), a, retain_graph=True)[0] for k in range(layer.group)]
-                slopes[i] = torch.stack(rows, -2)
+                slope = torch.stack(rows, -2)
             else:
-                slopes[i] = torch.autograd.grad(b.sum(), a)[0]
+                slope = torch.autograd.grad(b.sum(), a)[0]
+        slopes[i] = _within_range(layer, slope, network.nodes[i].path)
         widths[i] = 0.3 * float(a.detach().std(correction=0)) + 1e-12
         return b.detach()
 
     network.run(x, step)
     return slopes, widths
+
+
+def _within_range(layer: Activation, slope: Tensor, path: str) -> Tensor:
+    """Computed slopes in the range that the activation is known to have, into which rounding may have to move them.
+
+    Raises:
+        CertificateError: one is further away.
+    """
+    if layer.group > 1:
+        return slope  # nothing is known of single entries
+    slope = torch.where(slope.isfinite(), slope, math.nan)  # which shows nothing
+    moved = slope.clamp(layer.alpha, layer.beta)
+    away = (slope - moved).abs().nan_to_num(0.0)
+    if bool((away > _STRAY * layer.lipschitz).any()):
+        worst = float(slope.flatten()[away.argmax()])
+        raise CertificateError(
+            f"{path}: {layer.name} has the slope {worst!r} at a point, outside of its range [{layer.alpha!r}, "
+            f"{layer.beta!r}]: a bound would be false. Correct the slope if you registered it, or report this layer."
+        )
+    return moved
 
 
 def _jacobian_times(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Tensor:

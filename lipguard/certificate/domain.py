@@ -23,10 +23,25 @@ from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.rounding import SMALLEST_NORMAL, gamma_up, mul_up
 from lipguard.errors import ConfigError
 from lipguard.network.graph import Network, Node
-from lipguard.network.layers import Activation, Add, Conv2d, Layer, Linear, Scale, Shape
+from lipguard.network.layers import (
+    Activation,
+    Add,
+    Conv2d,
+    Input,
+    Layer,
+    Linear,
+    Mosaic,
+    Pad,
+    Pick,
+    Reshape,
+    Scale,
+    Shape,
+    no_row,
+)
 from lipguard.network.linearised import propagate
 
 Array = NDArray[np.float64]
+_UNWEIGHTED = (Input, Pad, Reshape, Pick, Add, Mosaic, Activation)  # what has no weights, or weights of one only
 _FEW = 8  # roundings beside those that a layer counts
 _TINY = 1e-300  # far above what underflow loses
 _FUNCTION_SLACK = 1e-9  # relative error of an activation as torch computes it, with room to spare
@@ -260,7 +275,9 @@ def _ones(layer: Layer) -> Layer:
         return dataclasses.replace(layer, weight=(layer.weight != 0).to(torch.float64))
     if isinstance(layer, Scale):
         return dataclasses.replace(layer, scale=(layer.scale != 0).to(torch.float64))
-    return layer
+    if isinstance(layer, _UNWEIGHTED):
+        return layer
+    raise no_row(layer, "weights of one")
 
 
 def _rest(q: Tensor, function: Any, alpha: Tensor, spread: Tensor) -> Tensor:
@@ -331,7 +348,9 @@ def _squared(layer: Layer) -> Layer | None:
         return dataclasses.replace(layer, weight=layer.weight.square(), bias=None)
     if isinstance(layer, Scale):
         return dataclasses.replace(layer, scale=layer.scale.square(), bias=None, bias_terms=None)
-    return None
+    if isinstance(layer, _UNWEIGHTED):
+        return None
+    raise no_row(layer, "squared weights")
 
 
 def _carried(network: Network, centre: Tensor, halves: Tensor) -> dict[int, tuple[Tensor, Tensor]]:

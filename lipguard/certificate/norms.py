@@ -20,7 +20,22 @@ from lipguard.certificate.cholesky import largest_eigenvalue, largest_eigenvalue
 from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, ldexp_up, mul_up, sqrt_up, up
 from lipguard.certificate.sparse import is_gram_at_most, is_norm_at_most
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pick, Scale, Shape, picks
+from lipguard.network.layers import (
+    Activation,
+    Add,
+    Conv2d,
+    Input,
+    Layer,
+    Linear,
+    Mosaic,
+    Pad,
+    Pick,
+    Reshape,
+    Scale,
+    Shape,
+    no_row,
+    picks,
+)
 from lipguard.network.matrices import Matrix, layer_matrix
 from lipguard.partition.elimination import Elimination, elimination_of_norm
 
@@ -96,8 +111,39 @@ def _windows(network: Network, i: int) -> dict[int, float]:
 
 @singledispatch
 def layer_norm(layer: Layer, input_shape: Shape) -> float:
-    """Certified upper bound of the spectral norm of a layer's linear part, for inputs of `input_shape`."""
-    return 1.0  # the rest moves entries, or drops some of them
+    """Certified upper bound of the spectral norm of a layer's linear part, for inputs of `input_shape`.
+
+    Of a layer with several inputs, for each of them alone: `product_bounds` adds them up.
+
+    Raises:
+        NotImplementedError: the kind of layer has no row here.
+    """
+    raise no_row(layer, "norms")
+
+
+@layer_norm.register
+def _(layer: Input, input_shape: Shape) -> float:
+    return 1.0  # as it is
+
+
+@layer_norm.register
+def _(layer: Pad, input_shape: Shape) -> float:
+    return 1.0  # every entry once, or not at all, beside zeros
+
+
+@layer_norm.register
+def _(layer: Reshape, input_shape: Shape) -> float:
+    return 1.0  # every entry once, in the same order
+
+
+@layer_norm.register
+def _(layer: Add, input_shape: Shape) -> float:
+    return 1.0  # each input enters as it is
+
+
+@layer_norm.register
+def _(layer: Mosaic, input_shape: Shape) -> float:
+    return 1.0  # every entry of each input once, in a place of its own
 
 
 @layer_norm.register

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.network.digest import described
-from lipguard.network.layers import Activation, Add, Input, Layer, Mosaic, Pad, Scale, Shape, copies
+from lipguard.network.layers import Activation, Add, Copies, Input, Layer, Linear, Mosaic, Pad, Scale, Shape, copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ class Network:
     @cached_property
     def _handed_on(self) -> set[int]:
         """Outputs of parts: what copies are made of, and the network's output."""
-        copied = [self.picked(i)[0] for i in self.activations if _are_copies(self.nodes[i].layer)]
+        copied = [self.picked(i)[0] for i in self.activations if isinstance(self.nodes[i].layer, Copies)]
         found, waiting = set(), [len(self.nodes) - 1, *copied]
         while waiting:
             i = waiting.pop()
@@ -183,7 +183,7 @@ class Network:
             if i in nodes:
                 continue
             nodes.add(i)
-            if i == 0 or _are_copies(self.nodes[i].layer):
+            if i == 0 or isinstance(self.nodes[i].layer, Copies):
                 reads.add(i)
             else:
                 waiting.extend(self.nodes[i].inputs)
@@ -226,6 +226,15 @@ class Network:
         return (a, b) if exact and nodes[less].inputs == (a,) else None
 
     @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Which function is certified where that is not plainly the module's, each with the layers that say so."""
+        paths: dict[str, list[str]] = {}
+        for node in self.nodes:
+            if isinstance(node.layer, (Activation, Linear)) and node.layer.note:
+                paths.setdefault(node.layer.note, []).append(node.path)
+        return tuple(f"{', '.join(dict.fromkeys(where))}: {note}" for note, where in paths.items())
+
+    @cached_property
     def architecture(self) -> str:
         """Digest of everything but the weights: two networks of one architecture can share a partition plan."""
         return _digest(self, weights=False)
@@ -237,10 +246,6 @@ class Network:
         It names the function that a bound belongs to.
         """
         return _digest(self, weights=True)
-
-
-def _are_copies(layer: Layer) -> bool:
-    return isinstance(layer, Activation) and layer.alpha == -1 and layer.beta == 1
 
 
 def _moved(layer: Layer, dtype: torch.dtype, device: torch.device | str) -> Layer:
@@ -257,6 +262,8 @@ def _digest(network: Network, *, weights: bool) -> str:
     for node in network.nodes:
         state.update(repr((type(node.layer).__name__, node.inputs, node.shape)).encode())
         for field in dataclasses.fields(node.layer):
+            if field.name == "note":  # words about the function, not a part of it
+                continue
             try:
                 found = described(getattr(node.layer, field.name), weights)
             except Exception as error:  # whatever an object of the user's raises where its state is asked for

@@ -3,11 +3,18 @@
 A layer is affine (its linear part acts on differences of inputs, its bias only moves the function) or a
 slope-restricted activation; `lipguard.network.lowering` is the table that lowers torch operations to these.
 Weights are float64 on the CPU: the conversion from a narrower float is exact.
+
+Whatever is known of a layer is stated by its class, or by a row for its class in a table (matrices, norms, tiles).
+There are no defaults, for one that fits most layers is wrong for the next.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import math
+import numbers
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,33 +29,60 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """An operation of the network on tensors of shape (batch, *shape)."""
+class Layer(abc.ABC):
+    """An operation of the network on tensors of shape (batch, *shape).
 
+    Every kind derives from this class and states all that is asked of it. A class derived from a kind is one of that
+    kind in every table, and may change none of what it states.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        stated = {"linear", "forward", "absolute", "roundings", "adjoint_roundings"}
+        if Layer not in cls.__bases__ and stated & set(vars(cls)):
+            raise TypeError(f"{cls.__name__} is no longer a {cls.__bases__[0].__name__}: derive it from Layer.")
+
+    @abc.abstractmethod
     def linear(self, *inputs: Tensor) -> Tensor:
         """The linear part: how differences of the inputs map to differences of the output."""
-        raise NotImplementedError
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The layer itself, bias included."""
         return self.linear(*inputs)
 
+    @abc.abstractmethod
     def absolute(self) -> Layer:
         """The same layer with the magnitudes of its weights: it carries entrywise error bounds forward."""
-        return self
 
+    @abc.abstractmethod
     def roundings(self) -> int:
         """How many relative roundings one output of `linear` collects, errors of the weights included."""
-        return 0
 
+    @abc.abstractmethod
     def adjoint_roundings(self) -> int:
         """The same for one output of the transposed map."""
-        return self.roundings()
+
+
+def no_row(layer: Layer, table: str) -> NotImplementedError:
+    """The error to raise where a table does not know a kind of layer."""
+    return NotImplementedError(f"{type(layer).__name__} has no row in the table of {table}. Add one.")
 
 
 @dataclass(frozen=True, eq=False)
 class Input(Layer):
-    """The network's input; it has no inputs of its own."""
+    """The network's input, as it is; it has no inputs of its own."""
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return inputs[0]
+
+    def absolute(self) -> Input:
+        return self
+
+    def roundings(self) -> int:
+        return 0
+
+    def adjoint_roundings(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +124,12 @@ class Conv2d(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Linear(Layer):
-    """A matrix on the last axis."""
+    """A matrix on the last axis. `note` says which function it stands for, where that is not plain."""
 
     weight: Tensor  # (out, in)
     bias: Tensor | None = None
     weight_ulps: int = 0
+    note: str = ""
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return F.linear(inputs[0], self.weight.to(inputs[0]))
@@ -135,6 +170,9 @@ class Scale(Layer):
     def roundings(self) -> int:
         return 1 + self.weight_ulps
 
+    def adjoint_roundings(self) -> int:
+        return self.roundings()
+
 
 @dataclass(frozen=True, eq=False)
 class Pad(Layer):
@@ -145,6 +183,15 @@ class Pad(Layer):
     def linear(self, *inputs: Tensor) -> Tensor:
         return F.pad(inputs[0], self.padding)
 
+    def absolute(self) -> Pad:
+        return self
+
+    def roundings(self) -> int:
+        return 0
+
+    def adjoint_roundings(self) -> int:
+        return 0
+
 
 @dataclass(frozen=True, eq=False)
 class Reshape(Layer):
@@ -154,6 +201,15 @@ class Reshape(Layer):
 
     def linear(self, *inputs: Tensor) -> Tensor:
         return inputs[0].reshape(-1, *self.shape)
+
+    def absolute(self) -> Reshape:
+        return self
+
+    def roundings(self) -> int:
+        return 0
+
+    def adjoint_roundings(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +231,12 @@ class Pick(Layer):
         picked = self.index[self.index >= 0]
         return int(torch.bincount(picked).max()) if picked.numel() else 0
 
+    def absolute(self) -> Pick:
+        return self
+
+    def roundings(self) -> int:
+        return 0
+
     def adjoint_roundings(self) -> int:
         return max(self.most - 1, 0)
 
@@ -194,7 +256,13 @@ class Add(Layer):
     def linear(self, *inputs: Tensor) -> Tensor:
         return torch.stack(inputs).sum(0) if len(inputs) > 2 else inputs[0] + inputs[1]
 
+    def absolute(self) -> Add:
+        return self
+
     def roundings(self) -> int:
+        return 1  # for every input beyond the first; who counts knows how many there are
+
+    def adjoint_roundings(self) -> int:
         return 1
 
 
@@ -207,6 +275,15 @@ class Mosaic(Layer):
     def linear(self, *inputs: Tensor) -> Tensor:
         rows = [torch.cat(inputs[i : i + self.columns], -1) for i in range(0, len(inputs), self.columns)]
         return torch.cat(rows, -2)
+
+    def absolute(self) -> Mosaic:
+        return self
+
+    def roundings(self) -> int:
+        return 0
+
+    def adjoint_roundings(self) -> int:
+        return 0
 
     def apart(self, shapes: Sequence[Shape], values: Tensor) -> list[Tensor]:
         """The part of `values`, shape (*grid), that lies on each of the tiles."""
@@ -227,6 +304,10 @@ class Activation(Layer):
     have one multiplier; t (|a|^2 - |b|^2) >= 0 says no more than that.
 
     `within` gives the slopes of entries that stay in intervals, see `slopes`; None where [alpha, beta] has to do.
+    `note` says which function is meant, where that is not plainly what torch computes; it is no part of the function.
+
+    Raises:
+        ValueError: slopes that are not finite, or not in order; a group of other slopes than [-1, 1].
     """
 
     name: str
@@ -235,14 +316,85 @@ class Activation(Layer):
     function: Callable[[Tensor], Tensor]
     group: int = 1
     within: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.alpha <= self.beta < math.inf:
+            raise ValueError(f"{self.name}: expected finite slopes in order, but got [{self.alpha}, {self.beta}].")
+        if self.group < 1 or (self.group > 1 and (self.alpha, self.beta) != (-1, 1)):
+            raise ValueError(f"{self.name}: expected groups with slopes in [-1, 1], but got {self.group} entries with "
+                             f"[{self.alpha}, {self.beta}].")  # fmt: skip
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        raise NotImplementedError(f"{self.name} has no linear part.")
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.function(inputs[0])
+
+    def absolute(self) -> Activation:
+        return self  # what is between activations is linear; their slopes are bounded apart
+
+    def roundings(self) -> int:
+        return 0
+
+    def adjoint_roundings(self) -> int:
+        return 0
 
     @property
     def lipschitz(self) -> float:
         """The largest magnitude of a slope."""
         return max(abs(self.alpha), abs(self.beta))
+
+
+class Copies(Activation):
+    """Copies of the entries, of which only the length is known: the identity, as one of slopes in [-1, 1].
+
+    A class of its own, for other activations with these slopes, |x| and groups, are no copies of what they read.
+    """
+
+
+def copies() -> Copies:
+    """Copies of whatever is read."""
+    return Copies("copies", -1.0, 1.0, _itself)
+
+
+class ParameterError(ValueError):
+    """A parameter of an activation with which it has no Lipschitz constant, or none that is known here."""
+
+
+def _number(layer: str, parameter: str, value: object) -> float:
+    """A parameter as the float that it is.
+
+    Raises:
+        ParameterError: it is not finite.
+        TypeError: it is no number.
+    """
+    if isinstance(value, Tensor) and _is_scalar(value):
+        value = value.detach().item()
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{parameter} of {layer} is a {type(value).__name__}, where a number is expected")
+    if not math.isfinite(value):
+        raise ParameterError(f"{parameter} of {layer} is {float(value)}, which is no number. Set a finite one.")
+    return float(value)
+
+
+def _limits(layer: str, low: object, high: object, names: tuple[str, str]) -> tuple[float, float]:
+    """Two limits in order; the lower one may be -inf, and the upper one inf."""
+    least = -math.inf if _is_infinite(low, -math.inf) else _number(layer, names[0], low)
+    most = math.inf if _is_infinite(high, math.inf) else _number(layer, names[1], high)
+    if least > most:
+        raise ParameterError(
+            f"{layer} has {names[0]}={least:g} above {names[1]}={most:g}, which is no interval. Exchange them."
+        )
+    return least, most
+
+
+def _is_infinite(value: object, infinity: float) -> bool:
+    return bool(value == infinity) if isinstance(value, numbers.Real) or _is_scalar(value) else False
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
 
 
 def _stepwise(kinks: tuple[float, ...], pieces: tuple[float, ...]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -253,11 +405,6 @@ def _itself(x: Tensor) -> Tensor:
     return x
 
 
-def copies() -> Activation:
-    """Copies of the entries, of which only the length is known: the identity, as one of slopes in [-1, 1]."""
-    return Activation("copies", -1.0, 1.0, _itself)
-
-
 def relu() -> Activation:
     """max(x, 0): slopes in [0, 1]."""
     return Activation("relu", 0.0, 1.0, torch.relu, within=_stepwise((0.0,), (0.0, 1.0)))
@@ -265,9 +412,10 @@ def relu() -> Activation:
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """x where positive, negative_slope * x elsewhere: slopes between the two."""
-    low, high = sorted((float(negative_slope), 1.0))
-    within = _stepwise((0.0,), (float(negative_slope), 1.0))
-    return Activation("leaky_relu", low, high, partial(F.leaky_relu, negative_slope=negative_slope), within=within)
+    slope = _number("LeakyReLU", "negative_slope", negative_slope)
+    low, high = sorted((slope, 1.0))
+    within = _stepwise((0.0,), (slope, 1.0))
+    return Activation("leaky_relu", low, high, partial(F.leaky_relu, negative_slope=slope), within=within)
 
 
 def tanh() -> Activation:
@@ -281,8 +429,8 @@ def sigmoid() -> Activation:
 
 
 def elu(alpha: float = 1.0) -> Activation:
-    """x where positive, alpha (e^x - 1) elsewhere: derivative 1, or alpha e^x between 0 and alpha."""
-    alpha = float(alpha)
+    """x where positive, alpha (e^x - 1) elsewhere: derivative 1, or alpha e^x between 0 and alpha, of either sign."""
+    alpha = _number("ELU", "alpha", alpha)
     within = partial(slopes.elu, alpha=alpha)
     return Activation(f"elu({alpha})", min(0.0, alpha), max(1.0, alpha), partial(F.elu, alpha=alpha), within=within)
 
@@ -292,15 +440,20 @@ def absolute() -> Activation:
     return Activation("absolute", -1.0, 1.0, torch.abs, within=_stepwise((0.0,), (-1.0, 1.0)))
 
 
+_GELU = {
+    "none": (-0.12890414518515480, 1.1289041451851549),
+    "tanh": (-0.12899306865877178, 1.1289930686587718),
+}
+
+
 def gelu(approximate: str = "none") -> Activation:
     """x Phi(x): the derivative Phi(x) + x phi(x) has its extremes at +-sqrt(2), for phi(x) (2 - x^2) = 0 there.
 
     The tanh form has them at +-1.4185.... Bounds are the exact extremes, to forty digits, rounded outward.
     """
-    low, high = (-0.12890414518515480, 1.1289041451851549)
-    if approximate == "tanh":
-        low, high = (-0.12899306865877178, 1.1289930686587718)
-    return Activation(f"gelu({approximate})", low, high, partial(F.gelu, approximate=approximate))
+    if approximate not in _GELU:
+        raise ParameterError(f"GELU has approximate={approximate!r}, which is unknown. Set 'none' or 'tanh'.")
+    return Activation(f"gelu({approximate})", *_GELU[approximate], partial(F.gelu, approximate=approximate))
 
 
 def silu() -> Activation:
@@ -324,26 +477,49 @@ def hardsigmoid() -> Activation:
 
 
 def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Activation:
-    """x between two limits, and these beyond: slopes 0 and 1."""
-    within = _stepwise((float(min_val), float(max_val)), (0.0, 1.0, 0.0))
-    return Activation("hardtanh", 0.0, 1.0, partial(F.hardtanh, min_val=min_val, max_val=max_val), within=within)
+    """x between two limits, either of which may be infinite, and these beyond: slopes 0 and 1."""
+    low, high = _limits("Hardtanh", min_val, max_val, ("min_val", "max_val"))
+    within = _stepwise((low, high), (0.0, 1.0, 0.0))
+    return Activation("hardtanh", 0.0, 1.0, partial(F.hardtanh, min_val=low, max_val=high), within=within)
 
 
 def clamp(low: float, high: float) -> Activation:
-    """x between two limits, one of which may be infinite, and these beyond: slopes 0 and 1."""
+    """x between two limits, either of which may be infinite, and these beyond: slopes 0 and 1."""
+    low, high = _limits("clamp", low, high, ("min", "max"))
     within = _stepwise((low, high), (0.0, 1.0, 0.0))
     return Activation("clamp", 0.0, 1.0, partial(torch.clamp, min=low, max=high), within=within)
 
 
-def relu6() -> Activation:
-    """x between 0 and 6, and these beyond: slopes 0 and 1."""
+def relu6(min_val: float = 0.0, max_val: float = 6.0) -> Activation:
+    """x between 0 and 6, and these beyond: slopes 0 and 1. The limits of a module may have been changed."""
+    if (min_val, max_val) != (0.0, 6.0):
+        return hardtanh(min_val, max_val)
     return Activation("relu6", 0.0, 1.0, F.relu6, within=_stepwise((0.0, 6.0), (0.0, 1.0, 0.0)))
 
 
+_LEAST_THRESHOLD = 20.0  # torch's own
+
+
 def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
-    """log(1 + e^(beta x)) / beta: the derivative is a sigmoid. What torch returns beyond the threshold rounds it."""
-    within = partial(slopes.softplus, beta=float(beta))
-    return Activation("softplus", 0.0, 1.0, partial(F.softplus, beta=beta, threshold=threshold), within=within)
+    """log(1 + e^(beta x)) / beta: the derivative is a sigmoid, of beta x, whatever the sign of beta.
+
+    Where beta x is above the threshold torch returns x, which is a jump of log(1 + e^-threshold) / |beta|, and has no
+    constant. What is meant is the function without it.
+    """
+    beta = _number("Softplus", "beta", beta)
+    if beta == 0:
+        raise ParameterError("Softplus has beta=0, by which it divides. Set another one.")
+    threshold = math.inf if _is_infinite(threshold, math.inf) else _number("Softplus", "threshold", threshold)
+    jump = math.log1p(math.exp(-max(threshold, -700.0))) / abs(beta)
+    if threshold < _LEAST_THRESHOLD:
+        raise ParameterError(
+            f"Softplus has threshold={threshold:g}, where it jumps by {jump:.2g}, and has no Lipschitz constant. Set "
+            f"threshold={_LEAST_THRESHOLD:g} or more."
+        )
+    note = f"softplus without its threshold: torch returns x where beta x > {threshold:g}, at most {jump:.1e} away"
+    function = partial(F.softplus, beta=beta, threshold=threshold)
+    within = partial(slopes.softplus, beta=beta)
+    return Activation("softplus", 0.0, 1.0, function, within=within, note=note if jump > 0 else "")
 
 
 def softsign() -> Activation:
@@ -362,8 +538,11 @@ def tanhshrink() -> Activation:
 
 
 def softshrink(lambd: float = 0.5) -> Activation:
-    """x moved towards zero by lambd, and zero near it: slopes 0 and 1."""
-    within = _stepwise((-float(lambd), float(lambd)), (1.0, 0.0, 1.0))
+    """x moved towards zero by lambd, and zero near it: slopes 0 and 1. It is continuous for lambd >= 0 only."""
+    lambd = _number("Softshrink", "lambd", lambd)
+    if lambd < 0:
+        raise ParameterError(f"Softshrink has lambd={lambd:g}, where it jumps. Set lambd to 0 or more.")
+    within = _stepwise((-lambd, lambd), (1.0, 0.0, 1.0))
     return Activation("softshrink", 0.0, 1.0, partial(F.softshrink, lambd=lambd), within=within)
 
 
@@ -373,5 +552,12 @@ def selu() -> Activation:
 
 
 def celu(alpha: float = 1.0) -> Activation:
-    """x where positive, alpha (e^(x / alpha) - 1) elsewhere: derivative 1, or e^(x / alpha)."""
+    """x where positive, alpha (e^(x / alpha) - 1) elsewhere: derivative 1, or e^(x / alpha), below 1 for alpha > 0."""
+    alpha = _number("CELU", "alpha", alpha)
+    if alpha < 0:
+        raise ParameterError(
+            f"CELU has alpha={alpha:g}, with which its slope e^(x / alpha) grows without bound. Set alpha above 0."
+        )
+    if alpha < sys.float_info.min:  # torch multiplies by 1 / alpha
+        raise ParameterError(f"CELU has alpha={alpha:g}, by which it divides. Set alpha well above 0.")
     return Activation("celu", 0.0, 1.0, partial(F.celu, alpha=alpha))

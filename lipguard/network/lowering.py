@@ -26,6 +26,12 @@ from lipguard.network.layers import Layer, Shape
 
 Pair = int | tuple[int, int]
 _MATRIX_ULPS = 16  # of weights that torch, or we, computed: sums of products of a few numbers
+# Of what samples show of a registered layer: the relative error that they may have, and roundings beside it. Entries of
+# a matrix that is read are counted with all that the samples would not show.
+_SAMPLED, _ULPS, _OWN_MATRIX_ULPS = 2.0**-36, 8 * 2.0**-53, 2**18
+_SCALES = (2.0**-20, 1.0, 2.0**20, 2.0**40, 2.0**60)  # of samples of an affine layer: the largest see behind a shift
+_EXPONENTS = (600, 300, 100, 60, 30, 0)  # of what unit vectors are multiplied by
+_COLUMNS = 256  # of a matrix, read at once
 # Probe batches have this size: an operation that mixes the batch axis with others shows by its shape.
 BATCH = 3
 
@@ -648,9 +654,21 @@ def _activation(make: Callable[..., layers.Activation], *names: str) -> Rule:
         unknown = set(named) - set(names)
         if unknown or len(args) > len(names):
             raise TypeError(f"unexpected arguments {sorted(unknown) or args}")
-        return builder.emit(make(**named), x)
+        return builder.emit(_made(builder, make, **named), x)
 
     return rule
+
+
+def _made(builder: Builder, make: Callable[..., layers.Activation], **parameters: Any) -> layers.Activation:
+    """An activation.
+
+    Raises:
+        InvalidNetworkError: it has no Lipschitz constant with these parameters.
+    """
+    try:
+        return make(**parameters)
+    except layers.ParameterError as error:
+        raise InvalidNetworkError(f"{builder.path}: {error}") from error
 
 
 def _prelu(builder: Builder, x: Ref, weight: Tensor) -> Ref:
@@ -658,7 +676,7 @@ def _prelu(builder: Builder, x: Ref, weight: Tensor) -> Ref:
     slope = builder.constant(weight, "weight")
     assert slope is not None
     if slope.numel() == 1:
-        return builder.emit(layers.leaky_relu(float(slope)), x)
+        return builder.emit(_made(builder, layers.leaky_relu, negative_slope=slope), x)
     shape = (-1, *(1 for _ in x.shape[1:]))
     size = builder.emit(layers.absolute(), x)
     linear, bent = ((1 + slope) / 2).reshape(shape), ((1 - slope) / 2).reshape(shape)
@@ -745,9 +763,7 @@ def _adaptive_max_pool(builder: Builder, x: Ref, output_size: Any, return_indice
 
 def _clamp(builder: Builder, x: Ref, min: Any = None, max: Any = None) -> Ref:
     low, high = (given if value is None else value for value, given in ((min, -math.inf), (max, math.inf)))
-    if not all(isinstance(value, (int, float)) for value in (low, high)) or low > high:
-        raise builder.unsupported(f"clamping between {low} and {high}", "Clamp between numbers, in order.")
-    return builder.emit(layers.clamp(float(low), float(high)), x)
+    return builder.emit(_made(builder, layers.clamp, low=low, high=high), x)
 
 
 def _several(value: Any, count: int) -> tuple[int, ...]:
@@ -874,7 +890,12 @@ KINDS: tuple[Kind, ...] = (
         lambda m: {"min_val": m.min_val, "max_val": m.max_val},
         (F.hardtanh,),
     ),
-    Kind(_activation(layers.relu6), nn.ReLU6, functions=(F.relu6,)),
+    Kind(
+        _activation(layers.relu6, "min_val", "max_val"),
+        nn.ReLU6,
+        lambda m: {"min_val": m.min_val, "max_val": m.max_val},
+    ),
+    Kind(_activation(layers.relu6), functions=(F.relu6,)),
     Kind(
         _activation(layers.softplus, "beta", "threshold"),
         nn.Softplus,
@@ -976,22 +997,28 @@ def register(
 
 
 def _own_activation(builder: Builder, x: Ref, module: nn.Module, slope: tuple[float, float]) -> Ref:
-    module = copy.deepcopy(module).double().eval()
+    module, name = copy.deepcopy(module).double().eval(), type(module).__name__
     u, v = _samples(x.shape)
-    a, b = u - v, module(u) - module(v)
-    beyond = (b - slope[0] * a) * (b - slope[1] * a) > 1e-9 * (1 + a * a)
-    moved = torch.where(torch.rand(u.shape, generator=torch.Generator().manual_seed(1)) < 0.5, u, v)
-    same = torch.allclose(torch.where(moved == u, module(u), module(v)), module(moved), rtol=1e-9, atol=1e-12)
-    if b.shape != a.shape or bool(beyond.any()) or not same:
-        raise InvalidNetworkError(
-            f"{builder.path}: {type(module).__name__} was registered as element-wise with slopes in {slope}, and "
-            "samples show that it is not."
-        )
-    return builder.emit(layers.Activation(type(module).__name__, *slope, module), x)
+    with torch.no_grad():
+        fu, fv = _called(builder, module, u), _called(builder, module, v)
+        mixed = torch.rand(u.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+        moved = _called(builder, module, torch.where(mixed, u, v))
+    if fu.shape != u.shape:
+        raise _disproved(builder, name, "element-wise")
+    a, b, lost = u - v, fu - fv, _ULPS * (fu.abs() + fv.abs())
+    ends = torch.stack([slope[0] * a, slope[1] * a])
+    # What rounding of the pair moves, and of the answers; a slope is tried by what is left.
+    slack = _SAMPLED * ends.abs().amax(0) + max(map(abs, slope)) * _ULPS * (u.abs() + v.abs()) + lost
+    within = (b >= ends.amin(0) - slack) & (b <= ends.amax(0) + slack)
+    alone = (moved - torch.where(mixed, fu, fv)).abs() <= _SAMPLED * b.abs() + lost
+    if not bool((within & alone).all()):
+        raise _disproved(builder, name, f"element-wise with slopes in {slope}")
+    note = f"{name} as registered: element-wise, slopes in [{slope[0]:g}, {slope[1]:g}]"
+    return builder.emit(layers.Activation(name, *slope, module, note=note), x)
 
 
 def _own_group(builder: Builder, x: Ref, module: nn.Module, size: int) -> Ref:
-    module = copy.deepcopy(module).double().eval()
+    module, name = copy.deepcopy(module).double().eval(), type(module).__name__
     if x.shape[0] % size:
         raise InvalidNetworkError(f"{builder.path}: {x.shape[0]} channels do not fall into groups of {size}.")
 
@@ -999,15 +1026,23 @@ def _own_group(builder: Builder, x: Ref, module: nn.Module, size: int) -> Ref:
         return v.reshape(len(v), -1, size, *v.shape[2:]).movedim(2, -1)
 
     u, v = _samples(x.shape)
-    question, answer = apart(u - v), apart(module(u) - module(v))
-    if bool((answer.norm(dim=-1) > question.norm(dim=-1) * (1 + 1e-9) + 1e-12).any()):
-        raise InvalidNetworkError(
-            f"{builder.path}: {type(module).__name__} was registered as no longer than its input in groups of {size}, "
-            "and samples show that it is not."
-        )
+    here = torch.rand(apart(u).shape[:-1], generator=torch.Generator().manual_seed(1)) < 0.5
+    back = apart(torch.arange(math.prod(x.shape)).reshape(1, *x.shape)).flatten().argsort()
+    kept = here[..., None].expand_as(apart(u)).flatten(1)[:, back].reshape(u.shape)
+    with torch.no_grad():
+        fu = _called(builder, module, u)
+        for other in (v, torch.where(kept, u, v)):  # of which some groups stay as they are
+            fv = _called(builder, module, other)
+            if fv.shape != u.shape:
+                raise _disproved(builder, name, f"no longer than its input in groups of {size}")
+            question, answer = apart(u - other).norm(dim=-1), apart(fu - fv).norm(dim=-1)
+            lost = _ULPS * sum(apart(value).norm(dim=-1) for value in (u, other, fu, fv))
+            if not bool((answer <= question * (1 + _SAMPLED) + lost).all()):
+                raise _disproved(builder, name, f"no longer than its input in groups of {size}")
     gathered = _moved(builder, x, apart)
     whole = partial(_in_groups, module=module, shape=x.shape, size=size)
-    found = builder.emit(layers.Activation(type(module).__name__, -1.0, 1.0, whole, size), gathered)
+    note = f"{name} as registered: no longer than its input in groups of {size}"
+    found = builder.emit(layers.Activation(name, -1.0, 1.0, whole, size, note=note), gathered)
     return _moved(builder, found, lambda w: w.movedim(-1, 2).reshape(len(w), *x.shape))
 
 
@@ -1017,31 +1052,114 @@ def _in_groups(x: Tensor, module: nn.Module, shape: Shape, size: int) -> Tensor:
 
 
 def _own_affine(builder: Builder, x: Ref, module: nn.Module) -> Ref:
-    module = copy.deepcopy(module).double().eval()
-    n = math.prod(x.shape)
-    shift = module(torch.zeros(1, *x.shape, dtype=torch.float64))[0]
-    units = torch.eye(n, dtype=torch.float64).reshape(n, *x.shape)
-    matrix = torch.cat([module(part) for part in torch.split(units, 256)]) - shift
-    u, _ = _samples(x.shape)
-    expected = u.flatten(1) @ matrix.flatten(1) + shift.flatten()
-    if not torch.allclose(module(u).flatten(1), expected, rtol=1e-7, atol=1e-9 * float(1 + expected.abs().max())):
-        raise InvalidNetworkError(
-            f"{builder.path}: {type(module).__name__} was registered as affine, and samples show that it is not."
-        )
-    flat = _reshaped(builder, x, lambda v: v.flatten(1))
-    weight = builder.constant(matrix.flatten(1).T.contiguous(), "matrix")
+    """f(x) = A x + c: A is read, tried, and counted with the error that the trial allows."""
+    module, name = copy.deepcopy(module).double().eval(), type(module).__name__
+    with torch.no_grad():
+        shift = _called(builder, module, torch.zeros(1, *x.shape, dtype=torch.float64))[0]
+        constant = builder.constant(shift.flatten(), "shift")
+        matrix = _matrix(builder, module, x.shape, shift)
+        if matrix.isfinite().all() and not _is_affine(builder, module, x.shape, matrix):
+            raise _disproved(builder, name, "affine")
+    weight = builder.constant(matrix, "matrix")
     assert weight is not None
-    y = builder.emit(layers.Linear(weight, builder.constant(shift.flatten(), "shift")), flat)
+    flat = _reshaped(builder, x, lambda v: v.flatten(1))
+    note = f"{name} as registered: affine, with the matrix that it computes"
+    y = builder.emit(layers.Linear(weight, constant, _OWN_MATRIX_ULPS, note), flat)
     return _reshaped(builder, y, lambda v: v.reshape(len(v), *shift.shape))
 
 
+def _matrix(builder: Builder, module: nn.Module, shape: Shape, shift: Tensor) -> Tensor:
+    """A of f(x) = A x + c as a module computes it, shape (m, n), without the digits that c takes.
+
+    From unit vectors times a power of two, as large as may be, beside which the shift is nothing; or from derivatives,
+    which know nothing of a shift, where they are what the unit vectors show.
+    """
+    n, large = math.prod(shape), math.inf
+    units = torch.eye(n, dtype=torch.float64).reshape(n, *shape)
+    for exponent in _EXPONENTS:
+        large = 2.0**exponent
+        answers = torch.cat([module(large * part) for part in torch.split(units, _COLUMNS)]).double().flatten(1).T
+        if bool(answers.isfinite().all()):
+            break
+    else:
+        raise InvalidNetworkError(
+            f"{builder.path}: {type(module).__name__} was registered as affine, and is not finite for unit vectors. "
+            "Mend it, or register what holds."
+        )
+    constant = shift.flatten()[:, None]
+    read = (answers - constant) / large  # column by column
+    lost = _ULPS * (answers.abs() + constant.abs()) / large
+    derived = _derivative(module, shape, shift.numel())
+    if derived is not None and bool(((derived - read).abs() <= _SAMPLED * read.abs() + lost).all()):
+        return derived
+    largest = read.abs().amax(1, keepdim=True)
+    if not bool(((lost <= _SAMPLED * largest) | (largest == 0)).all()):
+        raise InvalidNetworkError(
+            f"{builder.path}: the matrix of {type(module).__name__} cannot be read behind a shift of up to "
+            f"{float(shift.abs().max()):.3g}. Add the shift in a layer of its own."
+        )
+    return read
+
+
+def _derivative(module: nn.Module, shape: Shape, outputs: int) -> Tensor | None:
+    """The derivative at zero by automatic differentiation, shape (outputs, n); None where there is none."""
+    rows = []
+    try:
+        for part in torch.split(torch.eye(outputs, dtype=torch.float64), _COLUMNS):
+            with torch.enable_grad():
+                x = torch.zeros(len(part), *shape, dtype=torch.float64, requires_grad=True)
+                y = module(x)
+                rows.append(torch.autograd.grad(y, x, part.reshape(y.shape))[0].flatten(1))
+    except Exception:  # a backward pass of the user's own may raise anything
+        return None
+    return torch.cat(rows)
+
+
+def _is_affine(builder: Builder, module: nn.Module, shape: Shape, matrix: Tensor) -> bool:
+    """Whether differences of samples are those of the matrix, near and far, but for the rounding of the answers."""
+    sizes = matrix.abs()
+    for scale in _SCALES:
+        u, v = (scale * w for w in _samples(shape))
+        fu, fv = _called(builder, module, u), _called(builder, module, v)
+        a = (u - v).flatten(1)
+        expected, size = a @ matrix.T, a.abs() @ sizes.T
+        # An entry that cancels is as good as the largest; beside it, rounding of the pair and of the answers.
+        allowed = _SAMPLED * size + 2**-46 * size.amax(1, keepdim=True)
+        allowed += _ULPS * ((u.abs() + v.abs()).flatten(1) @ sizes.T + fu.abs().flatten(1) + fv.abs().flatten(1))
+        if not bool(((fu - fv).flatten(1) - expected).abs().le(allowed).all()):
+            return False
+    return True
+
+
+def _called(builder: Builder, module: nn.Module, x: Tensor) -> Tensor:
+    """What a registered module makes of samples.
+
+    Raises:
+        InvalidNetworkError: something that is no tensor of as many samples, or not finite.
+    """
+    y = module(x)
+    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1] or not bool(torch.isfinite(y).all()):
+        raise InvalidNetworkError(
+            f"{builder.path}: {type(module).__name__}, which was registered, gives no finite tensor of as many samples "
+            "as it is given. Return one."
+        )
+    return y.double()
+
+
+def _disproved(builder: Builder, name: str, said: str) -> InvalidNetworkError:
+    return InvalidNetworkError(
+        f"{builder.path}: {name} was registered as {said}, and samples show that it is not. Register what holds."
+    )
+
+
 def _samples(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Pairs of points, near and far."""
+    """Pairs of points, near and far from each other, and from zero."""
     generator = torch.Generator().manual_seed(0)
     count = max(8, 20_000 // math.prod(shape))
     u, d = torch.randn(2, count, *shape, generator=generator, dtype=torch.float64)
-    spread = 10 ** (4 * torch.rand(count, *(1 for _ in shape), generator=generator, dtype=torch.float64) - 3)
-    return 3 * u, 3 * u + spread * d
+    spread, size = torch.rand(2, count, *(1 for _ in shape), generator=generator, dtype=torch.float64)
+    size = 3 * torch.where(size < 0.5, 1.0, 2.0 ** (-60 * (size - 0.5)))  # half of them at the usual scale
+    return size * u, size * (u + 10 ** (4 * spread - 3) * d / 3)
 
 
 def function_kind(target: Callable[..., Any] | str) -> Kind | None:

@@ -16,7 +16,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Add, Conv2d, Input, Layer, Linear, Pad, Pick, Reshape, Scale, Shape
+from lipguard.network.layers import (
+    Activation,
+    Add,
+    Conv2d,
+    Input,
+    Layer,
+    Linear,
+    Pad,
+    Pick,
+    Reshape,
+    Scale,
+    Shape,
+    no_row,
+)
 
 Indices = NDArray[np.int64]
 Matrix = Any  # scipy.sparse.csr_array, which scipy does not type
@@ -28,7 +41,7 @@ def layer_matrix(layer: Layer, input_shape: Shape, shape: Shape) -> Matrix:
 
     Every entry is a weight, a one, or (where a kernel meets an entry twice) nothing else: no rounding takes place.
     """
-    raise NotImplementedError(f"{type(layer).__name__} has no matrix.")
+    raise no_row(layer, "matrices")
 
 
 @layer_matrix.register(Input)

@@ -19,7 +19,21 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pad, Pick, Shape
+from lipguard.network.layers import (
+    Activation,
+    Add,
+    Conv2d,
+    Input,
+    Layer,
+    Linear,
+    Mosaic,
+    Pad,
+    Pick,
+    Reshape,
+    Scale,
+    Shape,
+    no_row,
+)
 from lipguard.network.matrices import Indices, Matrix, freed_matrices, layer_matrix
 
 Array = NDArray[np.float64]
@@ -166,8 +180,10 @@ class _Grid:
             picked = np.flatnonzero(source >= 0)
             to, read = self._site(shape)[picked], self._site(input_shape)[source[picked]]
             return _pattern(to, read, self.sites(shape), self.sites(input_shape))
-        elif not isinstance(layer, Linear) and math.prod(input_shape) == math.prod(shape):  # entry by entry
+        elif isinstance(layer, (Input, Scale, Reshape, Add)) and math.prod(input_shape) == math.prod(shape):
             return _pattern(self._site(shape), self._site(input_shape), self.sites(shape), self.sites(input_shape))
+        elif not isinstance(layer, (Conv2d, Pad, Linear, Mosaic)):
+            raise no_row(layer, "patterns")
         return sp.csr_array(np.ones((self.sites(shape), self.sites(input_shape))))
 
 

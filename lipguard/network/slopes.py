@@ -37,8 +37,9 @@ def sigmoid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def softplus(low: Tensor, high: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Derivative sigmoid(beta x): it rises."""
-    return _outward(torch.sigmoid(beta * low), torch.sigmoid(beta * high))
+    """Derivative sigmoid(beta x): it rises for beta > 0, and falls for beta < 0."""
+    ends = torch.sigmoid(beta * low), torch.sigmoid(beta * high)
+    return _outward(torch.minimum(*ends), torch.maximum(*ends))
 
 
 def elu(low: Tensor, high: Tensor, alpha: float) -> tuple[Tensor, Tensor]:

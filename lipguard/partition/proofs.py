@@ -12,7 +12,19 @@ from dataclasses import dataclass
 
 from lipguard.config import DCPConfig
 from lipguard.network.graph import Network
-from lipguard.network.layers import Conv2d, Linear
+from lipguard.network.layers import (
+    Activation,
+    Add,
+    Conv2d,
+    Input,
+    Linear,
+    Mosaic,
+    Pad,
+    Pick,
+    Reshape,
+    Scale,
+    no_row,
+)
 from lipguard.partition.cost import CostModel
 from lipguard.partition.elimination import elimination_of
 from lipguard.partition.tiling import proof_size
@@ -41,6 +53,7 @@ _ITERATIONS, _LARGE = 800, 20_000
 _STEP, _APPLICATION = (9e-5, 3900.0, 5.3), (6e-5, 2400.0, 18.0)
 _TIED_ITERATIONS = 120
 _SHARE_OF_ITERATION, _FEW_STEPS, _MANY_STEPS, _DEEP = 0.3, 40, 200, 8  # steps, and layers of images
+_CHEAP = (Input, Activation, Scale, Pad, Reshape, Pick, Add, Mosaic)  # no more than a few operations per entry
 _OTHER = 0.6  # seconds for norms, the lower bound, tracing and planning
 
 
@@ -269,4 +282,6 @@ def _weights(network: Network) -> float:
             total += node.size * node.layer.weight[0].numel()
         elif isinstance(node.layer, Linear):
             total += node.layer.weight.numel() * math.prod(node.shape[:-1])
+        elif not isinstance(node.layer, _CHEAP):
+            raise no_row(node.layer, "multiplications")
     return total

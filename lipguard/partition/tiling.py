@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipguard.network.graph import Network, Node, reaches_without_activation
-from lipguard.network.layers import Activation, Add, Conv2d, Input, Layer, Pad, Scale
+from lipguard.network.layers import Activation, Add, Conv2d, Input, Layer, Pad, Scale, no_row
 
 Interval = tuple[int, int]  # half-open; may leave the grid
 _ROWS, _COLUMNS = 0, 1
@@ -66,15 +66,27 @@ def _reaching_zero(layer: Activation) -> Activation:
 
 
 def _keeps_translations(layer: Layer) -> bool:
-    if isinstance(layer, Scale):
-        return tuple(layer.scale.shape[-2:]) == (1, 1)
+    return reads_boxes(layer) and not (isinstance(layer, Scale) and tuple(layer.scale.shape[-2:]) != (1, 1))
+
+
+def reads_boxes(layer: Layer) -> bool:
+    """Whether a box of an image that a layer makes is made of a box of the image that it reads.
+
+    A group is known as a whole, and is never cut in two: what makes groups of entries does not read boxes.
+    """
     if isinstance(layer, Pad):
         return len(layer.padding) <= 4
-    return isinstance(layer, (Input, Conv2d, Activation, Add))
+    if isinstance(layer, Activation):
+        return layer.group == 1
+    return isinstance(layer, (Input, Conv2d, Scale, Add))
 
 
 def _step(layer: Layer, axis: int) -> int:
-    return layer.stride[axis] if isinstance(layer, Conv2d) else 1
+    if isinstance(layer, Conv2d):
+        return layer.stride[axis]
+    if reads_boxes(layer):
+        return 1
+    raise no_row(layer, "tiles")
 
 
 def _strides(network: Network, axis: int) -> list[int] | None:
@@ -93,7 +105,13 @@ def _strides(network: Network, axis: int) -> list[int] | None:
 
 
 def reads(layer: Layer, box: Interval, axis: int) -> Interval:
-    """The input positions that the output positions `box` read, before clipping."""
+    """The input positions that the output positions `box` read, before clipping.
+
+    Raises:
+        NotImplementedError: the layer has no such boxes.
+    """
+    if not reads_boxes(layer):
+        raise no_row(layer, "tiles")
     low, high = box
     if isinstance(layer, Conv2d):
         before = layer.padding[2 - 2 * axis]

@@ -13,8 +13,8 @@ import itertools
 from collections.abc import Mapping
 
 from lipguard.network.graph import Network, Node
-from lipguard.network.layers import Activation, Add, Conv2d, Input, Layer, Mosaic, Pad, Scale, copies
-from lipguard.partition.tiling import Interval, reads
+from lipguard.network.layers import Conv2d, Layer, Mosaic, Pad, Scale, copies
+from lipguard.partition.tiling import Interval, reads, reads_boxes
 
 Grid = tuple[int, int]  # tiles per axis: rows, columns
 Box = tuple[Interval, Interval]
@@ -48,17 +48,11 @@ def unfolded(network: Network, grids: Mapping[int, Grid]) -> Network:
 
 
 def most_tiles(piece: Network) -> Grid:
-    """The finest grid of tiles that a piece can have; (1, 1) where it is not made of images."""
-    images = all(len(node.shape) == 3 for node in piece.nodes)
-    known = all(isinstance(node.layer, (Input, Conv2d, Scale, Activation, Add)) or _pads(node.layer)
-                for node in piece.nodes)  # fmt: skip
-    if not (images and known and len(piece.nodes) > 1):
+    """The finest grid of tiles that a piece can have; (1, 1) where it is not made of images, or has groups."""
+    images = all(len(node.shape) == 3 and reads_boxes(node.layer) for node in piece.nodes)
+    if not (images and len(piece.nodes) > 1):
         return WHOLE
     return piece.output_shape[1], piece.output_shape[2]
-
-
-def _pads(layer: Layer) -> bool:
-    return isinstance(layer, Pad) and len(layer.padding) <= 4
 
 
 def _add_tiles(nodes: list[Node], source: int, piece: Network, grid: Grid) -> int:

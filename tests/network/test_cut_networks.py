@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
+from lipguard.network.layers import Activation
 from lipguard.network.trace import trace
 from lipguard.solvers.power import PowerOptions, propose
 
@@ -63,6 +66,18 @@ def test_pieces_are_between_cuts_that_every_path_passes() -> None:
     inside = next(i for i in branched.activations if i not in branched.separators)
     assert len(branched.cut([inside]).pieces) == 1
     assert len(branched.cut([branched.activations[0]]).pieces) == 2
+
+
+@pytest.mark.parametrize("group", [1, 5])
+def test_other_activations_with_the_slopes_of_copies_are_none(group: int) -> None:
+    """|x|, and groups: what reads them reads no entries of what they read."""
+    bent = Activation("bent", -1.0, 1.0, torch.abs, group)
+    nodes = tuple(dataclasses.replace(n, layer=bent) if isinstance(n.layer, Activation) else n for n in chain().nodes)
+    network = Network(nodes)
+    assert network.pieces == (tuple(range(len(nodes))),)
+    cut = network.cut([network.activations[1]])
+    assert len(cut.pieces) == 2
+    assert [len(piece) for piece in cut.pieces] == [network.activations[1] + 1, len(nodes) - network.activations[1]]
 
 
 @pytest.mark.parametrize("activation", [make() for make in ACTIVATIONS], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import math
 import os
@@ -30,7 +31,7 @@ from lipguard.certificate.domain import restricted
 from lipguard.errors import InvalidNetworkError
 from lipguard.network import layers
 from lipguard.network.graph import Network, Node
-from lipguard.network.layers import Activation, Input, Layer
+from lipguard.network.layers import Activation, Input, Layer, Linear
 from lipguard.network.trace import trace
 
 SHAPE = (2, 6, 6)
@@ -288,3 +289,14 @@ def test_a_digest_is_the_same_in_every_process() -> None:
         found.add(done.stdout)
     assert len(found) == 1
     assert digests(build())[1] in found.pop()
+
+
+def test_notes_are_no_part_of_a_function() -> None:
+    network = trace(build(), SHAPE)
+    noted = Network(tuple(
+        dataclasses.replace(node, layer=dataclasses.replace(node.layer, note="words"))
+        if isinstance(node.layer, (Activation, Linear)) else node for node in network.nodes
+    ))  # fmt: skip
+    assert noted.notes == ("2, 5, 6: words",)
+    assert not network.notes
+    assert (noted.architecture, noted.digest) == (network.architecture, network.digest)

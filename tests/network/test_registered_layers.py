@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch.nn.utils import parametrizations
 import lipguard
 from lipguard.errors import ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.network import lowering
+from lipguard.network.layers import Activation, Linear
+from lipguard.network.trace import trace
 
 
 class Swishy(nn.Module):
@@ -128,3 +131,126 @@ def test_a_class_may_be_registered_again() -> None:
     lipguard.register(Swishy, slope=(0.0, 1.0))
     lipguard.register(Swishy, slope=(0.0, 2.0))
     assert lipguard.certify(nn.Sequential(nn.Linear(2, 2), Swishy()).eval(), (2,)).bound > 0
+
+
+class Own(nn.Module):
+    """A function given by the test, with a weight of float32."""
+
+    call: Callable[[Own, Tensor], Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0001, -0.3, 1e-9]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return type(self).call(self, x)
+
+
+def own(call: Callable[[Own, Tensor], Tensor]) -> type[Own]:
+    return type("Own", (Own,), {"call": call})
+
+
+AFFINE: dict[str, Callable[[Own, Tensor], Tensor]] = {
+    "a large shift": lambda m, x: x * m.w + 1e13,
+    "a shift before the weights": lambda m, x: (x + 1e13) * m.w,
+    "without a derivative": lambda m, x: (x * m.w + 1e13).detach(),
+    "with another derivative": lambda m, x: x * m.w + 1e13 + (x * m.w - (x * m.w).detach()) / 3,
+    "an enormous shift": lambda m, x: x * m.w - 1e200,
+}
+
+
+@pytest.mark.parametrize("case", AFFINE)
+def test_a_matrix_is_read_behind_a_shift(case: str) -> None:
+    layer = own(AFFINE[case])
+    lipguard.register(layer, affine=True)
+    network = trace(layer().eval(), (3,))
+    (found,) = [node.layer for node in network.nodes if isinstance(node.layer, Linear)]
+    assert torch.equal(found.weight, torch.diag(layer().w.detach().double()))
+    assert lipguard.certify(layer().eval(), (3,)).bound >= float(layer().w.detach()[0])
+
+
+def test_what_is_read_counts_with_what_samples_do_not_show() -> None:
+    lipguard.register(Fourier, affine=True)
+    network = trace(Fourier().eval(), (5,))
+    (found,) = [node.layer for node in network.nodes if isinstance(node.layer, Linear)]
+    assert found.weight_ulps * 2.0**-53 >= 2 * lowering._SAMPLED
+    assert lipguard.certify(Fourier().eval(), (5,)).bound >= 1 + lowering._SAMPLED
+
+
+NOT_AFFINE: dict[str, Callable[[Own, Tensor], Tensor]] = {
+    "a bend behind a shift": lambda m, x: x * m.w + 0.5 * torch.relu(x) + 1e13,
+    "a small bend": lambda m, x: x * m.w + 1e-9 * torch.relu(x),
+    "a bend next to zero": lambda m, x: x + x.clamp(-1e-5, 1e-5),
+    "a bend far away": lambda m, x: x + torch.relu(x - 1e9),
+    "steps": lambda m, x: (x * m.w + 1e13) - 1e13,
+    "single precision": lambda m, x: (x.float() * m.w.float()).double(),
+    "another sample": lambda m, x: x + 0.01 * x.roll(1, 0),
+}
+
+
+@pytest.mark.parametrize("case", NOT_AFFINE)
+def test_what_varies_otherwise_is_not_affine(case: str) -> None:
+    layer = own(NOT_AFFINE[case])
+    lipguard.register(layer, affine=True)
+    with pytest.raises(InvalidNetworkError, match="affine, and samples show that it is not"):
+        trace(layer().eval(), (3,))
+
+
+@pytest.mark.parametrize(
+    ("said", "call"),
+    [
+        ({"affine": True}, lambda m, x: x + math.inf),
+        ({"affine": True}, lambda m, x: x / 0.0 * 0.0),
+        ({"affine": True}, lambda m, x: x.sum()),
+        ({"slope": (0.0, 1.0)}, lambda m, x: x / (x - x)),
+        ({"group": 3}, lambda m, x: x * math.nan),
+    ],
+)
+def test_what_is_not_finite_is_refused(said: dict[str, object], call: Callable[[Own, Tensor], Tensor]) -> None:
+    layer = own(call)
+    lipguard.register(layer, **said)  # type: ignore[arg-type]
+    with pytest.raises(InvalidNetworkError, match="gives no finite tensor of as many samples"):
+        trace(layer().eval(), (3,))
+
+
+def _steep_at_zero(m: Own, x: Tensor) -> Tensor:
+    return x + x.clamp(-1e-6, 1e-6)
+
+
+WRONG: dict[str, tuple[dict[str, object], Callable[[Own, Tensor], Tensor]]] = {
+    "steep next to zero": ({"slope": (0.0, 1.0)}, _steep_at_zero),
+    "steep behind a shift": ({"slope": (0.0, 1.0)}, lambda m, x: 1.01 * x + 1e9),
+    "a little steep": ({"slope": (0.0, 1.0)}, lambda m, x: x * (1 + 1e-6)),
+    "of a neighbour": ({"slope": (0.0, 1.0)}, lambda m, x: 0.9 * x + 1e-7 * x.roll(1, 1)),
+    "a group that is steep next to zero": ({"group": 3}, _steep_at_zero),
+    "a group with another's entries": ({"group": 1}, lambda m, x: 0.5 * x + 1e-7 * x.roll(1, 1)),
+    "a group behind a shift": ({"group": 3}, lambda m, x: 1.01 * x + 1e9),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_samples_are_tried_relative_to_what_varies(case: str) -> None:
+    said, call = WRONG[case]
+    layer = own(call)
+    lipguard.register(layer, **said)  # type: ignore[arg-type]
+    with pytest.raises(InvalidNetworkError, match="samples show that it is not"):
+        trace(layer().eval(), (3,))
+
+
+RIGHT: dict[str, tuple[dict[str, object], Callable[[Own, Tensor], Tensor]]] = {
+    "behind a shift": ({"slope": (0.0, 2.0)}, lambda m, x: x + torch.sin(x) + 1e6),
+    "flat": ({"slope": (0.0, 0.0)}, lambda m, x: torch.ones_like(x)),
+    "falling": ({"slope": (-1.0, -1.0)}, lambda m, x: 1e6 - x),
+    "turned": ({"group": 3}, lambda m, x: x.roll(1, 1) + 1e6),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_what_is_right_is_taken_and_noted(case: str) -> None:
+    said, call = RIGHT[case]
+    layer = own(call)
+    lipguard.register(layer, **said)  # type: ignore[arg-type]
+    network = trace(nn.Sequential(layer()).eval(), (3,))
+    assert any(isinstance(node.layer, Activation) for node in network.nodes)
+    (note,) = network.notes
+    assert note.startswith("0: Own as registered: ")

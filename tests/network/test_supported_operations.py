@@ -106,7 +106,7 @@ MODULES: dict[type[nn.Module], list[tuple[tuple[int, ...], nn.Module]]] = {
     nn.Hardsigmoid: [(FLAT, nn.Hardsigmoid())],
     nn.Hardtanh: [(FLAT, nn.Hardtanh(-0.5, 2.0))],
     nn.ReLU6: [(FLAT, nn.ReLU6())],
-    nn.Softplus: [(FLAT, nn.Softplus()), (FLAT, nn.Softplus(3.0, 10.0))],
+    nn.Softplus: [(FLAT, nn.Softplus()), (FLAT, nn.Softplus(3.0, 30.0))],
     nn.Softsign: [(FLAT, nn.Softsign())],
     nn.LogSigmoid: [(FLAT, nn.LogSigmoid())],
     nn.Tanhshrink: [(FLAT, nn.Tanhshrink())],

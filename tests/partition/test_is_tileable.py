@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
+import torch
 import torch.nn.functional as F
 from helpers.forward import Forward
 from helpers.networks import Residual, with_weights
 from torch import nn
 
+from lipguard.config import DCPConfig
+from lipguard.errors import CertificateError
+from lipguard.network.graph import Network, Node
+from lipguard.network.layers import Activation, Conv2d, Input
 from lipguard.network.trace import trace
-from lipguard.partition.tiling import is_tileable
+from lipguard.partition.plan import Block, PartitionPlan
+from lipguard.partition.search import find_plan
+from lipguard.partition.tiling import Tiling, is_tileable
+from lipguard.partition.unfolding import most_tiles, unfolded
 
 TILEABLE: dict[str, nn.Module] = {
     "convolution": nn.Conv2d(2, 2, 3, 2, 1, groups=2),
@@ -50,3 +60,39 @@ def test_samples_that_are_no_images_are_not_tileable() -> None:
 def test_a_varying_divisor_on_a_single_position_is_the_same_everywhere() -> None:
     model = with_weights(nn.Sequential(nn.AvgPool2d(4, 1, 1, count_include_pad=False)), 0)
     assert is_tileable(trace(model, (2, 2, 2)))
+
+
+def in_groups(size: int) -> Network:
+    """An image between two convolutions whose columns are groups."""
+    shape, weight = (2, 3, 4), torch.ones(2, 2, 1, 1, dtype=torch.float64)
+    layers = [Conv2d(weight), Activation("sorted", -1.0, 1.0, torch.abs, size), Conv2d(weight)]
+    nodes = [Node("input", Input(), (), shape)]
+    nodes += [Node(str(i), layer, (i,), shape) for i, layer in enumerate(layers)]
+    return Network(tuple(nodes))
+
+
+def plan_of(network: Network, **settings: object) -> PartitionPlan:
+    block = Block(0, len(network.nodes) - 1, proof="dense", layers=("0", "2"), **settings)  # type: ignore[arg-type]
+    return PartitionPlan(network.architecture, (block,), {})
+
+
+def test_groups_are_not_cut_into_tiles() -> None:
+    """Whatever asks: planning, the plan of a certificate, and the tiles themselves."""
+    network, alone = in_groups(4), in_groups(1)
+    assert not is_tileable(network)
+    assert most_tiles(network) == (1, 1)
+    with pytest.raises(NotImplementedError, match="tiles"):
+        _ = Tiling(network, (3, 2)).shapes
+    with pytest.raises(ValueError, match="at most"):
+        unfolded(network, {0: (1, 2)})
+    tiles = plan_of(network, kind="tiles", tile=(3, 2))
+    grids = plan_of(network, kind="whole", grids=((1, 2),))
+    grids = dataclasses.replace(grids, blocks=(dataclasses.replace(grids.blocks[0], proof="sparse"),))
+    for plan in (tiles, grids):
+        with pytest.raises(CertificateError, match=r"where (it|they) cannot be"):
+            plan.check(network)
+        dataclasses.replace(plan, architecture=alone.architecture).check(alone)
+    for partition in ("auto", "tiles", "cuts"):
+        plan = find_plan(network, DCPConfig(partition=partition, max_block_size=48))
+        assert all(block.kind != "tiles" and not block.grids for block in plan.blocks)
+    assert any(b.kind == "tiles" for b in find_plan(alone, DCPConfig(partition="tiles", max_block_size=30)).blocks)

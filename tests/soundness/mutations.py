@@ -32,6 +32,10 @@ DIGESTS = "network/test_digests.py"
 MARGINS = "test_margins.py"
 VALUES = "certificate/test_values.py"
 CERTIFIED = "integration/test_certified_while_training.py"
+PARAMETERS = "network/test_activation_parameters.py"
+CONTRACT = "network/test_layer_contract.py"
+REGISTERED = "network/test_registered_layers.py"
+LOWER = "test_robustness.py"
 TILES = "partition/test_is_tileable.py partition/test_tile_geometry.py partition/test_tile_matrices.py"
 
 
@@ -256,7 +260,58 @@ MUTATIONS = (
     M("callbacks/validated.py", "error = torch.full_like(logits, torch.inf)", "error = torch.zeros_like(logits)", CERTIFIED),
     M("callbacks/monitoring.py", 'if network.digest != self.history[-1]["digest"]:', "if False:", CERTIFIED),
     M("callbacks/monitoring.py", "if not bounded:", "if False:", CERTIFIED),
+    # Parameters of activations.
+    M("network/slopes.py", "    return _outward(torch.minimum(*ends), torch.maximum(*ends))", "    return _outward(*ends)",
+      PARAMETERS),
+    M("network/layers.py", "min(0.0, alpha), max(1.0, alpha)", "0.0, max(1.0, alpha)", PARAMETERS),
+    M("network/layers.py", "if alpha < 0:", "if alpha < -1e301:", PARAMETERS),
+    M("network/layers.py", "if alpha < sys.float_info.min:", "if alpha == 0:", PARAMETERS),
+    M("network/layers.py", "if threshold < _LEAST_THRESHOLD:", "if threshold < 1.5:", PARAMETERS),
+    M("network/layers.py", "if beta == 0:", "if False:", PARAMETERS),
+    M("network/layers.py", "note=note if jump > 0 else \"\"", "note=\"\"", PARAMETERS),
+    M("network/layers.py", "if lambd < 0:", "if False:", PARAMETERS),
+    M("network/layers.py", "if least > most:", "if False:", PARAMETERS),
+    M("network/layers.py", "if not math.isfinite(value):", "if False:", PARAMETERS),
+    M("network/layers.py", "if not -math.inf < self.alpha <= self.beta < math.inf:", "if False:", PARAMETERS),
+    M("network/layers.py", "(self.alpha, self.beta) != (-1, 1)", "False", PARAMETERS),
+    M("network/layers.py", "if (min_val, max_val) != (0.0, 6.0):", "if False:", PARAMETERS),
+    # What no table knows.
+    M("network/layers.py", "    @abc.abstractmethod\n    def linear(", "    def linear(", CONTRACT),
+    M("network/layers.py", "    @abc.abstractmethod\n    def absolute(", "    def absolute(", CONTRACT),
+    M("network/layers.py", "    @abc.abstractmethod\n    def roundings(", "    def roundings(", CONTRACT),
+    M("network/layers.py", "    @abc.abstractmethod\n    def adjoint_roundings(", "    def adjoint_roundings(", CONTRACT),
+    M("network/layers.py", "if Layer not in cls.__bases__ and stated & set(vars(cls)):", "if False:", CONTRACT),
+    M("certificate/norms.py", "raise no_row(layer, \"norms\")", "return 1.0", CONTRACT),
+    M("certificate/domain.py", "raise no_row(layer, \"weights of one\")", "return layer", CONTRACT),
+    M("certificate/domain.py", "raise no_row(layer, \"squared weights\")", "return None", CONTRACT),
+    M("network/matrices.py", "raise no_row(layer, \"matrices\")", "return sp.eye_array(int(np.prod(shape)), format=\"csr\")",
+      CONTRACT),
+    M("network/sites.py", "raise no_row(layer, \"patterns\")", "pass", CONTRACT),
+    M("network/sites.py", "elif isinstance(layer, (Input, Scale, Reshape, Add)) and",
+      "elif not isinstance(layer, Linear) and", CONTRACT),
+    M("network/graph.py", "if isinstance(self.nodes[i].layer, Copies)]", "if getattr(self.nodes[i].layer, 'alpha', 0) == -1]",
+      "network/test_cut_networks.py"),
+    M("network/graph.py", "if field.name == \"note\":", "if False:", "network/test_digests.py"),
+    # Registered layers.
+    M("network/lowering.py", "constant, _OWN_MATRIX_ULPS, note)", "constant, 0, note)", REGISTERED),
+    M("network/lowering.py", "_EXPONENTS = (600, 300, 100, 60, 30, 0)", "_EXPONENTS = (0,)", REGISTERED),
+    M("network/lowering.py", "if derived is not None and bool(", "if derived is not None or bool(", REGISTERED),
+    M("network/lowering.py", "_SCALES = (2.0**-20, 1.0, 2.0**20, 2.0**40, 2.0**60)", "_SCALES = (1.0,)", REGISTERED),
+    M("network/lowering.py", "allowed = _SAMPLED * size", "allowed = 1e-7 * size", REGISTERED),
+    M("network/lowering.py", "if not bool((within & alone).all()):", "if not bool(within.all()):", REGISTERED),
+    M("network/lowering.py", "if not bool((within & alone).all()):", "if not bool(alone.all()):", REGISTERED),
+    M("network/lowering.py", "for other in (v, torch.where(kept, u, v)):", "for other in (v,):", REGISTERED),
+    M("network/lowering.py", "torch.where(size < 0.5, 1.0, 2.0 ** (-60 * (size - 0.5)))", "1.0", REGISTERED),
+    M("network/lowering.py", " or not bool(torch.isfinite(y).all()):", ":", REGISTERED),
+    # Lower bounds.
+    M("robustness.py", "image * (1 - 1e-9) - error * (1 + 1e-3)", "image * (1 - 1e-9)", LOWER),
+    M("robustness.py", "moved[1] + lost + _UNDERFLOW", "moved[1] + lost", LOWER),
+    M("robustness.py", " + _SLOPE_ERROR * layer.lipschitz * _summed(layer, inputs[0][0])", "", LOWER),
+    M("robustness.py", "moved = slope.clamp(layer.alpha, layer.beta)", "moved = slope", LOWER),
+    M("robustness.py", "_STRAY = 1e-6", "_STRAY = 1e-1", LOWER),
     # Tiles.
+    M("partition/tiling.py", "return layer.group == 1", "return True", TILES),
+    M("partition/unfolding.py", "len(node.shape) == 3 and reads_boxes(node.layer)", "len(node.shape) == 3", TILES),
     M("partition/tiling.py", "alpha=min(layer.alpha, 0.0), beta=max(layer.beta, 0.0)", "alpha=layer.alpha", TILES),
     M("partition/tiling.py", "_pads_zeros(network, axis) for axis", "True for axis", TILES),
     M("partition/unfolding.py", "max(read[0], 0), min(read[1], piece.nodes[j].shape[1 + axis])", "read[0], read[1]",
