@@ -174,7 +174,10 @@ def test_the_error_of_a_direction_covers_what_underflows() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.back(self.up(self.again(self.down(x)))) + x
 
-    assert lower_bound(trace(Vanishing(), (1,))) <= 0.1
+    network, v = trace(Vanishing(), (1,)), torch.ones(1, 1, dtype=torch.float64)
+    assert float(robustness._jacobian_times(network, {}, v)) == 1.0
+    assert robustness._certain(network, {}, v) <= 0.1
+    assert lower_bound(network) <= 0.1
 
 
 def test_directions_of_every_scale_have_their_error() -> None:

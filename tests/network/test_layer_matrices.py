@@ -100,7 +100,7 @@ def test_only_what_is_inside_is_stored() -> None:
 
 
 def test_an_activation_has_no_matrix() -> None:
-    with pytest.raises(NotImplementedError, match="Activation has no row"):
+    with pytest.raises(NotImplementedError, match="Activation has no row in the table of matrices"):
         layer_matrix(relu(), (3,), (3,))
 
 

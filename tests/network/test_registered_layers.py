@@ -180,6 +180,8 @@ def test_what_is_read_counts_with_what_samples_do_not_show() -> None:
 NOT_AFFINE: dict[str, Callable[[Own, Tensor], Tensor]] = {
     "a bend behind a shift": lambda m, x: x * m.w + 0.5 * torch.relu(x) + 1e13,
     "a small bend": lambda m, x: x * m.w + 1e-9 * torch.relu(x),
+    "a small bend that neither derivatives nor unit vectors show": lambda m, x: x + 1e-9 * torch.relu(-x),
+    "a bend far away that they do not show": lambda m, x: x - torch.relu(-x - 1e9),
     "a bend next to zero": lambda m, x: x + x.clamp(-1e-5, 1e-5),
     "a bend far away": lambda m, x: x + torch.relu(x - 1e9),
     "steps": lambda m, x: (x * m.w + 1e13) - 1e13,
@@ -217,8 +219,14 @@ def _steep_at_zero(m: Own, x: Tensor) -> Tensor:
     return x + x.clamp(-1e-6, 1e-6)
 
 
+def _bump_at_zero(m: Own, x: Tensor) -> Tensor:
+    """Of no consequence but for pairs that are next to zero."""
+    return x + torch.sign(x) * torch.minimum(x.abs(), 2e-6 - x.abs()).clamp(min=0)
+
+
 WRONG: dict[str, tuple[dict[str, object], Callable[[Own, Tensor], Tensor]]] = {
     "steep next to zero": ({"slope": (0.0, 1.0)}, _steep_at_zero),
+    "a bump next to zero": ({"slope": (0.0, 1.0)}, _bump_at_zero),
     "steep behind a shift": ({"slope": (0.0, 1.0)}, lambda m, x: 1.01 * x + 1e9),
     "a little steep": ({"slope": (0.0, 1.0)}, lambda m, x: x * (1 + 1e-6)),
     "of a neighbour": ({"slope": (0.0, 1.0)}, lambda m, x: 0.9 * x + 1e-7 * x.roll(1, 1)),
