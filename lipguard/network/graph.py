@@ -19,12 +19,16 @@ from lipguard.network.layers import Activation, Add, Copies, Input, Layer, Linea
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One use of a layer. A module that is called twice makes two nodes."""
+    """One use of a layer. A module that is called twice makes two nodes.
+
+    `note` says which function is meant, where weights are not simply tensors that the module holds.
+    """
 
     path: str
     layer: Layer
     inputs: tuple[int, ...]  # indices of earlier nodes
     shape: Shape  # of one sample, without the batch axis
+    note: str = ""
 
     @property
     def size(self) -> int:
@@ -230,8 +234,9 @@ class Network:
         """Which function is certified where that is not plainly the module's, each with the layers that say so."""
         paths: dict[str, list[str]] = {}
         for node in self.nodes:
-            if isinstance(node.layer, (Activation, Linear)) and node.layer.note:
-                paths.setdefault(node.layer.note, []).append(node.path)
+            own = node.layer.note if isinstance(node.layer, (Activation, Linear)) else ""
+            for note in filter(None, (own, node.note)):
+                paths.setdefault(note, []).append(node.path)
         return tuple(f"{', '.join(dict.fromkeys(where))}: {note}" for note, where in paths.items())
 
     @cached_property

@@ -50,6 +50,7 @@ class Builder:
 
     nodes: list[Node] = field(default_factory=list)
     path: str = "input"
+    note: str = ""  # on what is emitted
 
     def emit(self, layer: Layer, *inputs: Ref) -> Ref:
         """Append a node and return a reference to its value."""
@@ -63,7 +64,7 @@ class Builder:
     def _append(self, layer: Layer, inputs: tuple[int, ...], shape: Shape) -> Ref:
         if 0 in shape:
             raise InvalidNetworkError(f"{self.path}: its output has the shape {shape}, which holds no entries.")
-        self.nodes.append(Node(self.path, layer, inputs, shape))
+        self.nodes.append(Node(self.path, layer, inputs, shape, self.note))
         return Ref(len(self.nodes) - 1, shape)
 
     def unsupported(self, kind: str, advice: str) -> UnsupportedLayerError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 import threading
@@ -421,7 +422,7 @@ def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape, builder: Builder | No
         elif node.op == "output":
             return _finish(builder, refs, node.args[0])
         elif any(source in refs for source in node.all_input_nodes):  # the rest are constants
-            builder.path = node.meta["path"]
+            builder.path, builder.note = node.meta["path"], _note(node, refs, tracer)
             refs[node] = found = _lower_node(builder, node, refs, tracer)
             if isinstance(found, list):  # of an operation that returns several; what is read of them is checked
                 continue
@@ -464,6 +465,21 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: _Tracer) -
         ) from error
 
 
+def _note(node: fx.Node, refs: _Refs, tracer: _Tracer) -> str:
+    """Says that weights are computed, from other tensors that the module holds: they are none of its own."""
+    computed = any(
+        source not in refs and source.op != "get_attr" and isinstance(tracer.value(source), Tensor)
+        for source in node.all_input_nodes
+    )
+    if node.op == "call_module":
+        module = tracer.source(node)
+        own = {**module._parameters, **module._buffers}
+        held = [name for name in ("weight", "bias", "running_mean", "running_var") if hasattr(module, name)]
+        computed = computed or any(name not in own and isinstance(getattr(module, name), Tensor) for name in held)
+    precision = str(tracer.example.dtype).removeprefix("torch.")
+    return f"computed weights, with the values that {precision} gives in eval mode" if computed else ""
+
+
 def _finish(builder: Builder, refs: _Refs, output: Any) -> Network:
     if not isinstance(output, fx.Node):
         raise InvalidNetworkError(
@@ -484,6 +500,4 @@ def _reachable(nodes: list[Node], output: int) -> tuple[Node, ...]:
         if i in needed:
             needed.update(nodes[i].inputs)
     index = {old: new for new, old in enumerate(sorted(needed))}
-    return tuple(
-        Node(nodes[i].path, nodes[i].layer, tuple(index[j] for j in nodes[i].inputs), nodes[i].shape) for i in index
-    )
+    return tuple(dataclasses.replace(nodes[i], inputs=tuple(index[j] for j in nodes[i].inputs)) for i in index)

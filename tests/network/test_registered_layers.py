@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
+from helpers.forward import Forward
 from helpers.networks import MaxMin
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import lipguard
 from lipguard.errors import ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.network import lowering
 from lipguard.network.layers import Activation, Linear
+from lipguard.network.private import PrivateCopy
 from lipguard.network.trace import trace
 
 
@@ -262,3 +265,35 @@ def test_what_is_right_is_taken_and_noted(case: str) -> None:
     assert any(isinstance(node.layer, Activation) for node in network.nodes)
     (note,) = network.notes
     assert note.startswith("0: Own as registered: ")
+
+
+COMPUTED: dict[str, Callable[[], nn.Module]] = {
+    "spectral norm": lambda: parametrizations.spectral_norm(nn.Linear(4, 3)),
+    "weight norm": lambda: parametrizations.weight_norm(nn.Linear(4, 3)),
+    "spectral norm by a hook": lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 3)),
+    "a pruning mask": lambda: prune.random_unstructured(nn.Linear(4, 3), "weight", 0.5),
+    "a product of parameters": lambda: Forward(
+        lambda m, x: F.linear(x, m.left @ m.right),
+        left=nn.Parameter(torch.randn(3, 5)), right=nn.Parameter(torch.randn(5, 4)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COMPUTED)
+def test_computed_weights_are_those_of_double_precision_and_said_to_be(case: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(COMPUTED[case]()).eval()
+    report = lipguard.certify(model, (4,))
+    assert any("computed weights, with the values that float64 gives in eval mode" in note for note in report.notes)
+    assert "computed weights" in str(report)
+    double = PrivateCopy(model, torch.float64).module
+    exact = torch.autograd.functional.jacobian(double, torch.zeros(4, dtype=torch.float64))
+    assert report.bound == pytest.approx(float(torch.linalg.matrix_norm(exact, 2)), rel=1e-8)
+    assert lipguard.verify(report.certificate, model) == report.bound
+
+
+def test_weights_that_are_held_have_no_note() -> None:
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.PReLU(4), nn.Linear(4, 2, bias=False)
+    ).eval()
+    assert lipguard.certify(model, (4,)).notes == ()
