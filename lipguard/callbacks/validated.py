@@ -182,7 +182,7 @@ def recompute(
     if bool((error.amax(1) > _LARGE_ERROR * _spread(few)).any()):
         norms = node_norms(network)
     found, lost = (t.cpu() for t in values(network, x, norms))
-    logits = samples.logits.double()
+    logits = samples.logits.to(torch.float64, copy=True)
     error = torch.full_like(logits, torch.inf)
     logits[chosen], error[chosen] = found, lost + _moved_by_rounding(samples.inputs[chosen], constants)[:, None]
     computed = torch.zeros(n, dtype=torch.bool)

@@ -86,7 +86,7 @@ def _values(network: Network, x: Tensor, norms: Sequence[float] | None) -> tuple
         for j in [j for j in balls if last[j] <= i]:
             del balls[j]
     centre, half, _ = balls[len(network.nodes) - 1]
-    return centre, torch.where(torch.isfinite(centre), half, torch.inf)
+    return centre, half  # which is infinite where the centre is not finite: what was lost is a share of it
 
 
 def _step(

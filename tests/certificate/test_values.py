@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard.certificate import values as values_module
+from lipguard.certificate.domain import activated, lengths
 from lipguard.certificate.norms import node_norms
 from lipguard.certificate.values import values, work_of
 from lipguard.network import lowering
+from lipguard.network.layers import Activation
 from lipguard.network.trace import trace
 
 
@@ -107,7 +109,7 @@ def test_every_part_of_the_error_is_needed() -> None:
     "sizes", [(1e-200, 1e-200, 1e200, 1e200), (1e-160, 1e-160, 1e150, 1e150), (1e-300, 1e-20, 1e300, 1.0)]
 )
 def test_what_underflow_loses_is_within_the_error(sizes: tuple[float, ...]) -> None:
-    for between in (nn.ReLU, MaxMin, nn.Tanh):
+    for between in (nn.ReLU, MaxMin, nn.Tanh, nn.Identity):
         layers: list[nn.Module] = []
         for size in sizes:
             layer = nn.Linear(2, 2).double()
@@ -134,6 +136,44 @@ def test_what_overflows_is_not_known(between: Callable[[], nn.Module]) -> None:
         network, x = trace(own, (2,)), torch.full((1, 2), number, dtype=torch.float64)
         for norms in (None, node_norms(network)):
             assert bool(torch.isinf(values(network, x, norms)[1]).all())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Tanh(), nn.Softplus(threshold=60.0), nn.SiLU(), nn.LeakyReLU(0.1), nn.ReLU(), nn.Linear(40, 40, bias=False)],
+)
+def test_what_a_single_layer_loses_is_within_the_error(layer: nn.Module) -> None:
+    network, x = trace(layer.double().eval(), (40,)), inputs((40,), 5)
+    for norms in (None, node_norms(network)):
+        found, error = values(network, x, norms)
+        for sample, y, e in zip(x, found.tolist(), error.tolist(), strict=True):
+            exact = outputs(layer, sample)
+            assert all(is_within(own, off, z) for own, off, z in zip(y, e, exact, strict=True))
+
+
+def test_a_maximum_has_the_error_of_the_larger_entry() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2)).double().eval()
+    network = trace(model, (1, 2, 2))
+    for seed in range(20):
+        x = inputs((1, 2, 2), 21)[seed : seed + 1] * torch.tensor([[1e9, 1e-3], [1e-3, 1.0]], dtype=torch.float64)
+        for norms in (None, node_norms(network)):
+            found, error = values(network, x, norms)
+            (exact,) = outputs(model, x[0])
+            assert is_within(float(found), float(error), exact)
+
+
+def test_a_group_moves_as_a_whole() -> None:
+    """The entry that is sorted to another place brings its error there."""
+    layer = Activation("maxmin", -1.0, 1.0, lambda x: x.sort(-1, descending=True).values, 2)
+    middle, half = torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.tensor([[0.0, 0.5]], dtype=torch.float64)
+    value, moved, _ = activated(layer, middle, half, 0.0)
+    assert value.tolist() == [[2.0, 1.0]]
+    assert moved[0, 0] >= 0.5
+    small = 1e-200 * torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64)
+    assert lengths(small)[0, 0] >= 5e-200
+    assert lengths(small)[0, 0] == pytest.approx(5e-200)
+    assert lengths(small)[1, 0] == 0
 
 
 def test_norms_carry_errors_of_deep_networks() -> None:

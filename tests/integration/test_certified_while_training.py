@@ -348,6 +348,24 @@ def test_logits_that_cannot_be_computed_cost_the_certified_accuracy(
     assert len([m for m in told(caplog) if "because MemoryError: full" in m]) == 1
 
 
+def test_weights_that_changed_since_the_bound_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = LipschitzMonitor._margin_constants
+
+    def moved(self: LipschitzMonitor, trainer: Any, module: Any, samples: Any) -> Tensor:
+        found = real(self, trainer, module, samples)
+        with torch.no_grad():
+            module.net[0].bias.add_(1e-6)
+        return found
+
+    monkeypatch.setattr(LipschitzMonitor, "_margin_constants", moved)
+    monitor = LipschitzMonitor()
+    fit(Tiny(), trainer(tmp_path, monitor, max_epochs=1))
+    assert not any("certified" in key for row in monitor.history for key in row)
+    assert len([m for m in told(caplog) if "the weights are no longer those that were bounded" in m]) == 1
+
+
 def test_hooks_are_gone_after_the_fit(tmp_path: Path) -> None:
     model = fit(Tiny(), trainer(tmp_path, LipschitzMonitor()))
     assert not any(module._forward_hooks for module in model.modules())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import doctest
 import pickle
+from fractions import Fraction
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchmetrics import MetricCollection
 from lipguard import CertifiedAccuracy, Margins
 from lipguard.errors import ConfigError
 from lipguard.metrics import certified_accuracy
+from lipguard.metrics.certified_accuracy import signed_radii
 
 LOGITS = torch.tensor([[4.0, 0.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 2.0], [0.0, 3.0, 0.0]])
 TARGET = torch.tensor([0, 1, 0, 2])  # right, right, a tie, wrong
@@ -64,6 +66,17 @@ def test_logits_are_taken_to_be_rounded() -> None:
         assert metric.compute().tolist() == shares
     with pytest.raises(ValueError, match="Expected error to be"):
         metric.update(logits, torch.tensor([0]), margins=margins, error=-1.0)
+
+
+def test_radii_in_units_of_the_data_are_rounded_down() -> None:
+    margins = Margins(torch.ones(2, 2, dtype=torch.float64))
+    logits = torch.rand(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    radii = margins.certified_radius(logits, 0.0)
+    found = signed_radii(logits, logits.argmax(1), margins, 0.3081, 0.0)
+    for own, plain in zip(found.tolist(), radii.tolist(), strict=True):
+        assert Fraction(own) <= Fraction(0.3081) * Fraction(plain)
+    assert torch.allclose(found, 0.3081 * radii, rtol=1e-12)
+    assert bool((signed_radii(logits, logits.argmin(1), margins) == -1).all())
 
 
 def test_batches_processes_and_copies() -> None:
