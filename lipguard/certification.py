@@ -19,7 +19,7 @@ from lipguard.block_run import BlockRun
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Domain, restricted
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import mul_up
+from lipguard.certificate.rounding import mul_up, subnormal_numbers
 from lipguard.certificate.verify import block_product, total_bound, weakest_proof
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
@@ -124,6 +124,7 @@ class Request:
     sought: bool = True  # whether a lower bound is looked for
 
 
+@subnormal_numbers()
 def certify_network(request: Request, start: float, progress: bool = False, executor: Executor | None = None) -> Report:
     """`certify` of a network that is traced already; `start` is when the time of its budget began."""
     config, warm, device = request.config, request.warm, request.device

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,6 +18,19 @@ UNIT_ROUNDOFF = 2.0**-53
 SMALLEST_SUBNORMAL = 2.0**-1074
 SMALLEST_NORMAL = 2.0**-1022
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+@contextmanager
+def subnormal_numbers() -> Iterator[None]:
+    """Keep subnormal numbers while something is proved, where the program has asked to flush them to zero."""
+    flushed = SMALLEST_SUBNORMAL * 1.0 == 0
+    if flushed:
+        torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        if flushed:
+            torch.set_flush_denormal(True)
 
 
 def up(value: float) -> float:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipguard.certificate.domain import activated, affine, lengths, maximum_of
-from lipguard.certificate.rounding import rounds_as_ieee
+from lipguard.certificate.rounding import rounds_as_ieee, subnormal_numbers
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 
@@ -36,6 +36,7 @@ class _Ball(NamedTuple):
     length: Tensor  # (n,), how long all of it is
 
 
+@subnormal_numbers()
 @torch.no_grad()
 def values(network: Network, x: Tensor, norms: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
     """The outputs of a network, and how far they are from exact ones.

@@ -16,7 +16,7 @@ from lipguard.certificate.blocks import WholeClaim, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Ball, Box, Domain, are_equal, in_words, restricted
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import mul_up, sqrt_up, up
+from lipguard.certificate.rounding import mul_up, sqrt_up, subnormal_numbers, up
 from lipguard.config import MERGES
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.network.graph import Network
@@ -94,6 +94,7 @@ def read_for(certificate: Certificate, model: nn.Module) -> Network:
         ) from error
 
 
+@subnormal_numbers()
 def verify_certificate(
     certificate: Certificate, network: Network, *, domain: Domain | None = None, failure_probability: float = CHANCE,
     deterministic: bool = False, fresh: bool = False,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from lipguard.certificate.rounding import subnormal_numbers
 from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.network.faithful import check_against_model, normal_batch
 from lipguard.network.graph import Network, Node
@@ -94,7 +95,7 @@ _ONE_AT_A_TIME = threading.RLock()  # torch.fx patches torch.nn.Module while it 
 def _reading(device: torch.device) -> Iterator[None]:
     """Run a module's code with nothing recorded, and give all random states back."""
     with (
-        _ONE_AT_A_TIME, random_states_kept(device), torch.inference_mode(False), torch.no_grad(),
+        _ONE_AT_A_TIME, random_states_kept(device), subnormal_numbers(), torch.inference_mode(False), torch.no_grad(),
         torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False),
     ):  # fmt: skip
         yield

@@ -276,3 +276,21 @@ def test_boxes_on_which_squares_are_no_floats(scales: tuple[float, float]) -> No
 def test_tiny_boxes_have_a_radius(size: float) -> None:
     box = lipguard.Box(-size, size)
     assert Fraction(box.radius((3,))) ** 2 >= 3 * Fraction(size) ** 2
+
+
+def test_subnormal_numbers_are_kept_while_something_is_proved() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1e-40)  # subnormal in single precision
+        model[2].weight.fill_(1.0)
+    usual = lipguard.certify(model, (2,))
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor flushes nothing")
+    try:
+        flushed = lipguard.certify(model, (2,))
+        verified = lipguard.verify(flushed.certificate, model)
+        still = float(torch.tensor(2.0**-1074, dtype=torch.float64) * 1.0) == 0
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushed.bound == usual.bound == verified > 1e-40
+    assert still
