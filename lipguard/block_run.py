@@ -19,7 +19,6 @@ from lipguard.certificate.blocks import SMALLEST_FORM, WholeClaim, form_norm, pr
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.randomised import VECTORS, OutOfTimeError, course, largest_loss
-from lipguard.certificate.rounding import sqrt_up
 from lipguard.certificate.verify import ProvedBlock, block_norms, checked_multipliers, share_of_probability
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
@@ -36,6 +35,7 @@ from lipguard.partition.proofs import (
     usable_memory,
 )
 from lipguard.report import WarmStart
+from lipguard.rounding import sqrt_up
 from lipguard.solvers import power
 from lipguard.solvers.adjustment import adjusted, mended
 from lipguard.solvers.power import PowerOptions

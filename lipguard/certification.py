@@ -19,7 +19,6 @@ from lipguard.block_run import BlockRun
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Domain, restricted
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import mul_up, subnormal_numbers
 from lipguard.certificate.verify import block_product, total_bound, weakest_proof
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
@@ -31,6 +30,7 @@ from lipguard.partition.proofs import iteration_seconds
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
+from lipguard.rounding import mul_up, subnormal_numbers
 from lipguard.solvers import power
 from lipguard.solvers.power import PowerOptions
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Domain, in_words
-from lipguard.certificate.rounding import mul_up, sqrt_up
 from lipguard.certificate.verify import CHANCE, read_for, verify_certificate
 from lipguard.certification import Request, certify_network, device_of
 from lipguard.config import DCPConfig
@@ -27,6 +26,7 @@ from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Linear
 from lipguard.network.trace import trace
 from lipguard.report import Report, WarmStart
+from lipguard.rounding import mul_up, sqrt_up
 
 Pair = tuple[int, int]
 # The coarsest format first: what all numbers of a tensor fit is what they were computed in.

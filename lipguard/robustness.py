@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.rounding import gamma_up
 from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.network.linearised import propagate
+from lipguard.rounding import gamma_up
 
 Project: TypeAlias = Callable[[Tensor], Tensor]
 

@@ -10,6 +10,7 @@ import lipguard
 ROOT = Path(lipguard.__file__).parent
 ORDER = [
     "errors",
+    "rounding",
     "config",
     "network",
     "partition",

@@ -28,7 +28,6 @@ from lipguard.callbacks.background import Queue
 from lipguard.callbacks.harmless import PASSED_ON, harmless
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
 from lipguard.callbacks.validated import Recomputed, Samples, Validated, certified_counts, disagreement, recompute
-from lipguard.certificate.rounding import to_float32_down, to_float32_up
 from lipguard.certification import Request, certify, device_of, plan
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
@@ -38,6 +37,7 @@ from lipguard.network.private import in_eval_mode, random_states_kept
 from lipguard.network.trace import trace
 from lipguard.penalty import LipschitzPenalty
 from lipguard.report import Report, WarmStart
+from lipguard.rounding import to_float32_down, to_float32_up
 from lipguard.solvers.executing import has_processes
 
 Row: TypeAlias = dict[str, Any]  # plain values: it is broadcast, and stored in checkpoints

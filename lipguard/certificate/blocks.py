@@ -18,15 +18,6 @@ from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, last_eigenvalue
 from lipguard.certificate.randomised import is_positive_semidefinite_randomly
-from lipguard.certificate.rounding import (
-    SMALLEST_NORMAL,
-    add_up,
-    div_up,
-    gamma_up,
-    mul_up,
-    rounds_as_ieee,
-    sqrt_up,
-)
 from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
@@ -35,6 +26,15 @@ from lipguard.network.underflow import is_in_range
 from lipguard.partition.plan import Block
 from lipguard.partition.proofs import LARGEST_MATRIX
 from lipguard.partition.tiling import Tiling
+from lipguard.rounding import (
+    SMALLEST_NORMAL,
+    add_up,
+    div_up,
+    gamma_up,
+    mul_up,
+    rounds_as_ieee,
+    sqrt_up,
+)
 
 Array = NDArray[np.float64]
 SMALLEST_FORM = 2.0**-790  # keeps the form of a part that is constant positive definite

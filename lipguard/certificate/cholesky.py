@@ -16,7 +16,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-from lipguard.certificate.rounding import SMALLEST_SUBNORMAL, UNIT_ROUNDOFF, add_up, div_up, gamma_up, mul_up, up
+from lipguard.rounding import SMALLEST_SUBNORMAL, UNIT_ROUNDOFF, add_up, div_up, gamma_up, mul_up, up
 
 Array = NDArray[np.float64]
 # Scaling beyond this would bring entries near the ends of the exponent range, where the error terms do not hold.

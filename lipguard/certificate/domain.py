@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import SMALLEST_NORMAL, gamma_up, mul_up
 from lipguard.errors import ConfigError
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import (
@@ -39,6 +38,7 @@ from lipguard.network.layers import (
     no_row,
 )
 from lipguard.network.linearised import propagate
+from lipguard.rounding import SMALLEST_NORMAL, gamma_up, mul_up
 
 Array = NDArray[np.float64]
 _UNWEIGHTED = (Input, Pad, Reshape, Pick, Add, Mosaic, Activation)  # what has no weights, or weights of one only

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.rounding import rounds_as_ieee
 from lipguard.network.matrices import Matrix
 from lipguard.partition.elimination import Elimination, Front
+from lipguard.rounding import rounds_as_ieee
 
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)

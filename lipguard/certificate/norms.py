@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.certificate.cholesky import largest_eigenvalue, largest_eigenvalue_bound, slacks
-from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, ldexp_up, mul_up, sqrt_up, up
 from lipguard.certificate.sparse import is_gram_at_most, is_norm_at_most
 from lipguard.network.graph import Network
 from lipguard.network.layers import (
@@ -38,6 +37,7 @@ from lipguard.network.layers import (
 )
 from lipguard.network.matrices import Matrix, layer_matrix
 from lipguard.partition.elimination import Elimination, elimination_of_norm
+from lipguard.rounding import UNIT_ROUNDOFF, add_up, gamma_up, ldexp_up, mul_up, sqrt_up, up
 
 Array = NDArray[np.float64]
 _DENSE_SIDE = 2048  # the largest dense Gram matrix to factor

@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.rounding import UNIT_ROUNDOFF, gamma_up, rounds_as_ieee
 from lipguard.network.form import ScaledForm, extreme_eigenvalues
+from lipguard.rounding import UNIT_ROUNDOFF, gamma_up, rounds_as_ieee
 
 Array = NDArray[np.float64]
 VECTORS = (4, 8, 16)  # more of them take fewer steps; the first that rounding leaves something of is taken

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import factorisation_error
 from lipguard.certificate.multifrontal import factors
-from lipguard.certificate.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
 from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import pre_activations, roundings, slope_ranges
 from lipguard.network.matrices import Matrix, freed_matrices
 from lipguard.network.underflow import matrix_losses
 from lipguard.partition.elimination import Elimination, elimination_of
+from lipguard.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
 
 Array = NDArray[np.float64]
 _ROWS = 4096  # that are scaled at a time

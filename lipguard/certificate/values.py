@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipguard.certificate.domain import activated, affine, lengths, maximum_of
-from lipguard.certificate.rounding import rounds_as_ieee, subnormal_numbers
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
+from lipguard.rounding import rounds_as_ieee, subnormal_numbers
 
 _ENTRIES = 2**20  # over all nodes and the samples of a chunk
 _UP = 1 + 1e-12  # above what a few operations lose

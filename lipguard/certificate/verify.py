@@ -16,7 +16,6 @@ from lipguard.certificate.blocks import WholeClaim, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Ball, Box, Domain, are_equal, in_words, restricted
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.rounding import mul_up, sqrt_up, subnormal_numbers, up
 from lipguard.config import MERGES
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.network.graph import Network
@@ -24,6 +23,7 @@ from lipguard.network.linearised import FreedNetwork, are_tied
 from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import free_memory, sparse_bytes
+from lipguard.rounding import mul_up, sqrt_up, subnormal_numbers, up
 
 Array = NDArray[np.float64]
 CHANCE = 1e-9  # the largest failure probability that is accepted, where nothing else is said

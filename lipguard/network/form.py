@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.rounding import SMALLEST_NORMAL, add_up, mul_up
 from lipguard.network.graph import Network
 from lipguard.network.layers import Mosaic, Pad
 from lipguard.network.linearised import path_roundings, propagate, slope_ranges
 from lipguard.network.underflow import backward_losses, forward_losses
+from lipguard.rounding import SMALLEST_NORMAL, add_up, mul_up
 
 Array = NDArray[np.float64]
 _ENTRIES = 2**24  # of vectors that go through the network together

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.rounding import SMALLEST_NORMAL, add_up, mul_up
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.network.matrices import freed_matrices
 from lipguard.network.underflow import SMALLEST_SLOPE, matrix_losses
+from lipguard.rounding import SMALLEST_NORMAL, add_up, mul_up
 
 Array = NDArray[np.float64]
 _COVERING = 2.0**54  # times a loss: gamma_1 of it is above the loss

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from lipguard.certificate.rounding import subnormal_numbers
 from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.network.faithful import check_against_model, normal_batch
 from lipguard.network.graph import Network, Node
@@ -30,6 +29,7 @@ from lipguard.network.lowering import (
     supported,
 )
 from lipguard.network.private import PrivateCopy, in_eval_mode, random_states_kept
+from lipguard.rounding import subnormal_numbers
 
 _MOST_ENTRIES = 2**27  # of a sample; a certificate file may name any shape
 _Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.rounding import SMALLEST_NORMAL, add_up, mul_up
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Layer, Shape
+from lipguard.rounding import SMALLEST_NORMAL, add_up, mul_up
 
 Array = NDArray[np.float64]
 # Squares of bounds and multipliers in between, with slopes that are zero or in between, have normal products.

@@ -52,13 +52,13 @@ class Mutation:
 M = Mutation
 MUTATIONS = (
     # Scalars that err upward.
-    M("certificate/rounding.py", "return math.nextafter(value, math.inf)", "return value", "certificate/test_rounding.py"),
-    M("certificate/rounding.py", "div_up(n * UNIT_ROUNDOFF, 1 - n * UNIT_ROUNDOFF)", "n * UNIT_ROUNDOFF",
-      "certificate/test_rounding.py"),
-    M("certificate/rounding.py", "return up(math.sqrt(value))", "return math.sqrt(value)", "certificate/test_rounding.py"),
-    M("certificate/rounding.py", "product = up(product * factor)", "product = product * factor",
-      "certificate/test_rounding.py"),
-    M("certificate/rounding.py", "if float(narrowed) >= value else", "if True else", "certificate/test_rounding.py"),
+    M("rounding.py", "return math.nextafter(value, math.inf)", "return value", "test_rounding.py"),
+    M("rounding.py", "div_up(n * UNIT_ROUNDOFF, 1 - n * UNIT_ROUNDOFF)", "n * UNIT_ROUNDOFF",
+      "test_rounding.py"),
+    M("rounding.py", "return up(math.sqrt(value))", "return math.sqrt(value)", "test_rounding.py"),
+    M("rounding.py", "product = up(product * factor)", "product = product * factor",
+      "test_rounding.py"),
+    M("rounding.py", "if float(narrowed) >= value else", "if True else", "test_rounding.py"),
     # Dense Cholesky.
     M("certificate/cholesky.py", "add_up(lost, factorisation_error(n, float(np.trace(B))))", "lost", CHOLESKY),
     M("certificate/cholesky.py", "add_up(lost, factorisation_error(n, float(np.trace(B))))",
@@ -143,7 +143,7 @@ MUTATIONS = (
     M("certificate/norms.py", "mul_up(norm, add_up(*(bounds[j] for j in node.inputs)))",
       "mul_up(norm, max(bounds[j] for j in node.inputs))", NORMS),
     # Underflow.
-    M("certificate/rounding.py", "return scaled if scaled >= SMALLEST_NORMAL else up(scaled)", "return scaled", UNDERFLOW),
+    M("rounding.py", "return scaled if scaled >= SMALLEST_NORMAL else up(scaled)", "return scaled", UNDERFLOW),
     M("certificate/norms.py", "ldexp_up(min(crude,", "math.ldexp(min(crude,", UNDERFLOW),
     M("network/underflow.py", "if least[-1] >= _SAFE and carried == 0:", "if True:", UNDERFLOW),
     M("network/underflow.py", "least.append(smallest * _CANCELLED if node.layer.roundings() else smallest)",
@@ -223,7 +223,7 @@ MUTATIONS = (
     M("network/graph.py", "found = described(getattr(node.layer, field.name), weights)",
       "found = '' if callable(getattr(node.layer, field.name)) else described(getattr(node.layer, field.name), weights)", DIGESTS),
     # Devices that emulate double precision.
-    M("certificate/rounding.py", '(kind == "cuda" and not emulated)', '(kind == "cuda")', "certificate/test_rounding.py"),
+    M("rounding.py", '(kind == "cuda" and not emulated)', '(kind == "cuda")', "test_rounding.py"),
     M("certificate/randomised.py", "if not rounds_as_ieee(form.device):", "if False:", "certificate/test_randomised_proof.py"),
     M("certificate/blocks.py", 'device if rounds_as_ieee(device) else "cpu"', "device", "certificate/test_randomised_proof.py"),
     M("certificate/multifrontal.py", 'device.type != "cuda" or not rounds_as_ieee(device)', 'device.type != "cuda"',
