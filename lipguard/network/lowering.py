@@ -25,6 +25,7 @@ from lipguard.network.graph import Node
 from lipguard.network.layers import Layer, Shape
 
 Pair = int | tuple[int, int]
+_LEAST_QUOTIENT = 2.0**-1000  # far above the smallest normal number
 _MATRIX_ULPS = 16  # of weights that torch, or we, computed: sums of products of a few numbers
 # Of what samples show of a registered layer: the relative error that they may have, and roundings beside it. Entries of
 # a matrix that is read are counted with all that the samples would not show.
@@ -91,6 +92,21 @@ class Builder:
             )
         return value
 
+    def quotient(self, numerator: Tensor, divisor: Tensor) -> Tensor:
+        """A weight that is a quotient, with one rounding.
+
+        Raises:
+            InvalidNetworkError: it is so large or so small that its rounding would not be a relative one.
+        """
+        found = numerator / divisor
+        lost = ~torch.isfinite(found) | (found.abs() < _LEAST_QUOTIENT) & (numerator != 0)
+        if lost.any():
+            raise InvalidNetworkError(
+                f"{self.path}: {int(lost.sum())} of {lost.numel()} of its factors are quotients beyond what double "
+                "precision can hold. Rescale its weights."
+            )
+        return found
+
 
 @dataclass
 class LiveBuilder(Builder):
@@ -105,6 +121,10 @@ class LiveBuilder(Builder):
     def constant(self, value: Tensor | None, what: str) -> Tensor | None:
         """The weight itself; of half precision as the single precision that it fits in."""
         return value.float() if value is not None and value.dtype in (torch.float16, torch.bfloat16) else value
+
+    def quotient(self, numerator: Tensor, divisor: Tensor) -> Tensor:
+        """The quotient itself."""
+        return numerator / divisor
 
 
 _OWN_STATISTICS = (
@@ -304,7 +324,7 @@ def _batch_norm(
     assert gain is not None
     assert shift is not None
     shape = (-1, *(1 for _ in x.shape[1:]))
-    scale = gain / torch.sqrt(var + eps)  # three roundings, and one for eps as the float that it is
+    scale = builder.quotient(gain, torch.sqrt(var + eps))  # three roundings, and one for eps as the float that it is
     offset, terms = shift - mean * scale, shift.abs() + (mean * scale).abs()
     return builder.emit(layers.Scale(scale.reshape(shape), offset.reshape(shape), 4, terms.reshape(shape)), x)
 
@@ -614,7 +634,7 @@ def _divide(builder: Builder, x: Any, y: Any) -> Ref:
     divisor = _constant_of(builder, y, x.shape)
     if (divisor == 0).any():
         raise InvalidNetworkError(f"{builder.path}: it divides by zero.")
-    return builder.emit(layers.Scale(1 / divisor, weight_ulps=1), x)
+    return builder.emit(layers.Scale(builder.quotient(torch.ones_like(divisor), divisor), weight_ulps=1), x)
 
 
 def _negate(builder: Builder, x: Ref) -> Ref:

@@ -192,3 +192,26 @@ def test_outputs_that_overflow_are_refused() -> None:
             parameter.fill_(1e300)
     with pytest.raises(InvalidNetworkError, match="not finite"):
         trace(model, (4,))
+
+
+@pytest.mark.parametrize(("gain", "variance"), [(1e-200, 1e300), (1e-310, 1.0), (1e300, 1e-300), (5e-324, 4.0)])
+def test_scales_of_batch_norm_that_are_no_floats_are_refused(gain: float, variance: float) -> None:
+    model = with_weights(nn.Sequential(nn.BatchNorm1d(3, eps=1e-320)), 0)
+    with torch.no_grad():
+        model[0].weight.fill_(gain)
+        model[0].running_var.fill_(variance)
+    with pytest.raises(InvalidNetworkError, match=r"3 of 3 of its factors|not finite"):
+        trace(model, (3,))
+
+
+def test_a_gain_of_zero_is_none_of_them() -> None:
+    model = with_weights(nn.Sequential(nn.BatchNorm1d(3)), 0)
+    with torch.no_grad():
+        model[0].weight[1] = 0.0
+    trace(model, (3,))
+
+
+@pytest.mark.parametrize("divisor", [1e-310, 1e305, -5e-324])
+def test_divisors_that_have_no_inverse_are_refused(divisor: float) -> None:
+    with pytest.raises(InvalidNetworkError, match=r"its factors|not finite"):
+        trace(small(lambda m, x: m.layer(x) / divisor), (4,))

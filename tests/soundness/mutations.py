@@ -168,6 +168,8 @@ MUTATIONS = (
     M("certificate/sparse.py", "underflow = _underflow(form, len(diagonal))", "underflow = 0.0", UNDERFLOW),
     M("certificate/sparse.py", "row = add_up(float((of_rows * factors).max(initial=0.0)),", "row = add_up(0.0,", UNDERFLOW),
     M("certificate/sparse.py", "entry = add_up(entry, joint, SMALLEST_NORMAL", "entry = add_up(entry, SMALLEST_NORMAL", UNDERFLOW),
+    M("network/lowering.py", "(found.abs() < _LEAST_QUOTIENT) & (numerator != 0)", "(found.abs() < 0) & (numerator != 0)",
+      "network/test_refused_networks.py"),
     M("certificate/domain.py", "float(lengths(self.halves(shape).reshape(1, -1)))", "float(self.halves(shape).norm())", UNDERFLOW),
     M("certificate/domain.py", "* grown + terms * SMALLEST_NORMAL).sqrt()", "* grown).sqrt()", UNDERFLOW),
     M("certificate/randomised.py", "+ UNIT_ROUNDOFF + underflow", "+ UNIT_ROUNDOFF", UNDERFLOW),
