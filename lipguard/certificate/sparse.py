@@ -115,7 +115,9 @@ def _below(first: int, *matrices: Matrix) -> Matrix:
     return sp.csr_array((data, indices, pointers.astype(indices.dtype)), shape=(n, n))
 
 
-def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Elimination) -> bool:
+def is_norm_at_most(
+    W: Matrix, bound: float, error: float, elimination: Elimination, deadline: float = math.inf
+) -> bool:
     """Prove that every matrix within `error` of W, in the 2-norm, has a spectral norm of at most `bound`.
 
     That is [[bound I, W'], [W, bound I]] >= 0.
@@ -125,6 +127,7 @@ def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Eliminat
         bound: a number.
         error: non-negative.
         elimination: of that matrix.
+        deadline: of `time.monotonic()`, at which it gives up.
     """
     m, n = W.shape
     lower = sp.csr_array(
@@ -132,10 +135,13 @@ def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Eliminat
     )
     shift = add_up(error, factorisation_error(m + n, mul_up(float(m + n), bound)))
     diagonal = math.nextafter(bound - shift, -math.inf)
-    return bool(np.isfinite(W.data).all() and diagonal > 0) and factors(lower, np.full(m + n, diagonal), elimination)
+    known = bool(np.isfinite(W.data).all() and diagonal > 0)
+    return known and factors(lower, np.full(m + n, diagonal), elimination, deadline)
 
 
-def is_gram_at_most(G: Matrix, bound: float, error: float, elimination: Elimination) -> bool:
+def is_gram_at_most(
+    G: Matrix, bound: float, error: float, elimination: Elimination, deadline: float = math.inf
+) -> bool:
     """Prove that the eigenvalues of every symmetric matrix within `error` of G, in the 2-norm, are at most `bound`.
 
     Args:
@@ -143,6 +149,7 @@ def is_gram_at_most(G: Matrix, bound: float, error: float, elimination: Eliminat
         bound: a number.
         error: non-negative.
         elimination: of that matrix.
+        deadline: of `time.monotonic()`, at which it gives up.
     """
     n = len(elimination.order)
     if not (math.isfinite(bound) and np.isfinite(G.data).all()):
@@ -150,4 +157,5 @@ def is_gram_at_most(G: Matrix, bound: float, error: float, elimination: Eliminat
     diagonal = bound - G.diagonal()
     shift = add_up(error, factorisation_error(n, mul_up(float(n), bound)), mul_up(2 * UNIT_ROUNDOFF, bound))
     diagonal = np.nextafter(diagonal - shift, -np.inf)
-    return bool((diagonal > 0).all()) and factors(-sp.tril(G, -1, format="csr"), diagonal, elimination)
+    known = bool((diagonal > 0).all())
+    return known and factors(-sp.tril(G, -1, format="csr"), diagonal, elimination, deadline)
