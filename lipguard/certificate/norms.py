@@ -36,26 +36,40 @@ _FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the fre
 
 
 class LateNormError(Exception):
-    """The norm of a layer would not be proved before its deadline."""
+    """The norm of a layer would not be proved before its deadline.
+
+    Args:
+        bound: a looser one of that norm, which was.
+    """
+
+    def __init__(self, bound: float = math.inf) -> None:
+        super().__init__("no time for the norm of a layer")
+        self.bound = bound
 
 
-def node_norms(network: Network, deadline: float = math.inf) -> list[float]:
+def node_norms(network: Network, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
     """For every node, a certified Lipschitz constant of its own layer.
 
     Args:
         network: the network.
         deadline: of `time.monotonic()`. What is not proved by then has a looser bound, certified as well, that takes
             next to no time. Small layers go first, as many of them take less than one large one.
+        exact: whether a looser bound will not do.
+
+    Raises:
+        LateNormError: one is not proved by the deadline, and `exact` asks for it.
     """
     shapes = [network.nodes[node.inputs[0]].shape if node.inputs else node.shape for node in network.nodes]
     keys = [(id(node.layer), shape) for node, shape in zip(network.nodes, shapes, strict=True)]
-    layers = {key: node for key, node in zip(keys, network.nodes, strict=True)}  # one used twice has one norm
+    layers = dict(zip(keys, network.nodes, strict=True))  # one used twice has one norm
     known: dict[tuple[int, Shape], float] = {}
     for key, node in sorted(layers.items(), key=lambda item: _work(item[1].layer, item[0][1])):
         try:
             known[key] = layer_norm(node.layer, key[1], deadline)
-        except LateNormError:
-            known[key] = crude_norm(node.layer)
+        except LateNormError as late:
+            if exact:
+                raise
+            known[key] = min(crude_norm(node.layer), late.bound)
     return [known[key] for key in keys]
 
 
@@ -72,8 +86,8 @@ def _work(layer: Layer, input_shape: Shape) -> float:
 def crude_norm(layer: Layer) -> float:
     """Certified upper bound of the spectral norm of a layer's linear part, in one look at its weights.
 
-    Of a matrix sqrt(|W|_1 |W|_inf), of a convolution the same: an output entry reads every weight of its channel once at
-    most, and an input entry is read with every weight of its own once at most. Others have no better bound anyway.
+    Of a matrix sqrt(|W|_1 |W|_inf), of a convolution the same: an output entry reads every weight of its channel once
+    at most, and an input entry is read with every weight of its own once at most. Others have no better bound anyway.
     """
     if isinstance(layer, Linear):
         return _crude_norm(layer.weight.numpy(), layer.weight_ulps)
@@ -172,10 +186,15 @@ def _(layer: Linear, input_shape: Shape, deadline: float = math.inf) -> float:
 
 @layer_norm.register
 def _(layer: Conv2d, input_shape: Shape, deadline: float = math.inf) -> float:
-    norm = 0.0  # groups act on channels of their own: the largest counts
+    norm, late = 0.0, False  # groups act on channels of their own: the largest counts
     for weight in _distinct(layer.weight.chunk(layer.groups)):
         group = Conv2d(weight, None, layer.stride, layer.padding, layer.dilation, 1, layer.weight_ulps)
-        norm = max(norm, _convolution_norm(group, (weight.shape[1], *input_shape[1:]), deadline))
+        try:
+            norm = max(norm, _convolution_norm(group, (weight.shape[1], *input_shape[1:]), deadline))
+        except LateNormError as error:
+            norm, late = max(norm, error.bound), True
+    if late:
+        raise LateNormError(norm)
     return norm
 
 
@@ -250,8 +269,8 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape, deadline: float) -> flo
         return patches
     try:
         return min(patches, _frequency_norm(layer, torus, deadline))
-    except LateNormError:
-        return patches
+    except LateNormError as error:
+        raise LateNormError(patches) from error
 
 
 @np.errstate(over="ignore", invalid="ignore")

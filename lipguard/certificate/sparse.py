@@ -19,7 +19,7 @@ from lipguard.certificate.rounding import UNIT_ROUNDOFF, add_up, gamma_up, mul_u
 from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import roundings, slope_ranges
 from lipguard.network.matrices import Matrix, freed_matrices
-from lipguard.partition.elimination import Elimination, elimination_of
+from lipguard.partition.elimination import Elimination, NoOrderError, elimination_of
 
 Array = NDArray[np.float64]
 _ROWS = 4096  # that are scaled at a time
@@ -50,6 +50,10 @@ def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
         return bool((form.rho >= form.outward).all())
     if not (np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()):
         return False
+    try:
+        elimination = elimination_of(form.network, deadline)
+    except NoOrderError:
+        return False
     assembled = _assembled(form)
     if assembled is None or not (np.isfinite(assembled[0].data).all() and np.isfinite(assembled[1]).all()):
         return False
@@ -60,7 +64,7 @@ def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
     lost = mul_up(1.001 * gamma_up(collected), add_up(rows, sqrt_up(rows), 1.0))
     shift = add_up(lost, factorisation_error(len(diagonal), float(diagonal.sum())))
     diagonal = np.nextafter(diagonal - shift, -np.inf)
-    return bool((diagonal > 0).all()) and factors(lower, diagonal, elimination_of(form.network), deadline, form.device)
+    return bool((diagonal > 0).all()) and factors(lower, diagonal, elimination, deadline, form.device)
 
 
 def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:

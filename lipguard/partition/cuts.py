@@ -138,8 +138,8 @@ def chosen_cuts(
 ) -> Cuts | None:
     """The cuts and tiles of least loss that take at most `budget` seconds; None where nothing does.
 
-    Cuts are all measured beforehand; of tiles, which lose less, those that are about to be chosen. A `value` that is not
-    a number, as where there was no time for it, leaves the typical loss.
+    Cuts are all measured beforehand; of tiles, which lose less, those that are about to be chosen. A `value` that is
+    not a number, as where there was no time for it, leaves the typical loss.
     """
     if best_cuts(network, found, {}, budget) is None:
         return None

@@ -40,7 +40,9 @@ def dissected(
     waiting = [(np.arange(len(sizes)), False)]
     while waiting:
         part, done = waiting.pop()
-        halves = None if done or len(part) <= _SMALLEST else _halves(meets[part][:, part], sizes[part], place[part], check)
+        halves = (
+            None if done or len(part) <= _SMALLEST else _halves(meets[part][:, part], sizes[part], place[part], check)
+        )
         if halves is None:
             if len(part):
                 pieces.append((part, done))
@@ -50,9 +52,7 @@ def dissected(
     return pieces
 
 
-def _halves(
-    meets: Matrix, sizes: Indices, place: Array, check: Callable[[], None]
-) -> tuple[Mask, Mask, Mask] | None:
+def _halves(meets: Matrix, sizes: Indices, place: Array, check: Callable[[], None]) -> tuple[Mask, Mask, Mask] | None:
     """The two halves and what separates them, by the best of some lines; None where no line halves them."""
     best, least = None, np.inf
     total = sizes.sum()

@@ -281,7 +281,8 @@ def _union(parts: Sequence[Indices]) -> Indices:
     together = np.sort(np.concatenate(parts))
     if len(together) < 2:
         return together
-    return together[np.append(True, together[1:] != together[:-1])]
+    distinct: Indices = together[np.append(True, together[1:] != together[:-1])]
+    return distinct
 
 
 def _work(pivots: int, rest: int) -> float:

@@ -129,9 +129,7 @@ def prices(network: Network, config: DCPConfig, cost: CostModel, deadline: float
     return lines
 
 
-def sparse_seconds(
-    network: Network, config: DCPConfig, cost: CostModel, deadline: float = math.inf
-) -> float | None:
+def sparse_seconds(network: Network, config: DCPConfig, cost: CostModel, deadline: float = math.inf) -> float | None:
     """Predicted time of a sparse proof; None where it takes too much memory or too large a front.
 
     Raises:
@@ -258,7 +256,7 @@ def _sparse_bytes(piece: Network) -> float:
 
 def _entries(piece: Network) -> float:
     """Of its sparse matrix, at most."""
-    return _weights(piece) + piece.neurons
+    return multiplications(piece) + piece.neurons
 
 
 def _pieces(network: Network) -> list[Network]:
@@ -282,10 +280,10 @@ def _randomised(network: Network, config: DCPConfig, cost: CostModel) -> Proof:
 def _pass(network: Network, cost: CostModel, price: tuple[float, float, float]) -> float:
     """Seconds of a forward and a backward pass, at a price per layer, entry and multiplication."""
     entries = sum(node.size for node in network.nodes)
-    return price[0] * len(network.nodes) + (price[1] * entries + price[2] * _weights(network)) / cost.flops
+    return price[0] * len(network.nodes) + (price[1] * entries + price[2] * multiplications(network)) / cost.flops
 
 
-def _weights(network: Network) -> float:
+def multiplications(network: Network) -> float:
     """Multiplications of a forward pass."""
     total = 0.0
     for node in network.nodes:

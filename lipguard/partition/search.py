@@ -161,9 +161,7 @@ def _one_lmi(
     )  # fmt: skip
 
 
-def _plan_within(
-    network: Network, config: DCPConfig, cost: CostModel, limit: int, deadline: float
-) -> PartitionPlan:
+def _plan_within(network: Network, config: DCPConfig, cost: CostModel, limit: int, deadline: float) -> PartitionPlan:
     search = _Search(network, config, cost, limit, deadline)
     plan = search.plan()
     too_small = config.max_block_size is not None and not search.fits and math.isfinite(search.smallest)
@@ -314,7 +312,7 @@ class _Search:
             rows, columns = self.config.partition_factors
             return [(-(-height // min(rows, height)), -(-width // min(columns, width)))]
         sizes = [sorted({-(-n // f) for f in range(1, n + 1)})[:_LONGEST_AXIS_SEARCH] for n in (height, width)]
-        found = []
+        found: list[tuple[int, int]] = []
         for h in sizes[0]:
             for w in sizes[1]:
                 if found and time.monotonic() > self.deadline:
