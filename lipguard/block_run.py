@@ -24,6 +24,7 @@ from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.network.form import ScaledForm, extreme_eigenvalues
 from lipguard.network.graph import Network
+from lipguard.network.layers import Activation, Conv2d, Linear
 from lipguard.network.linearised import FreedNetwork
 from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import (
@@ -59,6 +60,7 @@ _BESIDE = 28  # vectors that go through the matrix before a randomised proof, an
 _MARGIN_ROUNDS = 4  # in which margins by layer are looked for
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _TIGHTENED, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
+_LATE = "; no time left"
 _LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
 
 _Candidate: TypeAlias = tuple[Array, float, Directions | None]
@@ -237,6 +239,8 @@ class BlockRun:
 
     def prove(self) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
+        if not self.parts and self.product > 0 and self._might_gain():
+            self.status = "no LMI of it fits; the product of norms"
         if not self.parts or self.product == 0:
             return
         began = time.monotonic()
@@ -265,12 +269,26 @@ class BlockRun:
         norms = [math.sqrt(norm) for norm in self.norms]
         return max((norm / v - 1 for norm, v in zip(norms, values, strict=True) if v > 0), default=math.nan)
 
+    def _is_late(self) -> bool:
+        """Whether the deadline is over; the status says so."""
+        late = time.monotonic() > self.deadline
+        if late:
+            self._say_late()
+        return late
+
+    def _say_late(self) -> None:
+        self.status += "" if self.status.endswith((_LATE, "(no time left)")) else _LATE
+
     def _prove_tiles(self) -> None:
+        if self._is_late():
+            return
         found = [self._chosen(j) for j in range(len(self.parts))]
         multipliers = [chosen[0] for chosen in found if chosen is not None]
         if len(multipliers) < len(self.parts):
             return
         for slack in slacks(max(freed.n_x + freed.neurons for freed in self.freed)):
+            if self._is_late():
+                return
             proof = prove_tiles(self.network, self.block, self.freed, multipliers, slack, self.config.merge)
             if proof is None:
                 continue
@@ -283,11 +301,15 @@ class BlockRun:
 
     def _prove_dense(self) -> None:
         """The smallest rho for the multipliers, numerically, and a little above it."""
+        if self._is_late():
+            return
         chosen = self._chosen(0)
         if chosen is None:
             return
         t, norm = chosen
         for slack in slacks(self.freed[0].n_x + self.freed[0].neurons):
+            if self._is_late():
+                return
             rho = norm * (1 + slack) + SMALLEST_FORM
             if self._claim(t, rho, 0.0):
                 return
@@ -306,12 +328,15 @@ class BlockRun:
         # No multipliers prove less than a value of the relaxation, but for its rounding.
         known = self.config.solver == "power" and self.proposals and self.proposals[0].value > 0
         least = self.proposals[0].value ** 2 * (1 - 1e-4) if known else 0.0
+        if self._is_late():
+            return
         for attempt in self._in_order(candidates, min(len(proposals), len(candidates)) > 1):
+            if attempt.step == math.inf:
+                self._say_late()
             t, rho, step, margin = attempt.t, attempt.rho, attempt.step, attempt.margin
             refused, mended_now = 0, False
             while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * margin):
-                if time.monotonic() > self.deadline:
-                    self.status += "; no time left"
+                if self._is_late():
                     return
                 larger, claimed = enlarged(self.parts[0], t, rho, step)
                 if not claimed < self.product**2:
@@ -328,6 +353,8 @@ class BlockRun:
                     refused += 1
                 except OutOfTimeError as late:
                     step, margin = self._hurried(ScaledForm(self.parts[0], t, rho, self.device), step, margin, late)
+                    if step == math.inf:
+                        self._say_late()
                     continue
                 if not mended_now and self._may_mend:
                     mended_now = self.has_mended = True
@@ -365,12 +392,15 @@ class BlockRun:
             return
         began = time.monotonic()
         (t,), low, high = self.multipliers, (self.proposals[0].value * (1 - 1e-9)) ** 2, self.rho
+        longest = 0.0
         for _ in range(_MOST_BISECTIONS):
-            if high <= low * (1 + self.config.tolerance / 50) or time.monotonic() > self.deadline:
+            now = time.monotonic()  # one more and the last one, which keeps what it found, are to end in time
+            if high <= low * (1 + self.config.tolerance / 50) or now + 2 * longest > self.deadline:
                 break
             middle = math.sqrt(low * high)
             accepted = proves(WholeClaim(t, middle, "sparse"), self.parts[0], None, self.deadline, self.device)
             low, high = (low, middle) if accepted else (middle, high)
+            longest = max(longest, time.monotonic() - now)
         self._claim(t, high * (1 + 2e-7), 0.0)
         self.gap = self._gap()
         self.tightening = time.monotonic() - began
@@ -382,6 +412,9 @@ class BlockRun:
             yield from (self._first_step(*candidate) for candidate in candidates)
             return
         one = self._first_step(*candidates[0])
+        if one.step == math.inf:  # there is no time for one, let alone for two
+            yield one
+            return
         claimed = enlarged(self.parts[0], one.t, one.rho, one.step)[1]
         if one.hopeful and claimed <= candidates[1][1]:  # the other's value is above what this one is likely to prove
             yield one
@@ -415,6 +448,8 @@ class BlockRun:
             t, missing = adjusted(part, t, rho, directions, self.device)
         if self.block.proof == "randomised":
             margin = self._margin(ScaledForm(part, t, rho, self.device), unit)
+            if margin == math.inf:
+                return _Attempt(t, rho, math.inf, margin, False)
         wanted = max(1.2 * margin, (0.02 if self._neurons <= _SMALL else 0.05) * tolerance)
         if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
             # What Lanczos' method may not see should be less than the margin.
@@ -425,12 +460,14 @@ class BlockRun:
             if rounds:
                 single = torch.float32 if self._neurons > _LARGE else torch.float64
                 enough = 3 * tolerance
-                t, rho, missing = reinforced(part, t, rho, wanted, steps, rounds, enough, self.device, single)
+                limit = time.monotonic() + 0.4 * self._left
+                t, rho, missing = reinforced(part, t, rho, wanted, steps, rounds, enough, self.device, single, limit)
                 wanted = 0.0  # is in what is missing
             else:
                 larger, claimed = enlarged(part, t, rho, max(tolerance, margin))
                 form = ScaledForm(part, larger, claimed, self.device)
-                smallest = extreme_eigenvalues(form, steps)[0] - 4 / steps**2
+                limit = time.monotonic() + 0.4 * self._left
+                smallest = extreme_eigenvalues(form, steps, deadline=limit)[0] - 4 / steps**2
                 missing = max(max(tolerance, margin) / 2 - smallest, 0.0 if directions is None else missing)
         if not missing < 0.1:
             return _Attempt(t, rho, (1 - 1.2 * margin) ** -2 - 1 if margin else tolerance, margin, False)
@@ -454,6 +491,8 @@ class BlockRun:
             began = time.monotonic()
             form(probe)
             found = min(found, time.monotonic() - began)
+            if found > 0.02 * self._left:
+                break
         return found / len(probe)
 
     def _margin(self, form: ScaledForm, unit: float, least: float = 0.0) -> float:
@@ -463,18 +502,48 @@ class BlockRun:
             form: the matrix.
             unit: seconds that a vector takes through it; 0 where time does not count.
             least: that it may be.
+
+        Returns:
+            The margin; infinite where not even the largest leaves enough time.
         """
         margin = max(randomised_margin(self.parts[0], self.config.tolerance), least)
         if not unit:
             return margin
         lost = largest_loss(form)
         p = share_of_probability(self.plan, self.config.failure_probability)
+        needed = math.inf
         while margin < LARGEST_MARGIN:
             found = course(form, margin, p, 2.0, lost)
-            if found is not None and unit * (found[0] * found[1] + _BESIDE) <= 0.8 * self._left:
-                break
+            needed = math.inf if found is None else unit * (found[0] * found[1] + _BESIDE)
+            if needed <= 0.8 * self._left:
+                return margin
             margin *= 1.25
-        return margin
+        return margin if needed <= self._left else math.inf
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the product of norms stands in for a bound that multipliers might have proved.
+
+        Where the relaxation is worth the product, up to the tolerance, no multipliers prove less.
+        """
+        if self.product == 0 or self.multipliers:
+            return self.product > 0 and any(p.multipliers is None for p in self.proposals)
+        if not self.parts:
+            return self._might_gain()
+        value = self.proposals[0].value if self.config.solver == "power" and self.proposals else math.nan
+        return not (self.futile and value * (1 + 2 * self.config.tolerance) >= self.product)
+
+    def _might_gain(self) -> bool:
+        """Whether there are activations between weights."""
+        own, weights, bent = self.block.network(self.network), False, False
+        for node in own.nodes:
+            if isinstance(node.layer, Activation):
+                bent = weights
+            elif isinstance(node.layer, (Conv2d, Linear)):
+                weights = True
+                if bent:
+                    return True
+        return False
 
     @property
     def is_cheap(self) -> bool:
@@ -503,10 +572,10 @@ class BlockRun:
         enough = value * value * (1 + 0.1 * self.config.tolerance) ** 2
         best: tuple[Array, float] | None = None
         if proposal is not None and proposal.multipliers is not None:
-            best = repaired(proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough)
+            best = repaired(proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough, self.deadline)
         if self.warm is not None and (best is None or best[1] > enough) and self._has_warm_multipliers(self.warm):
             last = self.warm.certificate.multipliers[self.index][j]
-            other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough)
+            other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough, self.deadline)
             best = min((found for found in (best, other) if found is not None), key=lambda f: f[1], default=None)
         return best
 

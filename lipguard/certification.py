@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lipguard.block_run import BlockRun
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Domain, restricted
-from lipguard.certificate.norms import node_norms, product_bounds
+from lipguard.certificate.norms import LateNormError, node_norms, product_bounds
 from lipguard.certificate.verify import block_product, total_bound, weakest_proof
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
@@ -27,18 +27,21 @@ from lipguard.network.trace import trace
 from lipguard.partition.cost import cost_model, learn
 from lipguard.partition.plan import PartitionPlan
 from lipguard.partition.proofs import iteration_seconds
-from lipguard.partition.search import find_plan
+from lipguard.partition.search import find_plan, search_deadline
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
 from lipguard.rounding import mul_up, subnormal_numbers
 from lipguard.solvers import power
 from lipguard.solvers.power import PowerOptions
+from lipguard.threads import few_threads
 
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 # The claim is this much above what was proved here, so that another machine's rounding proves it too.
 _HEADROOM = 1e-9
 _NORMS_HEADROOM = 1e-11
+_SHARE_OF_NORMS = 0.2  # of the time that is left, beyond which layers get looser norms
+_QUICK = 1e6  # entries of a network whose lower bound may come after the deadline: a few passes
 _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
 
 
@@ -80,14 +83,21 @@ def certify(
     config = config or DCPConfig()
     with torch.inference_mode(False):  # the search for the lower bound differentiates
         network = trace(model, input_shape)
+        deadline = deadline_of(config, start)
+        if domain is not None and config.max_seconds is not None:  # two runs share one budget
+            config = dataclasses.replace(config, max_seconds=config.max_seconds / 2)
         request = Request(network, config, _warm(warm_start), data, optimise, device_of(model))
         report = certify_network(request, start, progress, executor)
         if domain is None:
             return report
         earlier = _warm(warm_start.restricted if isinstance(warm_start, Report) else None)
         request = dataclasses.replace(request, warm=earlier, optimise=optimise or earlier is None, domain=domain)
-        within = certify_network(request, time.monotonic(), progress, executor)
-        if within.bound >= report.bound:  # what holds everywhere holds on the domain
+        try:
+            within = certify_network(request, time.monotonic(), progress, executor, deadline)
+        except LateNormError:  # what holds everywhere holds on the domain
+            late = dataclasses.replace(report, lower_bound=0.0, status="fallback: no time for the slopes on the domain")
+            return dataclasses.replace(report, restricted=late)
+        if within.bound >= report.bound:
             within = dataclasses.replace(report, lower_bound=within.lower_bound, notes=within.notes)
         return dataclasses.replace(report, restricted=within)
 
@@ -104,10 +114,11 @@ def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None 
     Raises:
         UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
     """
-    config = config or DCPConfig()
+    config, start = config or DCPConfig(), time.monotonic()
     with torch.inference_mode(False):
         network = trace(model, input_shape)
-        return find_plan(network, config, value=_value(config, device_of(model)))
+        deadline = search_deadline(config, start)
+        return find_plan(network, config, value=_value(config, device_of(model), deadline), deadline=deadline)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,18 +135,48 @@ class Request:
     sought: bool = True  # whether a lower bound is looked for
 
 
-@subnormal_numbers()
-def certify_network(request: Request, start: float, progress: bool = False, executor: Executor | None = None) -> Report:
-    """`certify` of a network that is traced already; `start` is when the time of its budget began."""
+def deadline_of(config: DCPConfig, start: float) -> float:
+    """When the time of a budget that began at `start` ends, of `time.monotonic()`."""
+    return math.inf if config.max_seconds is None else start + config.max_seconds
+
+
+def certify_network(
+    request: Request, start: float, progress: bool = False, executor: Executor | None = None,
+    deadline: float | None = None,
+) -> Report:  # fmt: skip
+    """`certify` of a network that is traced already.
+
+    Args:
+        request: what is to be certified.
+        start: when it began, of `time.monotonic()`.
+        progress: show a progress bar of the solves.
+        executor: as for `certify`.
+        deadline: of `time.monotonic()`, at which the result has to be there; by default where the budget of
+            the settings ends.
+
+    Raises:
+        LateNormError: there is no time to read what a domain makes of the network.
+    """
+    with few_threads(request.network), subnormal_numbers():
+        return _certify_network(request, start, progress, executor, deadline)
+
+
+def _certify_network(
+    request: Request, start: float, progress: bool, executor: Executor | None, deadline: float | None
+) -> Report:
     config, warm, device = request.config, request.warm, request.device
-    network = request.network if request.domain is None else restricted(request.network, request.domain)
+    deadline = deadline_of(config, start) if deadline is None else deadline
+    network = request.network
+    if request.domain is not None:
+        # The verifier's slopes come from norms that are not late, and so must these.
+        exact = node_norms(network, _within(deadline, 2 * _SHARE_OF_NORMS), exact=True)
+        network = restricted(network, request.domain, exact)
     optimise = request.optimise
-    plan = _plan(network, config, warm, optimise, device)
+    plan = _plan(network, config, warm, optimise, device, search_deadline(config, start, deadline))
     if warm is not None and not _same_blocks(plan, warm.certificate.plan):
         _LOG.info("The warm start belongs to another architecture or plan; starting cold.")
         warm = None
-    norms = node_norms(network)
-    deadline = math.inf if config.max_seconds is None else start + config.max_seconds
+    norms = node_norms(network, _within(deadline, _SHARE_OF_NORMS))
     blocks = [
         BlockRun(network, plan, i, config, warm, block_product(network, norms, block), deadline, device)
         for i, block in enumerate(plan.blocks)
@@ -153,7 +194,7 @@ def certify_network(request: Request, start: float, progress: bool = False, exec
     except KeyboardInterrupt:  # what is proved so far is the result
         interrupted = True
     interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
-    report = _report(request, plan, norms, blocks, start, interrupted, warm)
+    report = _report(request, network, plan, norms, blocks, (start, deadline), interrupted, warm)
     if warm is None and optimise and report.status == "complete" and deadline == math.inf:
         _learn(network, config, blocks)
     return report
@@ -177,27 +218,46 @@ def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:
     return WarmStart(source) if isinstance(source, Certificate) else source
 
 
-def _value(config: DCPConfig, device: torch.device | str) -> Callable[[Network], float]:
-    """A few steps of the power iteration: what the relaxation of a network is worth, roughly."""
+def _within(deadline: float, share: float) -> float:
+    """When a share of the time that is left is over, of `time.monotonic()`."""
+    now = time.monotonic()
+    return now + share * max(deadline - now, 0.0)
+
+
+def _value(config: DCPConfig, device: torch.device | str, deadline: float) -> Callable[[Network], float]:
+    """A few steps of the power iteration: what the relaxation of a network is worth, roughly; by a deadline.
+
+    Where there is no time for a step the value is not a number.
+    """
     options = PowerOptions(
         tolerance=_ROUGH, max_iterations=_ROUGH_STEPS, seed=config.seed, dtype=torch.float32, device=device,
         tied=config.multipliers == "channel",
     )  # fmt: skip
-    return lambda network: power.propose(network, options).value
+
+    def value(network: Network) -> float:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return math.nan
+        limited = options if left == math.inf else dataclasses.replace(options, max_seconds=left)
+        return power.propose(network, limited).value
+
+    return value
 
 
 def _plan(
-    network: Network, config: DCPConfig, warm: WarmStart | None, optimise: bool, device: torch.device | str
-) -> PartitionPlan:
+    network: Network, config: DCPConfig, warm: WarmStart | None, optimise: bool, device: torch.device | str,
+    deadline: float,
+) -> PartitionPlan:  # fmt: skip
+    value = _value(config, device, deadline)
     if warm is not None:
         known = warm.certificate.plan
         try:
             known.check(network)
         except CertificateError:
-            return find_plan(network, config, value=_value(config, device))
+            return find_plan(network, config, value=value, deadline=deadline)
         if not optimise or known.settings == PartitionPlan.settings_of(config):
             return known
-    return find_plan(network, config, value=_value(config, device))
+    return find_plan(network, config, value=value, deadline=deadline)
 
 
 def _same_blocks(one: PartitionPlan, other: PartitionPlan) -> bool:
@@ -234,12 +294,15 @@ def _propose(
 
 
 def _report(
-    request: Request, plan: PartitionPlan, norms: Sequence[float], blocks: Sequence[BlockRun], start: float,
-    interrupted: bool, warm: WarmStart | None,
+    request: Request, bounded: Network, plan: PartitionPlan, norms: Sequence[float], blocks: Sequence[BlockRun],
+    times: tuple[float, float], interrupted: bool, warm: WarmStart | None,
 ) -> Report:  # fmt: skip
     network, config, domain, optimise = request.network, request.config, request.domain, request.optimise
+    start, deadline = times
+    if any(run.is_lost for run in blocks) and deadline < math.inf:  # what time is left makes the product tighter
+        norms = [min(pair) for pair in zip(norms, node_norms(bounded, _within(deadline, 0.8)), strict=True)]
     if domain is not None:
-        norms = node_norms(network)
+        norms = node_norms(network, _within(deadline, 0.8))
     exact = product_bounds(network, norms)[-1]
     product = mul_up(exact, 1 + _NORMS_HEADROOM)
     total = total_bound([run.proved for run in blocks], exact)
@@ -252,10 +315,9 @@ def _report(
         tuple(run.slack for run in blocks), tuple(run.rho for run in blocks), bound, proof, probability, domain,
     )  # fmt: skip
     known = None if warm is None else warm.points
-    deadline = math.inf if config.max_seconds is None else start + config.max_seconds
     project = None if domain is None else domain.project
     lower, points, notes = 0.0, known, network.notes
-    if request.sought:
+    if request.sought and (time.monotonic() < deadline or sum(node.size for node in network.nodes) < _QUICK):
         try:
             lower, points = warm_lower_bound(network, request.data, config.seed, known, deadline, project)
         except CertificateError:
@@ -282,10 +344,7 @@ def _report(
 
 
 def _status(blocks: Sequence[BlockRun], optimise: bool, interrupted: bool) -> str:
-    lost = [
-        f"block {run.index}: {run.status}" for run in blocks if run.parts and run.product > 0
-        and ((not run.multipliers and not run.futile) or any(p.multipliers is None for p in run.proposals))
-    ]  # fmt: skip
+    lost = [f"block {run.index}: {run.status}" for run in blocks if run.is_lost]
     if interrupted:
         return "interrupted" + (": " + "; ".join(lost) if lost else "")
     if not optimise:

@@ -36,6 +36,7 @@ _WARM_WORK = 2.5e6
 _STRAY = 1e-6  # how far a computed slope may be outside of its range, relative to it: automatic differentiation rounds
 _SLOPE_ERROR = 2.0**-49  # of a computed slope within its range, relative to the largest
 _UNDERFLOW = 2.0**-1021  # more than all that the roundings of an entry lose below the smallest normal number
+_ENTRIES_PER_SECOND = 2e6  # that is left
 _ENTRIES = 2e7  # over all points at once: the largest networks get fewer of them
 
 
@@ -106,7 +107,8 @@ def ascend(
 ) -> tuple[float, Tensor]:  # fmt: skip
     """Gradient ascent of the Jacobian's norm from the points `x`, shape (points, *input_shape), of float64."""
     entries = sum(node.size for node in network.nodes)
-    x = x[: max(1, int(_ENTRIES / entries))]
+    most = min(_ENTRIES, _ENTRIES_PER_SECOND * max(deadline - time.monotonic(), 0.0))
+    x = x[: max(1, int(most / entries))]
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     found = 0.0
     best: tuple[dict[int, Tensor], Tensor] | None = None  # the slopes and the direction of what was found
@@ -117,13 +119,15 @@ def ascend(
             break
         x = x if project is None else project(x)
         slopes, smooth = _slopes(network, x)
-        v = _top_direction(network, slopes, v, _POWER_STEPS if k else _FIRST_POWER_STEPS)
+        v = _top_direction(network, slopes, v, _POWER_STEPS if k else _FIRST_POWER_STEPS, deadline)
         norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
         norms = norms.nan_to_num(0.0, posinf=0.0)
         highest = int(norms.argmax())
         if float(norms[highest]) > found:
             found = float(norms[highest])
             best = {i: slope[highest, None].clone() for i, slope in slopes.items()}, v[highest, None].clone()
+        if time.monotonic() > deadline:
+            break
         direction = _ascent_direction(network, x, v, slopes, smooth)
         length = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
         stride = _STRIDE * (1 - k / steps) * x.flatten(1).norm(dim=1).clamp_min(1e-12)
@@ -222,9 +226,13 @@ def _turned(slope: Tensor, a: Tensor) -> Tensor:
     return slope * a if slope.dim() == a.dim() else torch.einsum("...ij,...j->...i", slope, a)
 
 
-def _top_direction(network: Network, slopes: dict[int, Tensor], v: Tensor, steps: int) -> Tensor:
-    """Power iteration on J'J, for all points at once."""
+def _top_direction(
+    network: Network, slopes: dict[int, Tensor], v: Tensor, steps: int, deadline: float = math.inf
+) -> Tensor:
+    """Power iteration on J'J, for all points at once; any direction shows a lower bound, so a deadline ends it."""
     for _ in range(steps):
+        if time.monotonic() > deadline:
+            break
         with torch.enable_grad():
             probe = v.detach().requires_grad_()
             y = _jacobian_times(network, slopes, probe)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -212,13 +212,18 @@ def from_arrays(kind: str, arrays: Mapping[str, Array], shape: Shape) -> Domain:
     return domain
 
 
-def restricted(network: Network, domain: Domain) -> Network:
+def restricted(network: Network, domain: Domain, norms: Sequence[float] | None = None) -> Network:
     """A network whose activations have, entry by entry, the slopes that they can have on a domain.
 
     An entry with slopes in [alpha, beta] is alpha a + n((beta - alpha) a) for an n with slopes in [0, 1], which nothing
     reaches where there is one slope only. Where nothing is gained it is the network itself.
+
+    Args:
+        network: the network.
+        domain: where it is bounded.
+        norms: its `node_norms`, if they are at hand; looser ones make another network.
     """
-    found = _slopes(network, domain)
+    found = _slopes(network, domain, norms)
     if not found:
         return network
     for i, read in _reads(network, found).items():  # what nothing reads may as well be constant
@@ -287,10 +292,10 @@ def _rest(q: Tensor, function: Any, alpha: Tensor, spread: Tensor) -> Tensor:
     return torch.where(several, function(x) - alpha.to(q) * x, torch.zeros_like(q))
 
 
-def _slopes(network: Network, domain: Domain) -> dict[int, tuple[Tensor, Tensor]]:
+def _slopes(network: Network, domain: Domain, norms: Sequence[float] | None = None) -> dict[int, tuple[Tensor, Tensor]]:
     """For activations that have fewer slopes on a domain than elsewhere: (alpha, beta - alpha), each (*shape)."""
     found = {}
-    for i, (low, high) in intervals(network, domain).items():
+    for i, (low, high) in intervals(network, domain, norms).items():
         layer = network.nodes[i].layer
         assert isinstance(layer, Activation)
         if layer.within is None or layer.group > 1:
@@ -306,7 +311,9 @@ def _slopes(network: Network, domain: Domain) -> dict[int, tuple[Tensor, Tensor]
     return found
 
 
-def intervals(network: Network, domain: Domain) -> dict[int, tuple[Tensor, Tensor]]:
+def intervals(
+    network: Network, domain: Domain, norms: Sequence[float] | None = None
+) -> dict[int, tuple[Tensor, Tensor]]:
     """(low, high) of what every activation reads, each of the shape of a sample, for all inputs of a domain.
 
     Two bounds are intersected. Intervals are carried from layer to layer; and around what the network makes of the
@@ -314,7 +321,7 @@ def intervals(network: Network, domain: Domain) -> dict[int, tuple[Tensor, Tenso
     """
     shape = network.input_shape
     centre, radius = domain.centre(shape)[None], domain.radius(shape)
-    reach = [mul_up(radius, bound) for bound in product_bounds(network, node_norms(network))]
+    reach = [mul_up(radius, bound) for bound in product_bounds(network, norms or node_norms(network))]
     wide = _carried(network, centre, domain.halves(shape)[None])
     exact = _carried(network, centre, torch.zeros_like(centre))
     found = {}

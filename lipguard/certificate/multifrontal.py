@@ -27,6 +27,7 @@ from lipguard.rounding import rounds_as_ieee
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 _CHUNK = 384  # columns that are added at a time: above the diagonal nothing needs to be
+_NOTICED = 1e10  # operations from which on it is asked beforehand whether there is time for them
 _SHARE_OF_DEVICE = 0.8  # of the memory that an accelerator has free
 
 
@@ -70,8 +71,9 @@ def _factors(columns: Matrix, diagonal: Array, elimination: Elimination, deadlin
     stacks = tuple(_Stack(entries, device) for entries in elimination.stacks)
     room = _room(max((front.pivots + front.rest) * front.pivots for front in elimination.fronts), device)
     local = np.zeros(len(diagonal), dtype=np.int64)
+    clock = _Clock(elimination, deadline, device)
     for k, front in enumerate(elimination.fronts):
-        if time.monotonic() > deadline:
+        if clock.is_late(front):
             return False
         p, r = front.pivots, front.rest
         own = room[: (p + r) * p].reshape(p + r, p).zero_()
@@ -99,6 +101,30 @@ def _factors(columns: Matrix, diagonal: Array, elimination: Elimination, deadlin
     if any(stack.waiting for stack in stacks):
         raise ValueError("A front has no parent that takes up what it leaves.")
     return True
+
+
+class _Clock:
+    """Whether a factorisation may be done by a deadline: if not at the speed of a product of matrices, it is not."""
+
+    def __init__(self, elimination: Elimination, deadline: float, device: torch.device) -> None:
+        self.deadline = deadline
+        self.left = sum(map(_operations, elimination.fronts))
+        self.seconds = 0.0  # of an operation; nothing where that does not matter
+        if deadline < math.inf and self.left > _NOTICED and device.type == "cpu":
+            probe = torch.ones(_CHUNK, _CHUNK, dtype=torch.float64)
+            began = time.monotonic()
+            torch.mm(probe, probe)
+            self.seconds = (time.monotonic() - began) / (2.0 * _CHUNK**3)
+
+    def is_late(self, front: Front) -> bool:
+        """Whether the deadline will be over, told before each front."""
+        needed, self.left = self.left, self.left - _operations(front)
+        return time.monotonic() + needed * self.seconds > self.deadline
+
+
+def _operations(front: Front) -> float:
+    p, r = float(front.pivots), float(front.rest)
+    return p**3 / 3 + p * p * r + p * r * r
 
 
 def _check(elimination: Elimination, n: int) -> None:

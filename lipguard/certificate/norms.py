@@ -7,6 +7,7 @@ ignores that zero padding is not periodic: neither is one.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from functools import singledispatch
 
@@ -36,7 +37,7 @@ from lipguard.network.layers import (
     picks,
 )
 from lipguard.network.matrices import Matrix, layer_matrix
-from lipguard.partition.elimination import Elimination, elimination_of_norm
+from lipguard.partition.elimination import Elimination, NoOrderError, elimination_of_norm
 from lipguard.rounding import UNIT_ROUNDOFF, add_up, gamma_up, ldexp_up, mul_up, sqrt_up, up
 
 Array = NDArray[np.float64]
@@ -45,20 +46,79 @@ _SPARSE_SIDE = 400  # from which on a sparse factorisation is faster
 _NARROW = 3  # times as long on one side as on the other: W W' is then so much smaller that its fill does not matter
 # Of the eigenvector that a norm is estimated with; the norm itself is off by about its square. What that may leave:
 _RESIDUAL, _NORM_SLACK = 1e-5, 1e-6
+_PROBE = 512  # rows of the product that shows how fast this machine is at the moment
 _FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the frequencies of one convolution
 
 
-def node_norms(network: Network) -> list[float]:
-    """For every node, a certified Lipschitz constant of its own layer."""
-    known: dict[tuple[int, Shape], float] = {}  # a module that is used twice has one norm
-    norms = []
-    for node in network.nodes:
-        shape = network.nodes[node.inputs[0]].shape if node.inputs else node.shape
-        key = (id(node.layer), shape)
-        if key not in known:
-            known[key] = layer_norm(node.layer, shape)
-        norms.append(known[key])
-    return norms
+class LateNormError(Exception):
+    """The norm of a layer would not be proved before its deadline.
+
+    Args:
+        bound: a looser one of that norm, which was.
+    """
+
+    def __init__(self, bound: float = math.inf) -> None:
+        super().__init__("no time for the norm of a layer")
+        self.bound = bound
+
+
+def node_norms(network: Network, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
+    """For every node, a certified Lipschitz constant of its own layer.
+
+    Args:
+        network: the network.
+        deadline: of `time.monotonic()`. What is not proved by then has a looser bound, certified as well, that takes
+            next to no time. Small layers go first, as many of them take less than one large one.
+        exact: whether a looser bound will not do.
+
+    Raises:
+        LateNormError: one is not proved by the deadline, and `exact` asks for it.
+    """
+    shapes = [network.nodes[node.inputs[0]].shape if node.inputs else node.shape for node in network.nodes]
+    keys = [(id(node.layer), shape) for node, shape in zip(network.nodes, shapes, strict=True)]
+    layers = dict(zip(keys, network.nodes, strict=True))  # one used twice has one norm
+    known: dict[tuple[int, Shape], float] = {}
+    for key, node in sorted(layers.items(), key=lambda item: _work(item[1].layer, item[0][1])):
+        try:
+            known[key] = layer_norm(node.layer, key[1], deadline)
+        except LateNormError as late:
+            if exact:
+                raise
+            known[key] = min(crude_norm(node.layer), late.bound)
+    return [known[key] for key in keys]
+
+
+def _work(layer: Layer, input_shape: Shape) -> float:
+    """About how long a layer's norm takes, relative to others."""
+    if isinstance(layer, Linear):
+        m, n = sorted(layer.weight.shape)
+        return float(m) ** 2 * n
+    if isinstance(layer, Conv2d):
+        return math.prod(input_shape[1:]) * float(min(layer.weight.shape[:2])) ** 2 * max(layer.weight.shape[:2])
+    return 0.0
+
+
+def crude_norm(layer: Layer) -> float:
+    """Certified upper bound of the spectral norm of a layer's linear part, in one look at its weights.
+
+    Of a matrix sqrt(|W|_1 |W|_inf), of a convolution the same: an output entry reads every weight of its channel once
+    at most, and an input entry is read with every weight of its own once at most. Others have no better bound anyway.
+    """
+    if isinstance(layer, Linear):
+        return _crude_norm(layer.weight.numpy(), layer.weight_ulps)
+    if not isinstance(layer, Conv2d):
+        return layer_norm(layer, (), math.inf)
+    norm = 0.0
+    for weight in layer.weight.numpy().reshape(layer.groups, -1, *layer.weight.shape[1:]):
+        sizes = np.abs(weight)
+        sums = mul_up(float(sizes.sum(axis=(1, 2, 3)).max()), float(sizes.sum(axis=(0, 2, 3)).max()))
+        norm = max(norm, mul_up(sqrt_up(sums), up(1 + gamma_up(sizes.size + layer.weight_ulps))))
+    return norm
+
+
+def _check(deadline: float, seconds: float = 0.0) -> None:
+    if time.monotonic() + seconds > deadline:
+        raise LateNormError
 
 
 def product_bounds(network: Network, norms: Sequence[float]) -> list[float]:
@@ -110,74 +170,84 @@ def _windows(network: Network, i: int) -> dict[int, float]:
 
 
 @singledispatch
-def layer_norm(layer: Layer, input_shape: Shape) -> float:
+def layer_norm(layer: Layer, input_shape: Shape, deadline: float = math.inf) -> float:
     """Certified upper bound of the spectral norm of a layer's linear part, for inputs of `input_shape`.
 
     Of a layer with several inputs, for each of them alone: `product_bounds` adds them up.
 
     Raises:
         NotImplementedError: the kind of layer has no row here.
+        LateNormError: it is not proved before the deadline, of `time.monotonic()`.
     """
     raise no_row(layer, "norms")
 
 
 @layer_norm.register
-def _(layer: Input, input_shape: Shape) -> float:
+def _(layer: Input, input_shape: Shape, deadline: float = math.inf) -> float:
     return 1.0  # as it is
 
 
 @layer_norm.register
-def _(layer: Pad, input_shape: Shape) -> float:
+def _(layer: Pad, input_shape: Shape, deadline: float = math.inf) -> float:
     return 1.0  # every entry once, or not at all, beside zeros
 
 
 @layer_norm.register
-def _(layer: Reshape, input_shape: Shape) -> float:
+def _(layer: Reshape, input_shape: Shape, deadline: float = math.inf) -> float:
     return 1.0  # every entry once, in the same order
 
 
 @layer_norm.register
-def _(layer: Add, input_shape: Shape) -> float:
+def _(layer: Add, input_shape: Shape, deadline: float = math.inf) -> float:
     return 1.0  # each input enters as it is
 
 
 @layer_norm.register
-def _(layer: Mosaic, input_shape: Shape) -> float:
+def _(layer: Mosaic, input_shape: Shape, deadline: float = math.inf) -> float:
     return 1.0  # every entry of each input once, in a place of its own
 
 
 @layer_norm.register
-def _(layer: Activation, input_shape: Shape) -> float:
+def _(layer: Activation, input_shape: Shape, deadline: float = math.inf) -> float:
     return layer.lipschitz
 
 
 @layer_norm.register
-def _(layer: Pick, input_shape: Shape) -> float:
+def _(layer: Pick, input_shape: Shape, deadline: float = math.inf) -> float:
     return sqrt_up(float(layer.most))
 
 
 @layer_norm.register
-def _(layer: Scale, input_shape: Shape) -> float:
+def _(layer: Scale, input_shape: Shape, deadline: float = math.inf) -> float:
     return mul_up(float(layer.scale.abs().max()), up(1 + gamma_up(layer.weight_ulps)))
 
 
 @layer_norm.register
-def _(layer: Linear, input_shape: Shape) -> float:
-    return matrix_norm(layer.weight.numpy(), layer.weight_ulps)
+def _(layer: Linear, input_shape: Shape, deadline: float = math.inf) -> float:
+    return matrix_norm(layer.weight.numpy(), layer.weight_ulps, deadline)
 
 
 @layer_norm.register
-def _(layer: Conv2d, input_shape: Shape) -> float:
-    norm = 0.0  # groups act on channels of their own: the largest counts
+def _(layer: Conv2d, input_shape: Shape, deadline: float = math.inf) -> float:
+    norm, late = 0.0, False  # groups act on channels of their own: the largest counts
     for weight in _distinct(layer.weight.chunk(layer.groups)):
         group = Conv2d(weight, None, layer.stride, layer.padding, layer.dilation, 1, layer.weight_ulps)
-        norm = max(norm, _convolution_norm(group, (weight.shape[1], *input_shape[1:])))
+        try:
+            norm = max(norm, _convolution_norm(group, (weight.shape[1], *input_shape[1:]), deadline))
+        except LateNormError as error:
+            norm, late = max(norm, error.bound), True
+    if late:
+        raise LateNormError(norm)
     return norm
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def matrix_norm(W: Array, weight_ulps: int) -> float:
-    """Upper bound of the spectral norm of every matrix within gamma(weight_ulps) |W| of `W`, shape (m, n)."""
+def matrix_norm(W: Array, weight_ulps: int, deadline: float = math.inf) -> float:
+    """Upper bound of the spectral norm of every matrix within gamma(weight_ulps) |W| of `W`, shape (m, n).
+
+    Raises:
+        LateNormError: it is predicted to take longer than to the deadline, of `time.monotonic()`.
+    """
     if W.shape[0] > W.shape[1]:
         W = W.T
     size = float(np.abs(W).max(initial=0.0))
@@ -188,11 +258,23 @@ def matrix_norm(W: Array, weight_ulps: int) -> float:
     crude = _crude_norm(W, weight_ulps)
     if len(W) > 4 * _DENSE_SIDE:
         return ldexp_up(crude, exponent)
+    _check(deadline, _gram_seconds(*W.shape) if deadline < math.inf else 0.0)
     G = W @ W.T
     lengths = np.linalg.norm(W, axis=1)
     # |W| |W|^T <= lengths lengths^T by Cauchy and Schwarz
     error = 1.01 * gamma_up(W.shape[1] + 2 * weight_ulps + 4) * np.outer(lengths, lengths) + 2.0**-1000
     return ldexp_up(min(crude, sqrt_up(largest_eigenvalue_bound(G, error))), exponent)
+
+
+def _gram_seconds(m: int, n: int) -> float:
+    """What the Gram matrix of m rows and the proof of its eigenvalue take, by what a small product takes now."""
+    operations = m * m * float(n) + 2 * m**3 + 200 * m * m
+    if operations < 1e9:
+        return 0.0
+    probe = np.ones((_PROBE, _PROBE))
+    began = time.monotonic()
+    probe @ probe
+    return (time.monotonic() - began) * operations / (2.0 * _PROBE**3)
 
 
 def _crude_norm(W: Array | Matrix, weight_ulps: int) -> float:
@@ -206,29 +288,36 @@ def _distinct(weights: Sequence[Tensor]) -> list[Tensor]:
     return list({weight.numpy().tobytes(): weight for weight in weights}.values())
 
 
-def _convolution_norm(layer: Conv2d, input_shape: Shape) -> float:
+def _convolution_norm(layer: Conv2d, input_shape: Shape, deadline: float) -> float:
     """One group, by the tightest route whose cost is small."""
     if not layer.weight.any():
         return 0.0
+    _check(deadline)
     example = layer.linear(torch.zeros(1, *input_shape, dtype=torch.float64))
     n_in, n_out, output = math.prod(input_shape), example.numel(), example.shape[2:]
     if min(n_in, n_out) <= _DENSE_SIDE:
         W = layer_matrix(layer, input_shape, (len(layer.weight), *output))
         if min(n_in, n_out) > _SPARSE_SIDE:
             gram = _NARROW * min(n_in, n_out) <= max(n_in, n_out)
-            elimination = elimination_of_norm(layer, input_shape, (len(layer.weight), *output), gram)
-            return _sparse_norm(W, layer.weight_ulps, elimination, gram)
-        return matrix_norm(W.toarray(), layer.weight_ulps)
-    patches = _patch_norm(layer)
+            try:
+                elimination = elimination_of_norm(layer, input_shape, (len(layer.weight), *output), gram, deadline)
+            except NoOrderError as error:
+                raise LateNormError from error
+            return _sparse_norm(W, layer.weight_ulps, elimination, gram, deadline)
+        return matrix_norm(W.toarray(), layer.weight_ulps, deadline)
+    patches = _patch_norm(layer, deadline)
     torus = [_torus(layer, axis, input_shape[1 + axis], output[axis]) for axis in (0, 1)]
     columns = layer.weight.shape[1] * math.prod(layer.stride)
     if math.prod(torus) * 8.0 * min(layer.weight.shape[0], columns) ** 2 * columns > _FREQUENCY_WORK:
         return patches
-    return min(patches, _frequency_norm(layer, torus))
+    try:
+        return min(patches, _frequency_norm(layer, torus, deadline))
+    except LateNormError as error:
+        raise LateNormError(patches) from error
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination, gram: bool) -> float:
+def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination, gram: bool, deadline: float) -> float:
     """`matrix_norm` of a sparse matrix: the bound s is proved by [[s I, W'], [W, s I]] >= 0, which has its entries.
 
     With `gram`, by s^2 I - W W' >= 0, or W' W: more entries on fewer rows.
@@ -240,7 +329,13 @@ def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination, gram: bo
     W.data = np.ldexp(W.data, -exponent)
     crude = _crude_norm(W, weight_ulps)
     wide, narrow = (W, W.T.tocsr()) if W.shape[0] <= W.shape[1] else (W.T.tocsr(), W)
-    operator = scipy.sparse.linalg.LinearOperator((wide.shape[0],) * 2, lambda v: wide @ (narrow @ v), dtype=np.float64)
+
+    def times(v: Array) -> Array:
+        _check(deadline)
+        image: Array = wide @ (narrow @ v)
+        return image
+
+    operator = scipy.sparse.linalg.LinearOperator((wide.shape[0],) * 2, times, dtype=np.float64)
     estimate = math.sqrt(largest_eigenvalue(operator, _RESIDUAL))
     if gram:
         G = wide @ narrow
@@ -253,17 +348,24 @@ def _sparse_norm(W: Matrix, weight_ulps: int, elimination: Elimination, gram: bo
         if bound >= crude:
             break
         square = math.nextafter(bound * bound, 0.0)
-        if is_gram_at_most(G, square, error, elimination) if gram else is_norm_at_most(W, bound, error, elimination):
+        _check(deadline)
+        proved = (
+            is_gram_at_most(G, square, error, elimination, deadline)
+            if gram
+            else is_norm_at_most(W, bound, error, elimination, deadline)
+        )
+        if proved:
             return ldexp_up(bound, exponent)
     return ldexp_up(crude, exponent)
 
 
-def _patch_norm(layer: Conv2d) -> float:
+def _patch_norm(layer: Conv2d, deadline: float = math.inf) -> float:
     """|conv| <= |kernel as a matrix (out, in * taps)| * sqrt(patches that read one input entry)."""
     covers = 1
     for k, s, d in zip(layer.weight.shape[2:], layer.stride, layer.dilation, strict=True):
         covers *= -(-k // (s // math.gcd(s, d)))
-    return mul_up(matrix_norm(layer.weight.flatten(1).numpy(), layer.weight_ulps), sqrt_up(float(covers)))
+    kernel = matrix_norm(layer.weight.flatten(1).numpy(), layer.weight_ulps, deadline)
+    return mul_up(kernel, sqrt_up(float(covers)))
 
 
 def _torus(layer: Conv2d, axis: int, size: int, output: int) -> int:
@@ -275,7 +377,7 @@ def _torus(layer: Conv2d, axis: int, size: int, output: int) -> int:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _frequency_norm(layer: Conv2d, torus: Sequence[int]) -> float:
+def _frequency_norm(layer: Conv2d, torus: Sequence[int], deadline: float = math.inf) -> float:
     """The norm of the periodic convolution on the torus, the largest over its frequencies.
 
     A stride s splits the input into s interleaved phases per axis (tap d k reads phase d k mod s, shifted by
@@ -296,7 +398,10 @@ def _frequency_norm(layer: Conv2d, torus: Sequence[int]) -> float:
     lost = mul_up(2.0, add_up(mul_up(4.0, relative), gamma_up(4 * sum(sums.shape))), float((sums**2).sum()), 1.001)
     lost = add_up(lost, 2.0**-900)  # underflow, of numbers up to one
     largest = _LargestEigenvalue(min(sums.shape))
-    for wave in rows[np.random.default_rng(0).permutation(len(rows))]:
+    began = time.monotonic()
+    for done, wave in enumerate(rows[np.random.default_rng(0).permutation(len(rows))]):
+        # The first takes longer than those behind it: its matrices are all decomposed.
+        _check(deadline, 0.5 * (time.monotonic() - began) * (len(rows) - done) / done if done else 0.0)
         partial = np.einsum("oiphqw,h->oipqw", folded, wave)
         response = np.einsum("oipqw,fw->foipq", partial, columns).reshape(len(columns), *sums.shape)
         if sums.shape[0] > sums.shape[1]:

@@ -78,7 +78,9 @@ def is_positive_semidefinite_randomly(
     def random(vectors: int) -> Tensor:
         return torch.from_numpy(draw.standard_normal((vectors, form.n))).to(form.device)
 
-    top = _top(form, margin)
+    top = _top(form, margin, deadline)
+    if time.monotonic() > deadline:
+        raise OutOfTimeError(math.inf)
     found = course(form, margin, probability, top, largest_loss(form))
     if found is None:
         return False
@@ -153,11 +155,11 @@ def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, 
     return largest
 
 
-def _top(form: ScaledForm, margin: float) -> float:
+def _top(form: ScaledForm, margin: float, deadline: float = math.inf) -> float:
     """Above the spectrum, which of a chain ends at 2. If it is not, vectors grow and nothing is proved."""
     if margin < _ROUGH:
-        return max(2.001, 1.03 * extreme_eigenvalues(form, 30)[1])
-    return max(2.05, 1.1 * extreme_eigenvalues(form, 8)[1])  # the proof itself takes few steps
+        return max(2.001, 1.03 * extreme_eigenvalues(form, 30, deadline=deadline)[1])
+    return max(2.05, 1.1 * extreme_eigenvalues(form, 8, deadline=deadline)[1])  # the proof itself takes few steps
 
 
 def largest_loss(form: ScaledForm, steps: int = 4) -> float:

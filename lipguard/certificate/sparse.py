@@ -19,7 +19,7 @@ from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import pre_activations, roundings, slope_ranges
 from lipguard.network.matrices import Matrix, freed_matrices
 from lipguard.network.underflow import matrix_losses
-from lipguard.partition.elimination import Elimination, elimination_of
+from lipguard.partition.elimination import Elimination, NoOrderError, elimination_of
 from lipguard.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
 
 Array = NDArray[np.float64]
@@ -51,6 +51,10 @@ def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
         return bool((form.rho >= form.outward).all())
     if not (np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()):
         return False
+    try:
+        elimination = elimination_of(form.network, deadline)
+    except NoOrderError:
+        return False
     assembled = _assembled(form)
     if assembled is None or not (np.isfinite(assembled[0].data).all() and np.isfinite(assembled[1]).all()):
         return False
@@ -63,7 +67,7 @@ def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
     lost = add_up(mul_up(1.001 * gamma_up(collected), add_up(rows, sqrt_up(rows), 1.0)), underflow)
     shift = add_up(lost, factorisation_error(len(diagonal), float(diagonal.sum())))
     diagonal = np.nextafter(diagonal - shift, -np.inf)
-    return bool((diagonal > 0).all()) and factors(lower, diagonal, elimination_of(form.network), deadline, form.device)
+    return bool((diagonal > 0).all()) and factors(lower, diagonal, elimination, deadline, form.device)
 
 
 def _underflow(form: ScaledForm, n: int) -> float:
@@ -139,7 +143,9 @@ def _below(first: int, *matrices: Matrix) -> Matrix:
     return sp.csr_array((data, indices, pointers.astype(indices.dtype)), shape=(n, n))
 
 
-def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Elimination) -> bool:
+def is_norm_at_most(
+    W: Matrix, bound: float, error: float, elimination: Elimination, deadline: float = math.inf
+) -> bool:
     """Prove that every matrix within `error` of W, in the 2-norm, has a spectral norm of at most `bound`.
 
     That is [[bound I, W'], [W, bound I]] >= 0.
@@ -149,6 +155,7 @@ def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Eliminat
         bound: a number.
         error: non-negative.
         elimination: of that matrix.
+        deadline: of `time.monotonic()`, at which it gives up.
     """
     m, n = W.shape
     lower = sp.csr_array(
@@ -156,10 +163,13 @@ def is_norm_at_most(W: Matrix, bound: float, error: float, elimination: Eliminat
     )
     shift = add_up(error, factorisation_error(m + n, mul_up(float(m + n), bound)))
     diagonal = math.nextafter(bound - shift, -math.inf)
-    return bool(np.isfinite(W.data).all() and diagonal > 0) and factors(lower, np.full(m + n, diagonal), elimination)
+    known = bool(np.isfinite(W.data).all() and diagonal > 0)
+    return known and factors(lower, np.full(m + n, diagonal), elimination, deadline)
 
 
-def is_gram_at_most(G: Matrix, bound: float, error: float, elimination: Elimination) -> bool:
+def is_gram_at_most(
+    G: Matrix, bound: float, error: float, elimination: Elimination, deadline: float = math.inf
+) -> bool:
     """Prove that the eigenvalues of every symmetric matrix within `error` of G, in the 2-norm, are at most `bound`.
 
     Args:
@@ -167,6 +177,7 @@ def is_gram_at_most(G: Matrix, bound: float, error: float, elimination: Eliminat
         bound: a number.
         error: non-negative.
         elimination: of that matrix.
+        deadline: of `time.monotonic()`, at which it gives up.
     """
     n = len(elimination.order)
     if not (math.isfinite(bound) and np.isfinite(G.data).all()):
@@ -174,4 +185,5 @@ def is_gram_at_most(G: Matrix, bound: float, error: float, elimination: Eliminat
     diagonal = bound - G.diagonal()
     shift = add_up(error, factorisation_error(n, mul_up(float(n), bound)), mul_up(2 * UNIT_ROUNDOFF, bound))
     diagonal = np.nextafter(diagonal - shift, -np.inf)
-    return bool((diagonal > 0).all()) and factors(-sp.tril(G, -1, format="csr"), diagonal, elimination)
+    known = bool((diagonal > 0).all())
+    return known and factors(-sp.tril(G, -1, format="csr"), diagonal, elimination, deadline)

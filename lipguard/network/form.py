@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from functools import cached_property
 
 import numpy as np
@@ -206,10 +207,13 @@ def _outward(network: Network, inward: dict[int, Array], outward: Array) -> dict
     return {i: form.reshape(-1).numpy() for i, form in forms.items()}
 
 
-def extreme_eigenvalues(form: ScaledForm, steps: int = 100, seed: int = 0) -> tuple[float, float]:
+def extreme_eigenvalues(
+    form: ScaledForm, steps: int = 100, seed: int = 0, deadline: float = math.inf
+) -> tuple[float, float]:
     """Estimates of the smallest and the largest eigenvalue, from inside the spectrum, by Lanczos' method.
 
-    Nothing that is proved depends on their accuracy. Where the form is not finite they are infinite.
+    Nothing that is proved depends on their accuracy. Where the form is not finite they are infinite. At a deadline, of
+    `time.monotonic()`, it ends with the steps that were taken.
     """
     generator = torch.Generator().manual_seed(seed)
     now = torch.randn(1, form.n, generator=generator, dtype=torch.float64).to(form.device)
@@ -220,7 +224,7 @@ def extreme_eigenvalues(form: ScaledForm, steps: int = 100, seed: int = 0) -> tu
         diagonal.append(float((image * now).sum()))
         image = image - diagonal[-1] * now
         beside.append(float(image.norm()))
-        if not beside[-1] > 0:
+        if not beside[-1] > 0 or time.monotonic() > deadline:
             break
         before, now = now, image / beside[-1]
     if not np.isfinite([*diagonal, *beside]).all():
@@ -230,13 +234,14 @@ def extreme_eigenvalues(form: ScaledForm, steps: int = 100, seed: int = 0) -> tu
 
 
 def smallest_eigenvectors(
-    form: ScaledForm, steps: int, count: int = 8, seed: int = 0, near: Tensor | None = None
+    form: ScaledForm, steps: int, count: int = 8, seed: int = 0, near: Tensor | None = None, deadline: float = math.inf
 ) -> tuple[Tensor, Tensor, float]:
     """Estimates of a few of the smallest eigenvalues, ascending, with their vectors, shape (count, n).
 
     Lanczos' method with full orthogonalisation, which keeps `steps` vectors. None where the form is not finite. The
     third value is the residual of the smallest: an eigenvalue is that near to the estimate, at least. Eigenvectors of a
-    form that was a little different, `near`, make a better start than chance alone.
+    form that was a little different, `near`, make a better start than chance alone. At a deadline, of
+    `time.monotonic()`, it ends with the steps that were taken.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = min(steps, form.n)
@@ -254,7 +259,7 @@ def smallest_eigenvectors(
             along = basis[: k + 1] @ now
             projected[: k + 1, k] += along.cpu()
             now = now - along @ basis[: k + 1]
-        if not float(now.norm()) > 1e3 * torch.finfo(form.dtype).eps:
+        if not float(now.norm()) > 1e3 * torch.finfo(form.dtype).eps or time.monotonic() > deadline:
             steps = k + 1
             break
     square = projected[:steps, :steps]

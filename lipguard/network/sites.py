@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,10 +61,20 @@ class SiteGraph:
         return np.bincount(self.site, minlength=self.meets.shape[0])
 
 
-def site_graph(network: Network) -> SiteGraph:
-    """Of the matrix that sparse proofs factor: inputs, activations, outputs, and slopes of both signs once more."""
+def site_graph(network: Network, check: Callable[[], None] = lambda: None) -> SiteGraph:
+    """Of the matrix that sparse proofs factor: inputs, activations, outputs, and slopes of both signs once more.
+
+    Args:
+        network: any graph of layers.
+        check: called before every layer; whatever it raises ends the search.
+    """
     grid = _Grid.fine_enough([network.nodes[i].shape for i in (0, *network.activations, len(network.nodes) - 1)])
-    K, Y = freed_matrices(network, grid.pattern, grid.sites)
+
+    def pattern(layer: Layer, input_shape: Shape, shape: Shape) -> Matrix:
+        check()
+        return grid.pattern(layer, input_shape, shape)
+
+    K, Y = freed_matrices(network, pattern, grid.sites)
     layers = [network.nodes[i] for i in network.activations]
     signs = [math.copysign(1.0, n.layer.alpha * n.layer.beta) * bool(n.layer.alpha * n.layer.beta) for n in layers
              if isinstance(n.layer, Activation)]  # fmt: skip
@@ -188,10 +198,11 @@ class _Grid:
 
 
 def _of_pixels(layer: Conv2d | Pad, input_shape: Shape, shape: Shape) -> Matrix | None:
-    """The matrix of a layer for images of one channel."""
+    """The matrix of a layer for images of one channel: all channels of a pixel read the same pixels."""
     if isinstance(layer, Pad):
-        if len(layer.padding) > 4 or input_shape[0] != shape[0]:
+        if len(layer.padding) > 6:
             return None
+        layer = Pad(layer.padding[:4])  # a padding of channels, as of a concatenation, moves no pixel
     else:
         layer = dataclasses.replace(layer, weight=torch.ones(1, 1, *layer.weight.shape[2:]), bias=None, groups=1)
     return layer_matrix(layer, (1, *input_shape[1:]), (1, *shape[1:]))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
+from lipguard.partition.elimination import NoOrderError
 from lipguard.partition.unfolding import WHOLE, Grid, most_tiles, unfolded
 
 TYPICAL_LOSS = 0.1  # of a cut, relative
@@ -69,7 +70,8 @@ def segments(
 
     Args:
         network: the network.
-        seconds: of a segment's proof; None where it does not fit, and then a longer one does not either.
+        seconds: of a segment's proof; None where it does not fit, and then a longer one does not either. A
+            `NoOrderError` ends the search: what was found before is returned.
         factors: tiles per axis of what does not fit, instead of a search.
         hurried: whether time is limited: then finer tiles that take less of it are looked for, too.
     """
@@ -78,7 +80,10 @@ def segments(
     for position, start in enumerate(ends):
         grids = [WHOLE, *([factors] if factors else _GRIDS[1:])]
         for stop in ends[position + 1 :]:
-            fitting = _fitting(network.subnetwork(start, stop), grids, seconds, _FINER if hurried else 0)
+            try:
+                fitting = _fitting(network.subnetwork(start, stop), grids, seconds, _FINER if hurried else 0)
+            except NoOrderError:
+                return found
             if not fitting:
                 break
             found += [Segment(start, stop, needed, grid) for grid, needed in fitting]
@@ -133,7 +138,8 @@ def chosen_cuts(
 ) -> Cuts | None:
     """The cuts and tiles of least loss that take at most `budget` seconds; None where nothing does.
 
-    Cuts are all measured beforehand; of tiles, which lose less, those that are about to be chosen.
+    Cuts are all measured beforehand; of tiles, which lose less, those that are about to be chosen. A `value` that is
+    not a number, as where there was no time for it, leaves the typical loss.
     """
     if best_cuts(network, found, {}, budget) is None:
         return None

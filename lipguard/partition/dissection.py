@@ -7,6 +7,8 @@ graph, hence a minimum cut (Koenig's theorem, with weights).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -22,20 +24,25 @@ _LOPSIDED = 0.7  # the larger half, at most
 _BALANCE = 0.5  # what a half that is larger by all variables adds to the separator, relative
 
 
-def dissected(meets: Matrix, sizes: Indices, place: Array) -> list[tuple[Indices, bool]]:
+def dissected(
+    meets: Matrix, sizes: Indices, place: Array, check: Callable[[], None] = lambda: None
+) -> list[tuple[Indices, bool]]:
     """Pieces of a graph in order of elimination: (sites, whether they are a separator).
 
     Args:
         meets: symmetric, shape (sites, sites).
         sizes: variables of every site.
         place: of every site, shape (sites, axes).
+        check: called again and again; whatever it raises ends the search.
     """
     meets = sp.csr_array((np.ones(meets.nnz, dtype=np.int8), meets.indices, meets.indptr), meets.shape)
     pieces: list[tuple[Indices, bool]] = []
     waiting = [(np.arange(len(sizes)), False)]
     while waiting:
         part, done = waiting.pop()
-        halves = None if done or len(part) <= _SMALLEST else _halves(meets[part][:, part], sizes[part], place[part])
+        halves = (
+            None if done or len(part) <= _SMALLEST else _halves(meets[part][:, part], sizes[part], place[part], check)
+        )
         if halves is None:
             if len(part):
                 pieces.append((part, done))
@@ -45,11 +52,12 @@ def dissected(meets: Matrix, sizes: Indices, place: Array) -> list[tuple[Indices
     return pieces
 
 
-def _halves(meets: Matrix, sizes: Indices, place: Array) -> tuple[Mask, Mask, Mask] | None:
+def _halves(meets: Matrix, sizes: Indices, place: Array, check: Callable[[], None]) -> tuple[Mask, Mask, Mask] | None:
     """The two halves and what separates them, by the best of some lines; None where no line halves them."""
     best, least = None, np.inf
     total = sizes.sum()
     for before in _lines(sizes, place):
+        check()
         kept, separator = _separated(meets, sizes, before)
         weight = sizes[separator].sum()
         one, other = sizes[before & kept].sum(), sizes[~before & kept].sum()

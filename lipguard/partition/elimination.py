@@ -9,6 +9,8 @@ allocated.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +27,15 @@ from lipguard.partition.dissection import dissected
 
 # What moving one entry of a front costs, and a front itself, in floating-point operations of its elimination.
 _ENTRY, _FRONT = 100.0, 5e6
+_STEPS = 64  # between two looks at the clock
 _COMPARED = 8_000  # sites for which both orders are tried
 _KEPT = 2e7  # variables, of all eliminations that are remembered
+_FILL = 6e7  # sites that wait for all others together: half a gigabyte, and more than any proof has time for
 _known: OrderedDict[str, Elimination] = OrderedDict()
+
+
+class NoOrderError(Exception):
+    """No order of elimination was found: the time for it was over, or the matrix fills up."""
 
 
 @dataclass(frozen=True)
@@ -88,40 +96,73 @@ class Elimination:
         return 8.0 * (sum(self.stacks) + 2 * max((f.pivots + f.rest) * f.pivots for f in self.fronts))
 
 
-def elimination_of(network: Network) -> Elimination:
-    """Of the matrix that a sparse proof of `network` factors; found once for an architecture."""
-    return _remembered(network.architecture, lambda: site_graph(network))
+def elimination_of(network: Network, deadline: float = math.inf) -> Elimination:
+    """Of the matrix that a sparse proof of `network` factors; found once for an architecture.
+
+    Raises:
+        NoOrderError: none is found before the deadline, of `time.monotonic()`, or none that fits into memory.
+    """
+    return _remembered(network.architecture, lambda: site_graph(network, lambda: check(deadline)), deadline)
 
 
-def elimination_of_norm(layer: Conv2d, input_shape: Shape, shape: Shape, gram: bool) -> Elimination:
-    """Of the matrix that proves the norm of a convolution, W W' or W' W or both; found once for its geometry."""
+def elimination_of_norm(
+    layer: Conv2d, input_shape: Shape, shape: Shape, gram: bool, deadline: float = math.inf
+) -> Elimination:
+    """Of the matrix that proves the norm of a convolution, W W' or W' W or both; found once for its geometry.
+
+    Raises:
+        NoOrderError: as `elimination_of`.
+    """
     geometry = (layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups, input_shape, shape, gram)
     graph = gram_site_graph if gram else layer_site_graph
-    return _remembered(repr(geometry), lambda: graph(layer, input_shape, shape))
+    return _remembered(repr(geometry), lambda: graph(layer, input_shape, shape), deadline)
 
 
-def _remembered(key: str, graph: Callable[[], SiteGraph]) -> Elimination:
+def check(deadline: float) -> None:
+    """Go on only before a deadline.
+
+    Raises:
+        NoOrderError: it is later.
+    """
+    if time.monotonic() > deadline:
+        raise NoOrderError("no time to look for an order of elimination")
+
+
+def _remembered(key: str, graph: Callable[[], SiteGraph], deadline: float) -> Elimination:
     if key in _known:
         _known.move_to_end(key)
     else:
-        _known[key] = eliminate(graph())
+        check(deadline)
+        _known[key] = eliminate(graph(), deadline)
         while len(_known) > 1 and sum(len(known.order) for known in _known.values()) > _KEPT:
             _known.popitem(last=False)
     return _known[key]
 
 
-def eliminate(graph: SiteGraph) -> Elimination:
-    """An order for a symmetric matrix: by minimum degree of its sites or by halving the image, whichever takes less."""
-    pieces = [] if graph.place is None else dissected(graph.meets, graph.sizes, graph.place)
+def eliminate(graph: SiteGraph, deadline: float = math.inf) -> Elimination:
+    """An order for a symmetric matrix: by minimum degree of its sites or by halving the image, whichever takes less.
+
+    Raises:
+        NoOrderError: as `elimination_of`.
+    """
+    pieces = [] if graph.place is None else dissected(graph.meets, graph.sizes, graph.place, lambda: check(deadline))
     orders = [_by_pieces(graph.meets, pieces)] if len(pieces) > 1 else []
     if not orders or len(graph.sizes) <= _COMPARED:
         orders.append(_minimum_degree(graph.meets))
-    return min((_eliminated(graph, order) for order in orders), key=lambda found: found.operations)
+    found: list[Elimination] = []
+    for order in orders:
+        try:
+            found.append(_eliminated(graph, order, deadline))
+        except NoOrderError:  # of two, one is enough
+            if order is orders[-1] and not found:
+                raise
+    return min(found, key=lambda elimination: elimination.operations)
 
 
-def _eliminated(graph: SiteGraph, order: Indices) -> Elimination:
-    tree = _Tree(graph.meets, graph.sizes, order)
+def _eliminated(graph: SiteGraph, order: Indices, deadline: float) -> Elimination:
+    tree = _Tree(graph.meets, graph.sizes, order, deadline)
     tree.merge()
+    check(deadline)
     return tree.laid_out(graph.site)
 
 
@@ -133,13 +174,17 @@ def _by_pieces(meets: Matrix, pieces: Sequence[tuple[Indices, bool]]) -> Indices
 
 
 def _minimum_degree(meets: Matrix) -> Indices:
-    """Multiple minimum degree (Liu, ACM TOMS 11, 1985), as SuperLU has it."""
+    """Multiple minimum degree (Liu, ACM TOMS 11, 1985), as SuperLU has it.
+
+    The order is all that is wanted: of the factors that come with it, as little as possible is computed.
+    """
     m = meets.shape[0]
     A = sp.csc_array((-np.ones(meets.nnz), meets.indices, meets.indptr), shape=meets.shape)
     A = A + sp.diags_array(np.diff(meets.indptr) + 1.0)
-    factors = scipy.sparse.linalg.splu(
-        A.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-    )
+    factors = scipy.sparse.linalg.spilu(
+        A.tocsc(), drop_tol=1.0, fill_factor=1.0, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )  # fmt: skip
     order = np.empty(m, dtype=np.int64)
     order[factors.perm_c] = np.arange(m)
     return order
@@ -148,26 +193,31 @@ def _minimum_degree(meets: Matrix) -> Indices:
 class _Tree:
     """The elimination tree of sites; node k is the site that is eliminated k-th, and those merged into it."""
 
-    def __init__(self, meets: Matrix, sizes: Indices, order: Indices) -> None:
+    def __init__(self, meets: Matrix, sizes: Indices, order: Indices, deadline: float = math.inf) -> None:
         m = len(order)
         self.sites = order
         position = np.empty(m, dtype=np.int64)
         position[order] = np.arange(m)
         self.pivots: list[int] = sizes[order].tolist()
         self.members = [[k] for k in range(m)]
-        self.later: list[set[int]] = []
+        self.later: list[Indices] = []  # ascending
         self.parent = [-1] * m
         self.children: list[list[int]] = [[] for _ in range(m)]
+        self.rest: list[int] = []
+        weights, fill = sizes[order], 0
         for k, site in enumerate(order):
+            if k % _STEPS == 0:
+                check(deadline)
             met = position[meets.indices[meets.indptr[site] : meets.indptr[site + 1]]]
-            later = set(met[met > k].tolist()).union(*(self.later[j] for j in self.children[k]))
-            later.discard(k)
+            later = _union([met[met > k], *(self.later[j][1:] for j in self.children[k])])  # the first is k itself
             self.later.append(later)
-            if later:
-                self.parent[k] = min(later)
+            self.rest.append(int(weights[later].sum()))
+            fill += len(later)
+            if fill > _FILL:
+                raise NoOrderError("the matrix fills up in any order that was tried")
+            if len(later):
+                self.parent[k] = int(later[0])
                 self.children[self.parent[k]].append(k)
-        weights = list(self.pivots)
-        self.rest = [sum(weights[j] for j in later) for later in self.later]
 
     def merge(self) -> None:
         """Nodes into their parents, while that saves more than it costs: few large fronts, rather than many small."""
@@ -201,7 +251,7 @@ class _Tree:
         fronts, first = [], 0
         for node, depth in zip(nodes, depths, strict=True):
             last = first + len(self.members[node])
-            later = np.sort(place[list(self.later[node])]) if self.later[node] else np.zeros(0, dtype=np.int64)
+            later = np.sort(place[self.later[node]])
             children = tuple(sorted(index[j] for j in self.children[node]))
             fronts.append(Front(int(starts[first]), int(starts[last]), _ranges(later, starts), children, depth % 2))
             first = last
@@ -221,6 +271,18 @@ class _Tree:
             # The child that leaves most behind goes first: less waits while the others are worked on.
             stack += [(j, depth + 1, False) for j in sorted(self.children[node], key=lambda j: self.rest[j])]
         return nodes, depths
+
+
+def _union(parts: Sequence[Indices]) -> Indices:
+    """The numbers that are in any of some arrays, ascending."""
+    largest = max(parts, key=len)
+    if sum(map(len, parts)) == len(largest) and len(parts) > 1:
+        parts = [largest]
+    together = np.sort(np.concatenate(parts))
+    if len(together) < 2:
+        return together
+    distinct: Indices = together[np.append(True, together[1:] != together[:-1])]
+    return distinct
 
 
 def _work(pivots: int, rest: int) -> float:

@@ -26,7 +26,7 @@ from lipguard.network.layers import (
     no_row,
 )
 from lipguard.partition.cost import CostModel
-from lipguard.partition.elimination import elimination_of
+from lipguard.partition.elimination import NoOrderError, elimination_of
 from lipguard.partition.tiling import proof_size
 
 # Rows of the largest dense matrix that a proof factors: 300 MB, and a few seconds on two cores.
@@ -74,7 +74,9 @@ class Proof:
     reason: str = ""
 
 
-def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: float | None = None) -> Proof | None:
+def choose_proof(
+    network: Network, config: DCPConfig, cost: CostModel, memory: float | None = None, deadline: float = math.inf
+) -> Proof | None:
     """The proof of the whole network as one LMI; None where none fits.
 
     Args:
@@ -82,14 +84,17 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
         config: `proof`, `failure_probability`, `max_block_size` and `max_seconds` decide.
         cost: speed of this machine.
         memory: bytes that may be used; by default `config.max_memory`, or half of what is free.
+        deadline: of `time.monotonic()`, at which no order of elimination is looked for any more.
     """
     memory = memory or usable_memory(config)
     dense, randomised = _dense(network, cost), _randomised(network, config, cost)
     if config.proof != "auto":
-        asked = {"dense": dense, "randomised": randomised}.get(config.proof) or _sparse(network, config, cost)
-        return _because(asked, f"proof={config.proof!r}") if _fits(asked, network, config, memory) else None
-    searched = not _is_short(config, network)
-    candidates = (_sparse(network, config, cost), dense) if searched else (dense,)
+        asked = {"dense": dense, "randomised": randomised}.get(config.proof)
+        asked = asked or _sparse_if_found(network, config, cost, deadline)
+        fits = asked is not None and _fits(asked, network, config, memory)
+        return _because(asked, f"proof={config.proof!r}") if asked is not None and fits else None
+    sparse = None if _is_short(config, network) else _sparse_if_found(network, config, cost, deadline)
+    candidates = (dense,) if sparse is None else (sparse, dense)
     found = [proof for proof in candidates if _fits(proof, network, config, memory)]
     exact = min(found, key=lambda proof: proof.seconds, default=None)
     budget, worth = _QUICK, _WORTH
@@ -100,7 +105,7 @@ def choose_proof(network: Network, config: DCPConfig, cost: CostModel, memory: f
     if config.failure_probability > 0:  # with a larger margin, where time is short
         within = math.inf if config.max_seconds is None else 0.6 * config.max_seconds
         other = f"a {exact.kind} one would take {exact.seconds:.0f} s" if exact else "no deterministic one fits"
-        other = other if searched else "no time to look for an order of a sparse one"
+        other = other if sparse is not None else "no time to look for an order of a sparse one"
         return _because(dataclasses.replace(randomised, seconds=min(randomised.seconds, within)), other)
     if exact is not None and (config.max_seconds is None or exact.seconds <= config.max_seconds):
         return _because(exact, "failure_probability=0")
@@ -114,10 +119,15 @@ def _is_short(config: DCPConfig, network: Network) -> bool:
     return _SEARCH * network.neurons > _SHARE_OF_SEARCH * config.max_seconds
 
 
-def prices(network: Network, config: DCPConfig, cost: CostModel) -> list[str]:
+def prices(network: Network, config: DCPConfig, cost: CostModel, deadline: float = math.inf) -> list[str]:
     """What each kind of proof of the whole network would take, in words, and what speaks against it."""
     lines = []
-    for proof in (_dense(network, cost), _sparse(network, config, cost), _randomised(network, config, cost)):
+    short = config.proof == "auto" and _is_short(config, network)
+    sparse = None if short else _sparse_if_found(network, config, cost, deadline)
+    for proof in (_dense(network, cost), sparse, _randomised(network, config, cost)):
+        if proof is None:
+            lines.append("one LMI, sparse proof: no time to look for an order of elimination")
+            continue
         against = []
         if proof.kind == "randomised" and config.failure_probability == 0:
             against.append("not deterministic")
@@ -132,15 +142,19 @@ def prices(network: Network, config: DCPConfig, cost: CostModel) -> list[str]:
     return lines
 
 
-def sparse_seconds(network: Network, config: DCPConfig, cost: CostModel) -> float | None:
-    """Predicted time of a sparse proof; None where it takes too much memory or too large a front."""
+def sparse_seconds(network: Network, config: DCPConfig, cost: CostModel, deadline: float = math.inf) -> float | None:
+    """Predicted time of a sparse proof; None where it takes too much memory or too large a front.
+
+    Raises:
+        NoOrderError: no order of elimination is found before the deadline.
+    """
     memory = usable_memory(config)
     for piece in sorted(_pieces(network), key=lambda piece: piece.neurons, reverse=True):
         if _BYTES_PER_ENTRY * _entries(piece) > memory:
             return None
-        if not _fits(_sparse(piece, config, cost), piece, config, memory):
+        if not _fits(_sparse(piece, config, cost, deadline), piece, config, memory):
             return None
-    return _sparse(network, config, cost).seconds
+    return _sparse(network, config, cost, deadline).seconds
 
 
 def sparse_bytes(network: Network) -> float:
@@ -231,10 +245,18 @@ def _dense(network: Network, cost: CostModel) -> Proof:
     return Proof("dense", seconds, 8 * 10 * n * n)
 
 
-def _sparse(network: Network, config: DCPConfig, cost: CostModel) -> Proof:
+def _sparse_if_found(network: Network, config: DCPConfig, cost: CostModel, deadline: float) -> Proof | None:
+    """The sparse proof; None where no order of elimination is found in time."""
+    try:
+        return _sparse(network, config, cost, deadline)
+    except NoOrderError:
+        return None
+
+
+def _sparse(network: Network, config: DCPConfig, cost: CostModel, deadline: float = math.inf) -> Proof:
     seconds = 0.01
     for piece in _pieces(network):
-        seconds += elimination_of(piece).operations / cost.flops + _SECONDS_PER_ENTRY * _entries(piece)
+        seconds += elimination_of(piece, deadline).operations / cost.flops + _SECONDS_PER_ENTRY * _entries(piece)
     if network.neurons > _LARGE:
         seconds += lanczos_steps(network, config.tolerance) / _VECTORS * _pass(network, cost, _APPLICATION)
     return Proof("sparse", cost.factor("sparse") * seconds, sparse_bytes(network))
@@ -247,7 +269,7 @@ def _sparse_bytes(piece: Network) -> float:
 
 def _entries(piece: Network) -> float:
     """Of its sparse matrix, at most."""
-    return _weights(piece) + piece.neurons
+    return multiplications(piece) + piece.neurons
 
 
 def _pieces(network: Network) -> list[Network]:
@@ -271,10 +293,10 @@ def _randomised(network: Network, config: DCPConfig, cost: CostModel) -> Proof:
 def _pass(network: Network, cost: CostModel, price: tuple[float, float, float]) -> float:
     """Seconds of a forward and a backward pass, at a price per layer, entry and multiplication."""
     entries = sum(node.size for node in network.nodes)
-    return price[0] * len(network.nodes) + (price[1] * entries + price[2] * _weights(network)) / cost.flops
+    return price[0] * len(network.nodes) + (price[1] * entries + price[2] * multiplications(network)) / cost.flops
 
 
-def _weights(network: Network) -> float:
+def multiplications(network: Network) -> float:
     """Multiplications of a forward pass."""
     total = 0.0
     for node in network.nodes:

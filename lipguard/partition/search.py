@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator
 
 from lipguard.config import DCPConfig
@@ -16,6 +17,7 @@ from lipguard.network.graph import Network
 from lipguard.network.layers import Add, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
 from lipguard.partition.cuts import Cuts, candidates, chosen_cuts, segments
+from lipguard.partition.elimination import NoOrderError
 from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import (
     LARGEST_MATRIX,
@@ -38,13 +40,22 @@ _LONGEST_AXIS_SEARCH = 24
 # interior point method factors a matrix with a row for every entry of the LMI.
 _BLOCK_SIZES = {"scs": (300, 1000), "clarabel": (100, 150), "power": (2048, 4096)}
 Value = Callable[[Network], float]
+# Seconds that a search may take: of the budget, or where there is none.
+SHARE_OF_SEARCH, MOST_SEARCH = 0.25, 60.0
 _WEIGHTS = (Conv2d, Linear, Scale)
 _NO_CUTS = Cuts((), (), 0.0)
 
 
+def search_deadline(config: DCPConfig, start: float, deadline: float = math.inf) -> float:
+    """When a search that belongs to a certification begun at `start` is to end, of `time.monotonic()`."""
+    most = MOST_SEARCH if config.max_seconds is None else SHARE_OF_SEARCH * config.max_seconds
+    return min(start + most, deadline)
+
+
 def find_plan(
-    network: Network, config: DCPConfig, cost: CostModel | None = None, value: Value | None = None
-) -> PartitionPlan:
+    network: Network, config: DCPConfig, cost: CostModel | None = None, value: Value | None = None,
+    deadline: float | None = None,
+) -> PartitionPlan:  # fmt: skip
     """The plan with the smallest predicted bound within `max_block_size`, `max_memory` and `max_seconds`.
 
     Args:
@@ -52,15 +63,18 @@ def find_plan(
         config: the settings.
         cost: speed of this machine, measured where it is not given.
         value: of the relaxation of a network, roughly; it shows what a cut loses. None assumes the same for every cut.
+        deadline: of `time.monotonic()`, at which the best plan so far has to do, or one of norms; by default
+            `search_deadline` from now on.
 
     Raises:
         ConfigError: no LMI of the network is as small as `max_block_size`, or the partition asked for does not fit.
     """
+    deadline = search_deadline(config, time.monotonic()) if deadline is None else deadline
     cost = cost or cost_model()
-    plan = _find_plan(network, config, cost, value)
+    plan = _find_plan(network, config, cost, value, deadline)
     if config.solver != "power" or config.partition in ("cuts", "tiles") or not network.activations:
         return plan
-    lines = prices(network, config, cost)
+    lines = prices(network, config, cost, deadline)
     if any(block.cuts or block.grids for block in plan.blocks):
         lines.append(f"{plan.blocks[0].method}, sparse proofs, {plan.blocks[0].seconds:.1f} s: chosen")
     elif len(plan.blocks) > 1:
@@ -68,31 +82,39 @@ def find_plan(
     return dataclasses.replace(plan, considered=tuple(lines))
 
 
-def _find_plan(network: Network, config: DCPConfig, cost: CostModel, value: Value | None) -> PartitionPlan:
-    whole = _whole_by_power(network, config, cost) or _cut_by_power(network, config, cost, value)
+def _find_plan(
+    network: Network, config: DCPConfig, cost: CostModel, value: Value | None, deadline: float
+) -> PartitionPlan:
+    whole = _whole_by_power(network, config, cost, deadline) or _cut_by_power(network, config, cost, value, deadline)
     if whole is not None:
         return PartitionPlan(network.architecture, (whole,), PartitionPlan.settings_of(config))
-    plan = _plan_within(network, config, cost, _largest_block(network, config, cost))
+    plan = _plan_within(network, config, cost, _largest_block(network, config, cost, deadline), deadline)
     if config.max_seconds is None:
         return plan
     limit = max((rows for block in plan.blocks for rows in block.variables), default=0)
     while plan.seconds > config.max_seconds and limit > 2:  # smaller and smaller blocks until the predicted time fits
         limit = int(0.8 * limit)
-        plan = _Search(network, config, cost, limit).plan()
+        search = _Search(network, config, cost, limit, deadline)
+        smaller = search.plan()
+        if search.is_late:  # it did not see everything; what the plan before has no time for, its proofs leave out
+            break
+        plan = smaller
     return plan
 
 
-def _whole_by_power(network: Network, config: DCPConfig, cost: CostModel) -> Block | None:
+def _whole_by_power(network: Network, config: DCPConfig, cost: CostModel, deadline: float) -> Block | None:
     """The whole network as one block: the power iteration needs no matrix, and one proof loses less than several."""
     if config.solver != "power" or config.partition not in ("auto", "none") or not network.activations:
         return None
-    proof = choose_proof(network, config, cost)
+    proof = choose_proof(network, config, cost, deadline=deadline)
     if proof is None:
         return None
     return _one_lmi(network, network, config, cost, proof)
 
 
-def _cut_by_power(network: Network, config: DCPConfig, cost: CostModel, value: Value | None) -> Block | None:
+def _cut_by_power(
+    network: Network, config: DCPConfig, cost: CostModel, value: Value | None, deadline: float
+) -> Block | None:
     """One block that is cut, and in tiles, where it loses least, so that sparse proofs of the pieces fit."""
     if config.solver != "power" or config.partition != "auto" or config.proof not in ("auto", "sparse"):
         return None
@@ -103,12 +125,17 @@ def _cut_by_power(network: Network, config: DCPConfig, cost: CostModel, value: V
         if len(candidates(network)) * iterations > 0.2 * config.max_seconds:
             value = None  # there is no time to ask
     hurried = config.max_seconds is not None
-    found = segments(network, lambda part: sparse_seconds(part, config, cost), config.partition_factors, hurried)
+    found = segments(
+        network, lambda part: sparse_seconds(part, config, cost, deadline), config.partition_factors, hurried
+    )
     chosen = chosen_cuts(network, found, value, budget)
     if chosen is None:
         return None
     own = chosen.apply(network)
-    seconds = sparse_seconds(own, config, cost)
+    try:
+        seconds = sparse_seconds(own, config, cost, deadline)
+    except NoOrderError:
+        return None
     if seconds is None or len(own.pieces) == 1:
         return None
     places = ", ".join(network.nodes[i].path for i in chosen.behind)
@@ -134,10 +161,11 @@ def _one_lmi(
     )  # fmt: skip
 
 
-def _plan_within(network: Network, config: DCPConfig, cost: CostModel, limit: int) -> PartitionPlan:
-    search = _Search(network, config, cost, limit)
+def _plan_within(network: Network, config: DCPConfig, cost: CostModel, limit: int, deadline: float) -> PartitionPlan:
+    search = _Search(network, config, cost, limit, deadline)
     plan = search.plan()
-    if config.max_block_size is not None and not search.fits and math.isfinite(search.smallest):
+    too_small = config.max_block_size is not None and not search.fits and math.isfinite(search.smallest)
+    if too_small and not search.is_late:
         raise ConfigError(
             f"max_block_size={limit} is smaller than any block of this network can be: the smallest LMI has "
             f"{search.smallest:.0f} rows. Set max_block_size to at least that."
@@ -145,19 +173,21 @@ def _plan_within(network: Network, config: DCPConfig, cost: CostModel, limit: in
     return plan
 
 
-def _largest_block(network: Network, config: DCPConfig, cost: CostModel) -> int:
+def _largest_block(network: Network, config: DCPConfig, cost: CostModel, deadline: float) -> int:
     """N_max: as given, or the usual one, or as much as the smallest block needs."""
     if config.max_block_size is not None:
         return config.max_block_size
     usual, largest = _BLOCK_SIZES[config.solver]
-    search = _Search(network, config, cost, usual)
+    search = _Search(network, config, cost, usual, deadline)
     search.plan()
     return usual if search.fits or search.smallest > largest else int(search.smallest)
 
 
 class _Search:
-    def __init__(self, network: Network, config: DCPConfig, cost: CostModel, limit: int) -> None:
+    def __init__(self, network: Network, config: DCPConfig, cost: CostModel, limit: int, deadline: float) -> None:
         self.network, self.config, self.cost, self.limit = network, config, cost, limit
+        self.deadline = deadline  # of `time.monotonic()`; what was not looked at by then is left to norms
+        self.is_late = False
         self.smallest = math.inf  # rows of the smallest LMI seen, for the message when nothing fits
         self.fits = False
         self.to_be_tiled = self._convolutional_subnetworks() if config.partition == "tiles" else []
@@ -194,6 +224,9 @@ class _Search:
         for start in reversed(starts):
             if not self._may_gain(start, stop):
                 continue
+            self.is_late = self.is_late or time.monotonic() > self.deadline
+            if self.is_late:
+                return
             found = [block for block in (self._whole(start, stop), self._tiled(start, stop)) if block is not None]
             yield from found
             if not found and not self._may_grow(start, stop):
@@ -248,6 +281,9 @@ class _Search:
             return None
         best = None
         for tile in self._tile_sizes(own):
+            self.is_late = self.is_late or time.monotonic() > self.deadline
+            if self.is_late and best is not None:
+                break
             tiling = Tiling(own, tile)
             rows = [shape.compressed for shape in tiling.shapes]
             if not self._within(max(rows)):
@@ -276,9 +312,11 @@ class _Search:
             rows, columns = self.config.partition_factors
             return [(-(-height // min(rows, height)), -(-width // min(columns, width)))]
         sizes = [sorted({-(-n // f) for f in range(1, n + 1)})[:_LONGEST_AXIS_SEARCH] for n in (height, width)]
-        found = []
+        found: list[tuple[int, int]] = []
         for h in sizes[0]:
             for w in sizes[1]:
+                if found and time.monotonic() > self.deadline:
+                    return found
                 found.append((h, w))
                 if max(shape.compressed for shape in Tiling(own, (h, w)).shapes) > self.limit:
                     break  # wider tiles are larger still

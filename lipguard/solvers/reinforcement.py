@@ -10,6 +10,7 @@ directions, round after round (Kelley's cutting planes).
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ _BESIDE = 1e-3  # directions that are this little above what is wanted are worth
 
 def reinforced(
     network: Network, t: Array, rho: float, wanted: float, steps: int, rounds: int, enough: float,
-    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64, deadline: float = math.inf,
 ) -> tuple[Array, float, float]:  # fmt: skip
     """Multipliers and rho with margins by layer, such that what is still missing is cheaper as a margin for all.
 
@@ -41,6 +42,7 @@ def reinforced(
         enough: a relative gain of the bound for which another round is not worth its time.
         device: where the passes run.
         dtype: of the passes.
+        deadline: of `time.monotonic()`, at which the best so far has to do.
 
     Returns:
         (t, rho, missing): the best that was met, and how far its smallest eigenvalue is below what is wanted, by an
@@ -63,12 +65,12 @@ def reinforced(
     for left in reversed(range(rounds + 1)):
         now_t, now_rho = raised(network, t, rho, margins)
         form = ScaledForm(network, now_t, now_rho, device, dtype=dtype)
-        values, near, residual = smallest_eigenvectors(form, steps, near=near)
+        values, near, residual = smallest_eigenvectors(form, steps, near=near, deadline=deadline)
         if left == rounds and residual > wanted + _UNSEEN / steps**2:  # once more, from a better start than chance
-            values, near, residual = smallest_eigenvectors(form, steps, near=near)
+            values, near, residual = smallest_eigenvectors(form, steps, near=near, deadline=deadline)
         if not len(values):
             if dtype != torch.float64:  # what single precision cannot hold
-                return reinforced(network, t, rho, wanted, steps, rounds, enough, device)
+                return reinforced(network, t, rho, wanted, steps, rounds, enough, device, deadline=deadline)
             break
         unavoidable = wanted + min(residual, _UNSEEN / steps**2)
         missing = max(unavoidable - float(values[0]), 0.0)
@@ -77,7 +79,7 @@ def reinforced(
         if claimed < least:
             best, least = (now_t, now_rho, missing), claimed
         cheap = rest < 1 + 2 * enough  # rho is the square of the bound
-        if not left or cheap or claimed > before * (1 - enough):
+        if not left or cheap or time.monotonic() > deadline or claimed > before * (1 - enough):
             break
         for value, vector in zip(values.tolist(), near, strict=True):
             if value < wanted + _BESIDE:

@@ -14,6 +14,8 @@ sqrt(e_0) prod e_m in the bound. Where A is indefinite on a few layers only, tha
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -71,7 +73,7 @@ def _floored(t: Array, sizes: Sequence[int]) -> Array:
 
 
 def repaired(
-    t: Array, layers: Sequence[int], norm: Callable[[Array], float], enough: float = 0.0
+    t: Array, layers: Sequence[int], norm: Callable[[Array], float], enough: float = 0.0, deadline: float = math.inf
 ) -> tuple[Array, float] | None:
     """The best of a few enlargements of `t`, with its norm; None where no form exists for any of them.
 
@@ -83,16 +85,22 @@ def repaired(
         layers: number of neurons of each layer, in order of execution.
         norm: what a form for given multipliers is worth; infinite where there is none. Each call factors a matrix.
         enough: a norm at which to look no further.
+        deadline: of `time.monotonic()`: no call is begun that would be late if it took as long as the last one.
     """
     depth = np.repeat(np.arange(len(layers), 0, -1), layers)
     largest = np.concatenate([np.zeros(0), *(np.full(len(part), part.max(initial=0.0)) for part in _split(t, layers))])
     largest = np.where(largest > 0, largest, 1.0)
     best: tuple[Array, float] | None = None
+    longest = 0.0
     for step in _STEPS:
         better, values = False, []
         for floor in _FLOORS:
+            began = time.monotonic()
+            if began + longest > deadline:
+                return best
             candidate = np.maximum(t, np.maximum(floor * largest, _LEAST)) * (1 + step) ** depth
             value = norm(candidate)
+            longest = max(longest, time.monotonic() - began)
             values.append(value)
             if value < (np.inf if best is None else best[1]):
                 best, better = (candidate, value), True

@@ -98,7 +98,7 @@ def test_the_time_budget_decides() -> None:
 def test_an_order_of_elimination_is_not_looked_for_where_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     network = convolutions(16, 40, depth=4)
     enough = proofs._SEARCH * network.neurons / proofs._SHARE_OF_SEARCH
-    monkeypatch.setattr(proofs, "elimination_of", lambda _: pytest.fail("an order was looked for"))
+    monkeypatch.setattr(proofs, "elimination_of", lambda *_: pytest.fail("an order was looked for"))
     found = chosen(network, max_seconds=0.9 * enough)
     assert found is not None
     assert found.kind == "randomised"
