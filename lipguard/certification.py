@@ -286,7 +286,8 @@ def _propose(
         began = time.monotonic()
         options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
         jobs = [job for run in blocks for job in run.jobs(norms)]
-        limit = deadline if deadline < math.inf else None
+        # A tenth is for the proofs of what came back, where one solver hangs.
+        limit = deadline - 0.1 * max(deadline - time.monotonic(), 0.0) if deadline < math.inf else None
         proposals = solve_all(jobs, options, config.workers, limit, bar.update, executor)
     for run, proposal in zip(owners, proposals, strict=True):
         run.proposals.append(proposal)

@@ -14,6 +14,7 @@ ORDER = [
     "config",
     "network",
     "partition",
+    "threads",
     "solvers",
     "certificate",
     "robustness",

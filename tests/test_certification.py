@@ -205,7 +205,7 @@ def test_a_budget_that_ends_leaves_a_verified_bound(config: DCPConfig, monkeypat
     began = time.monotonic()
     report = lipguard.certify(cnn(), SHAPE, dataclasses.replace(config, max_seconds=1e-3))
     assert time.monotonic() - began < 10
-    assert "no time left" in report.status
+    assert report.status.startswith("fallback")
     assert report.bound <= report.product_bound
     assert lipguard.verify(report.certificate, cnn()) == report.bound
 
