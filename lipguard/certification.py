@@ -42,6 +42,7 @@ _HEADROOM = 1e-9
 _NORMS_HEADROOM = 1e-11
 _SHARE_OF_NORMS = 0.2  # of the time that is left, beyond which layers get looser norms
 _QUICK = 1e6  # entries of a network whose lower bound may come after the deadline: a few passes
+_SHARE_OF_PROOFS = 0.2  # of the time that is left, which conic solvers leave
 _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
 
 
@@ -196,7 +197,12 @@ def _certify_network(
     interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
     report = _report(request, network, plan, norms, blocks, (start, deadline), interrupted, warm)
     if warm is None and optimise and report.status == "complete" and deadline == math.inf:
-        _learn(network, config, blocks)
+        try:
+            _learn(network, config, blocks)
+        except Exception as error:  # a cache that cannot be written, say: later plans are a little worse
+            _LOG.warning("The cost model did not learn.", exc_info=True)
+            note = f"the cost model did not learn from this run: {type(error).__name__}: {error}"
+            report = dataclasses.replace(report, notes=(*report.notes, note))
     return report
 
 
@@ -286,8 +292,8 @@ def _propose(
         began = time.monotonic()
         options = SolverOptions(config.solver, config.tolerance, config.max_iterations)
         jobs = [job for run in blocks for job in run.jobs(norms)]
-        # A tenth is for the proofs of what came back, where one solver hangs.
-        limit = deadline - 0.1 * max(deadline - time.monotonic(), 0.0) if deadline < math.inf else None
+        # The rest is for the proofs of what came back, where one solver hangs.
+        limit = deadline - _SHARE_OF_PROOFS * max(deadline - time.monotonic(), 0.0) if deadline < math.inf else None
         proposals = solve_all(jobs, options, config.workers, limit, bar.update, executor)
     for run, proposal in zip(owners, proposals, strict=True):
         run.proposals.append(proposal)
@@ -338,16 +344,17 @@ def _report(
     gaps = [run.gap for run in blocks if not math.isnan(run.gap)]
     return Report(
         bound, product, lower, max(gaps, default=math.nan), proof, probability if proof != "product" else 0.0,
-        certificate, plan, time.monotonic() - start, _status(blocks, optimise, interrupted),
+        certificate, plan, time.monotonic() - start, _status(blocks, optimise, interrupted, warm is not None),
         WarmStart(certificate, states, points),
         tuple(run.row() for run in blocks), notes=notes,
     )  # fmt: skip
 
 
-def _status(blocks: Sequence[BlockRun], optimise: bool, interrupted: bool) -> str:
+def _status(blocks: Sequence[BlockRun], optimise: bool, interrupted: bool, known: bool) -> str:
     lost = [f"block {run.index}: {run.status}" for run in blocks if run.is_lost]
     if interrupted:
         return "interrupted" + (": " + "; ".join(lost) if lost else "")
     if not optimise:
-        return "reused" + (" (product of norms for " + ", ".join(lost) + ")" if lost else "")
+        products = " (product of norms for " + ", ".join(lost) + ")" if lost else ""
+        return ("reused" if known else "not solved") + products
     return "fallback: " + "; ".join(lost) if lost else "complete"

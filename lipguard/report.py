@@ -73,8 +73,8 @@ class Report:
         certificate: what `lipguard.verify` checks.
         plan: the partition.
         seconds: time of the whole certification.
-        status: "complete"; "reused" where nothing was optimised; "interrupted" by Ctrl-C, with the best that was proved
-            until then; "fallback: ..." with what was lost and why.
+        status: "complete"; "reused" where nothing was optimised, "not solved" where nothing ever had been; "interrupted"
+            by Ctrl-C, with the best that was proved until then; "fallback: ..." with what was lost and why.
         warm_start: for the next certification of this architecture.
         rows: one mapping per block, see `details`.
         restricted: of the bound on a domain, where one was asked for: never above `bound`, and true on the domain only.

@@ -160,7 +160,7 @@ def test_re_evaluation_without_anything_to_reuse_is_the_product_bound(config: DC
     cold = lipguard.certify(cnn(), SHAPE, config, optimise=False)
     assert cold.bound == cold.product_bound
     assert cold.proof == "product"
-    assert cold.status.startswith("reused (product of norms")
+    assert cold.status.startswith("not solved (product of norms")
 
 
 def test_a_warm_start_survives_plain_values(report: lipguard.Report, config: DCPConfig) -> None:
@@ -323,3 +323,14 @@ def test_what_is_sought_beyond_a_proof_is_not_learned_as_its_time(monkeypatch: p
     (stages,) = observed
     assert report.seconds > 1.0
     assert stages["sparse"][0] < 0.8
+
+
+def test_a_cost_model_that_cannot_learn_costs_its_learning_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(observed: object) -> None:
+        raise OSError("no space left")
+
+    usual = lipguard.certify(cnn(), SHAPE)
+    monkeypatch.setattr(certification, "learn", failing)
+    report = lipguard.certify(cnn(), SHAPE)
+    assert (report.bound, report.status) == (usual.bound, "complete")
+    assert report.notes == ("the cost model did not learn from this run: OSError: no space left",)
