@@ -73,7 +73,7 @@ class Report:
         certificate: what `lipguard.verify` checks.
         plan: the partition.
         seconds: time of the whole certification.
-        status: "complete"; "reused" where nothing was optimised, "not solved" where nothing ever had been; "interrupted"
+        status: "complete"; "reused" where nothing was optimised, "not solved" where nothing ever was; "interrupted"
             by Ctrl-C, with the best that was proved until then; "fallback: ..." with what was lost and why.
         warm_start: for the next certification of this architecture.
         rows: one mapping per block, see `details`.
