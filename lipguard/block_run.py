@@ -61,6 +61,7 @@ _MARGIN_ROUNDS = 4  # in which margins by layer are looked for
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _TIGHTENED, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
 _LATE = "; no time left"
+_GRACE = 1.5  # seconds for small proofs after the deadline, at which solvers in other processes are given up
 _LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
 
 _Candidate: TypeAlias = tuple[Array, float, Directions | None]
@@ -240,7 +241,7 @@ class BlockRun:
     def prove(self) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
         if not self.parts and self.product > 0 and self._might_gain():
-            self.status = "no LMI of it fits; the product of norms"
+            self.status = "no LMI of it fits into memory or time; the product of norms"
         if not self.parts or self.product == 0:
             return
         began = time.monotonic()
@@ -271,10 +272,15 @@ class BlockRun:
 
     def _is_late(self) -> bool:
         """Whether the deadline is over; the status says so."""
-        late = time.monotonic() > self.deadline
+        late = time.monotonic() > self._proofs_end
         if late:
             self._say_late()
         return late
+
+    @property
+    def _proofs_end(self) -> float:
+        """When proofs give up: those that take little may come a little late, for what was solved is not to be lost."""
+        return self.deadline + (_GRACE if self._neurons <= _SMALL else 0.0)
 
     def _say_late(self) -> None:
         self.status += "" if self.status.endswith((_LATE, "(no time left)")) else _LATE
@@ -572,10 +578,10 @@ class BlockRun:
         enough = value * value * (1 + 0.1 * self.config.tolerance) ** 2
         best: tuple[Array, float] | None = None
         if proposal is not None and proposal.multipliers is not None:
-            best = repaired(proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough, self.deadline)
+            best = repaired(proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough, self._proofs_end)
         if self.warm is not None and (best is None or best[1] > enough) and self._has_warm_multipliers(self.warm):
             last = self.warm.certificate.multipliers[self.index][j]
-            other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough, self.deadline)
+            other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough, self._proofs_end)
             best = min((found for found in (best, other) if found is not None), key=lambda f: f[1], default=None)
         return best
 
