@@ -61,6 +61,7 @@ _MARGIN_ROUNDS = 4  # in which margins by layer are looked for
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _TIGHTENED, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
 _LATE = "; no time left"
+_GRACE = 1.5  # seconds for small proofs after the deadline, at which solvers in other processes are given up
 _LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
 
 _Candidate: TypeAlias = tuple[Array, float, Directions | None]
@@ -185,9 +186,13 @@ class BlockRun:
             own = self.block.tiling(self.block.network(self.network))
             found = power.propose_tiles(own, options, known.get(self._key(0)))
         else:
+            later = True
             if self.block.multipliers == "both" and self.rounds == 0:
-                options = self._propose_tied(options, known)
-            found = [power.propose(part, options, known.get(self._key(j))) for j, part in enumerate(self.parts)]
+                options, later = self._propose_tied(options, known)
+            if later:
+                found = [power.propose(part, options, known.get(self._key(j))) for j, part in enumerate(self.parts)]
+            else:
+                found, self.tied = [self.tied or power.propose(self.parts[0], options)], None
         before = self.proposals or found
         self.proposals = [
             dataclasses.replace(new, iterations=new.iterations + (old.iterations if self.rounds else 0))
@@ -197,16 +202,27 @@ class BlockRun:
         self.iterating += time.monotonic() - began
         self.seconds += time.monotonic() - began
 
-    def _propose_tied(self, options: PowerOptions, known: Mapping[str, Mapping[str, Array]]) -> PowerOptions:
-        """First one multiplier per channel; returns the options of what follows, with the time that is left."""
+    def _propose_tied(
+        self, options: PowerOptions, known: Mapping[str, Mapping[str, Array]]
+    ) -> tuple[PowerOptions, bool]:
+        """First one multiplier per channel; returns the options of what follows, and whether there is time for it.
+
+        Where half of the time was over before even those were found, the rest is better spent on them.
+        """
         began = time.monotonic()
         half = None if options.max_seconds is None else options.max_seconds / 2
         steps = min(_TIED_STEPS, options.max_iterations)
         few = dataclasses.replace(options, tied=True, max_iterations=steps, max_seconds=half)
         self.tied = power.propose(self.parts[0], few, known.get(self._key(0) + _TIED_KEY))
         if options.max_seconds is None:
-            return options
-        return dataclasses.replace(options, max_seconds=options.max_seconds - (time.monotonic() - began))
+            return options, True
+        left = max(options.max_seconds - (time.monotonic() - began), 0.0)
+        if self.tied.status.startswith("inaccurate (no time") and self.tied.iterations < _HURRIED_STEPS:
+            few = dataclasses.replace(few, max_seconds=left, max_iterations=_HURRIED_STEPS, stir=0.0)
+            more = power.propose(self.parts[0], few, self.tied.state)
+            self.tied = more if more.multipliers is not None else self.tied
+            return options, False
+        return dataclasses.replace(options, max_seconds=left), True
 
     @property
     def _most_iterations(self) -> int:
@@ -240,7 +256,7 @@ class BlockRun:
     def prove(self) -> None:
         """The best bound that the proposals, or else the last multipliers, prove; the product of norms in any case."""
         if not self.parts and self.product > 0 and self._might_gain():
-            self.status = "no LMI of it fits; the product of norms"
+            self.status = "no LMI of it fits into memory or time; the product of norms"
         if not self.parts or self.product == 0:
             return
         began = time.monotonic()
@@ -271,10 +287,15 @@ class BlockRun:
 
     def _is_late(self) -> bool:
         """Whether the deadline is over; the status says so."""
-        late = time.monotonic() > self.deadline
+        late = time.monotonic() > self._proofs_end
         if late:
             self._say_late()
         return late
+
+    @property
+    def _proofs_end(self) -> float:
+        """When proofs give up: those that take little may come a little late, for what was solved is not to be lost."""
+        return self.deadline + (_GRACE if self._neurons <= _SMALL else 0.0)
 
     def _say_late(self) -> None:
         self.status += "" if self.status.endswith((_LATE, "(no time left)")) else _LATE
@@ -430,7 +451,7 @@ class BlockRun:
         wider = self._margin(form, late.seconds / VECTORS[0], 1.25 * margin)
         gain = 1 - (1 + step) ** -0.5 + 1.2 * (wider - margin)
         _LOG.info("A proof with a margin of %.2g would be late; trying %.2g.", margin, wider)
-        return ((1 - gain) ** -2 - 1, wider) if wider <= 2 * LARGEST_MARGIN else (math.inf, wider)
+        return ((1 - gain) ** -2 - 1, wider) if wider <= 1.25 * LARGEST_MARGIN else (math.inf, wider)
 
     def _first_step(self, t: Array, rho: float, directions: Directions | None) -> _Attempt:
         """What to try first: multipliers adjusted, and with margins where they are missing.
@@ -572,10 +593,12 @@ class BlockRun:
         enough = value * value * (1 + 0.1 * self.config.tolerance) ** 2
         best: tuple[Array, float] | None = None
         if proposal is not None and proposal.multipliers is not None:
-            best = repaired(proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough, self.deadline)
+            best = repaired(
+                proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough, self._proofs_end
+            )
         if self.warm is not None and (best is None or best[1] > enough) and self._has_warm_multipliers(self.warm):
             last = self.warm.certificate.multipliers[self.index][j]
-            other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough, self.deadline)
+            other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough, self._proofs_end)
             best = min((found for found in (best, other) if found is not None), key=lambda f: f[1], default=None)
         return best
 

@@ -40,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 # The claim is this much above what was proved here, so that another machine's rounding proves it too.
 _HEADROOM = 1e-9
 _NORMS_HEADROOM = 1e-11
-_SHARE_OF_NORMS = 0.2  # of the time that is left, beyond which layers get looser norms
+_SHARE_OF_NORMS = 0.1  # of the time that is left, beyond which layers get looser norms
 _QUICK = 1e6  # entries of a network whose lower bound may come after the deadline: a few passes
 _SHARE_OF_PROOFS = 0.2  # of the time that is left, which conic solvers leave
 _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
@@ -170,7 +170,7 @@ def _certify_network(
     network = request.network
     if request.domain is not None:
         # The verifier's slopes come from norms that are not late, and so must these.
-        exact = node_norms(network, _within(deadline, 2 * _SHARE_OF_NORMS), exact=True)
+        exact = node_norms(network, _within(deadline, 3 * _SHARE_OF_NORMS), exact=True)
         network = restricted(network, request.domain, exact)
     optimise = request.optimise
     plan = _plan(network, config, warm, optimise, device, search_deadline(config, start, deadline))

@@ -46,6 +46,7 @@ _SPARSE_SIDE = 400  # from which on a sparse factorisation is faster
 _NARROW = 3  # times as long on one side as on the other: W W' is then so much smaller that its fill does not matter
 # Of the eigenvector that a norm is estimated with; the norm itself is off by about its square. What that may leave:
 _RESIDUAL, _NORM_SLACK = 1e-5, 1e-6
+_ROWS = 256  # that are looked at together
 _PROBE = 512  # rows of the product that shows how fast this machine is at the moment
 _FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the frequencies of one convolution
 
@@ -105,7 +106,7 @@ def crude_norm(layer: Layer) -> float:
     at most, and an input entry is read with every weight of its own once at most. Others have no better bound anyway.
     """
     if isinstance(layer, Linear):
-        return _crude_norm(layer.weight.numpy(), layer.weight_ulps)
+        return _crude_norm_by_rows(layer.weight.numpy(), layer.weight_ulps)
     if not isinstance(layer, Conv2d):
         return layer_norm(layer, (), math.inf)
     norm = 0.0
@@ -250,6 +251,8 @@ def matrix_norm(W: Array, weight_ulps: int, deadline: float = math.inf) -> float
     """
     if W.shape[0] > W.shape[1]:
         W = W.T
+    if deadline < math.inf:
+        _check(deadline, _gram_seconds(*W.shape))
     size = float(np.abs(W).max(initial=0.0))
     if size == 0:
         return 0.0
@@ -258,7 +261,6 @@ def matrix_norm(W: Array, weight_ulps: int, deadline: float = math.inf) -> float
     crude = _crude_norm(W, weight_ulps)
     if len(W) > 4 * _DENSE_SIDE:
         return ldexp_up(crude, exponent)
-    _check(deadline, _gram_seconds(*W.shape) if deadline < math.inf else 0.0)
     G = W @ W.T
     lengths = np.linalg.norm(W, axis=1)
     # |W| |W|^T <= lengths lengths^T by Cauchy and Schwarz
@@ -281,6 +283,17 @@ def _crude_norm(W: Array | Matrix, weight_ulps: int) -> float:
     """sqrt(|W|_1 |W|_inf)."""
     A = abs(W)
     sums = mul_up(float(A.sum(axis=0).max()), float(A.sum(axis=1).max()))
+    return mul_up(sqrt_up(sums), up(1 + gamma_up(sum(W.shape) + weight_ulps)))
+
+
+def _crude_norm_by_rows(W: Array, weight_ulps: int) -> float:
+    """The same without a copy of a large matrix."""
+    columns, largest = np.zeros(W.shape[1]), 0.0
+    for start in range(0, len(W), _ROWS):
+        sizes = np.abs(W[start : start + _ROWS])
+        columns += sizes.sum(axis=0)
+        largest = max(largest, float(sizes.sum(axis=1).max()))
+    sums = mul_up(float(columns.max(initial=0.0)), largest)
     return mul_up(sqrt_up(sums), up(1 + gamma_up(sum(W.shape) + weight_ulps)))
 
 

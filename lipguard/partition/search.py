@@ -40,8 +40,8 @@ _LONGEST_AXIS_SEARCH = 24
 # interior point method factors a matrix with a row for every entry of the LMI.
 _BLOCK_SIZES = {"scs": (300, 1000), "clarabel": (100, 150), "power": (2048, 4096)}
 Value = Callable[[Network], float]
-# Seconds that a search may take: of the budget, or where there is none.
-SHARE_OF_SEARCH, MOST_SEARCH = 0.25, 60.0
+# What a search may take: a share of the budget; seconds where there is none; seconds where little is left.
+SHARE_OF_SEARCH, MOST_SEARCH, LEAST_SEARCH = 0.25, 60.0, 0.3
 _WEIGHTS = (Conv2d, Linear, Scale)
 _NO_CUTS = Cuts((), (), 0.0)
 
@@ -49,7 +49,7 @@ _NO_CUTS = Cuts((), (), 0.0)
 def search_deadline(config: DCPConfig, start: float, deadline: float = math.inf) -> float:
     """When a search that belongs to a certification begun at `start` is to end, of `time.monotonic()`."""
     most = MOST_SEARCH if config.max_seconds is None else SHARE_OF_SEARCH * config.max_seconds
-    return min(start + most, deadline)
+    return max(min(start + most, deadline), time.monotonic() + LEAST_SEARCH)
 
 
 def find_plan(

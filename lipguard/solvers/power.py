@@ -503,12 +503,13 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
     free = 0 if resumed else _FREE_STEPS
     window, polish = (_RESUMED_WINDOW, _RESUMED_POLISH) if resumed else (_WINDOW, _POLISH)
     begun, last = 0, options.max_iterations
-    now = time.monotonic()
+    now, shortest = time.monotonic(), math.inf
     try:
         while len(values) < last:
             before, now = now, time.monotonic()
+            shortest = min(shortest, now - before) if values else math.inf
             # Nor a step that would end after it; what follows the last one takes as long as half a step.
-            if now >= deadline or (values and now + 1.5 * (now - before) > deadline):
+            if now >= deadline or (values and now + 1.5 * shortest > deadline):
                 return "inaccurate (no time left)" if values else "failed (no time left)"
             n = len(values)
             # Momentum may overshoot: a value that falls is a reason to do without it for a while.
