@@ -1,6 +1,7 @@
 """Layer norms against the exact norm of the layer's own matrix, by every route."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from lipguard.certificate import norms
 from lipguard.network.layers import Conv2d, Linear, Scale
 from lipguard.network.trace import trace
+from lipguard.partition import elimination
 
 
 def exact_norm(layer: Conv2d, shape: tuple[int, ...]) -> float:
@@ -121,3 +123,58 @@ def test_the_product_bound_adds_branches_and_multiplies_layers() -> None:
     bound = norms.product_bounds(network, norms.node_norms(network))[-1]
     assert bound == pytest.approx(0.25 * one * (1 + other), rel=1e-10)
     assert bound >= 0.25 * one * (1 + other) * (1 - 1e-15)
+
+
+@given(convolutions(smallest=3))
+def test_a_norm_without_time_bounds_the_exact_norm_of_a_convolution(case: tuple[Conv2d, tuple[int, ...]]) -> None:
+    layer, shape = case
+    assert norms.crude_norm(layer) >= exact_norm(layer, shape) * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 700), (700, 3), (1, 1), (5, 5)])
+def test_a_norm_without_time_bounds_that_of_a_matrix(shape: tuple[int, int]) -> None:
+    layer = Linear(torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    found = norms.crude_norm(layer)
+    assert found >= norms.layer_norm(layer, shape[1:]) * (1 - 1e-9)
+    assert found == pytest.approx(norms._crude_norm(layer.weight.numpy(), 0), rel=1e-12)
+
+
+def test_a_norm_without_time_is_exact_where_others_have_none() -> None:
+    assert norms.crude_norm(Scale(torch.tensor([2.0, -3.0], dtype=torch.float64))) >= 3.0
+    assert norms.crude_norm(Linear(torch.zeros(3, 2, dtype=torch.float64))) == 0
+
+
+def test_norms_without_time_are_looser_and_are_told_apart() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
+    network = trace(model, (3, 8, 8))
+    exact, late = norms.node_norms(network), norms.node_norms(network, -math.inf)
+    assert all(loose >= tight * (1 - 1e-12) for loose, tight in zip(late, exact, strict=True))
+    assert sum(loose > 1.01 * tight for loose, tight in zip(late, exact, strict=True)) == 3
+    assert norms.node_norms(network, math.inf, exact=True) == exact
+    with pytest.raises(norms.LateNormError):
+        norms.node_norms(network, -math.inf, exact=True)
+
+
+@pytest.mark.parametrize("route", ["gram", "sparse", "frequency", "patch"])
+def test_every_route_ends_at_a_deadline_that_comes_in_the_middle(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks with every look at it: wherever the deadline falls, the bound holds."""
+    layer = Conv2d(torch.randn(6, 6, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    shape, exact = (6, 9, 9), exact_norm(layer, (6, 9, 9))
+    monkeypatch.setattr(norms, "_SPARSE_SIDE", 0)
+    monkeypatch.setattr(norms, "_NARROW", 1 if route == "gram" else 10**9)
+    if route in ("frequency", "patch"):
+        monkeypatch.setattr(norms, "_DENSE_SIDE", 16)
+    if route == "patch":
+        monkeypatch.setattr(norms, "_FREQUENCY_WORK", 0)
+    late = 0
+    for deadline in (0.5, 2.5, 5.5, 10.5, 30.5, 1e6):
+        clock = itertools.count()
+        monkeypatch.setattr(norms.time, "monotonic", lambda clock=clock: float(next(clock)))
+        elimination._known.clear()
+        try:
+            found = norms.layer_norm(layer, shape, deadline)
+        except norms.LateNormError as error:
+            late, found = late + 1, min(error.bound, norms.crude_norm(layer))
+        assert found >= exact * (1 - 1e-12)
+    assert 0 < late < 6

@@ -140,3 +140,34 @@ def test_sites_of_norms_have_places() -> None:
     assert len(own.place) == 30 + 12
     assert np.allclose(own.place[30] * (5, 6), (1, 1))
     assert len(gram.place) == len(gram.sizes) == 12
+
+
+class Joined(nn.Module):
+    """Channels behind channels, as in a DenseNet."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 + 2 * k, 2, 3, padding=1) for k in range(layers))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in self.convs:
+            x = torch.cat([x, conv(torch.relu(x))], 1)
+        return x
+
+
+def test_joined_channels_meet_only_what_is_near(grid: None) -> None:
+    network = trace(Joined(2).eval(), (3, 6, 7))
+    assert_covers(site_graph(network), factored(network))
+
+
+def test_joined_channels_leave_the_pattern_sparse() -> None:
+    graph = site_graph(trace(Joined(3).eval(), (3, 24, 24)))
+    assert graph.meets.nnz < 100 * graph.meets.shape[0] < graph.meets.shape[0] ** 2 / 10
+
+
+def test_a_search_that_is_called_off_ends() -> None:
+    def off() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        site_graph(trace(Joined(1).eval(), (3, 6, 7)), off)

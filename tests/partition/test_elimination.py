@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.sparse.linalg
 from helpers.eliminations import elimination_for
 from helpers.networks import Sample, networks, with_weights
 from hypothesis import given
@@ -15,9 +17,10 @@ from torch import nn
 
 from lipguard.network.graph import Network
 from lipguard.network.layers import Conv2d
+from lipguard.network.sites import site_graph
 from lipguard.network.trace import trace
 from lipguard.partition import elimination
-from lipguard.partition.elimination import Elimination, Front, elimination_of, elimination_of_norm
+from lipguard.partition.elimination import Elimination, Front, NoOrderError, elimination_of, elimination_of_norm
 
 
 def assert_is_one(order: Elimination, n: int) -> None:
@@ -119,3 +122,47 @@ def test_orders_of_norms_depend_on_the_geometry() -> None:
     assert elimination_of_norm(layer, (1, 6, 6), (3, 4, 4), gram=False) is own
     strided = dataclasses.replace(layer, stride=(2, 2))
     assert_is_one(elimination_of_norm(strided, (1, 6, 6), (3, 2, 2), gram=True), 12)
+
+
+def test_an_order_is_not_looked_for_after_the_deadline_unless_it_is_known() -> None:
+    elimination._known.clear()
+    network = cnn(width=5)
+    with pytest.raises(NoOrderError):
+        elimination_of(network, -math.inf)
+    known = elimination_of(network)
+    assert elimination_of(network, -math.inf) is known
+
+
+def test_a_search_for_an_order_ends_wherever_the_deadline_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks with every look at it."""
+    found = []
+    for deadline in (0.5, 1.5, 3.5, 8.5, 1e6):
+        elimination._known.clear()
+        clock = itertools.count()
+        monkeypatch.setattr(elimination.time, "monotonic", lambda clock=clock: float(next(clock)))
+        try:
+            found.append(elimination_of(cnn(width=5), deadline))
+        except NoOrderError:
+            found.append(None)
+            assert next(clock) <= deadline + 2  # it looked no further
+    assert found[0] is None
+    assert found[-1] is not None
+
+
+def test_a_matrix_that_fills_up_has_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    elimination._known.clear()
+    monkeypatch.setattr(elimination, "_FILL", 10)
+    with pytest.raises(NoOrderError):
+        elimination_of(cnn(width=5))
+
+
+def test_the_order_of_minimum_degree_is_that_of_the_full_factorisation() -> None:
+    meets = site_graph(cnn(width=5)).meets
+    m = meets.shape[0]
+    A = sp.csc_array((-np.ones(meets.nnz), meets.indices, meets.indptr), shape=meets.shape)
+    A = (A + sp.diags_array(np.diff(meets.indptr) + 1.0)).tocsc()
+    options = {"SymmetricMode": True}
+    full = scipy.sparse.linalg.splu(A, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+    order = np.empty(m, dtype=np.int64)
+    order[full.perm_c] = np.arange(m)
+    assert np.array_equal(elimination._minimum_degree(meets), order)
