@@ -16,7 +16,7 @@ from lipguard.network.graph import Network
 from lipguard.network.layers import Shape
 
 # Of samples, by batch: other sizes than the one that was traced, and inputs near and far from zero.
-_SCALES = ((1.0,), (1.0, 2.0**-7), (1.0, 2.0**5, 2.0**10, 2.0**20, 2.0**-12))
+_SCALES = ((1.0,), (1.0, 2.0**-7), (1.0, 2.0**5, 2.0**20, 2.0**-12))
 _FAR = tuple((2.0**k,) for k in range(60, 1000, 120))  # where a bias is large
 _DOUBLE = 1e-6  # relative to what varies with the input, of outputs in double precision
 _SHARE = 1e-2  # of what varies that rounding may hide
@@ -45,7 +45,7 @@ def check_against_model(network: Network, model: nn.Module, like: Tensor) -> Non
     with _Calls(model).watched() as calls:
         comparison = _Comparison(network, calls, like)
         hidden = max(comparison.at(scales) for scales in _SCALES)
-        comparison.again(_SCALES[-2])
+        comparison.again(_SCALES[0])
         # Far away what varies may outgrow the bias; where it does not, derivatives show it.
         sees = hidden <= _SHARE or any(comparison.at(scales) <= _SHARE for scales in _FAR)
     if not sees:
