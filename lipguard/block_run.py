@@ -218,8 +218,8 @@ class BlockRun:
         if options.max_seconds is None:
             return options, True
         left = max(options.max_seconds - (time.monotonic() - began), 0.0)
-        if self.tied.status.startswith("inaccurate (no time") and self.tied.iterations < _HURRIED_STEPS:
-            few = dataclasses.replace(few, max_seconds=left, max_iterations=_HURRIED_STEPS, stir=0.0)
+        if self.tied.status.startswith("inaccurate (no time"):
+            few = dataclasses.replace(few, max_seconds=left, stir=0.0)
             more = power.propose(self.parts[0], few, self.tied.state)
             self.tied = more if more.multipliers is not None else self.tied
             return options, False
@@ -530,7 +530,8 @@ class BlockRun:
         steps = sum(p.iterations for p in self.proposals)
         if self.block.proof != "randomised" or self.deadline == math.inf or not steps:
             return False
-        return _FEWEST_VECTORS * self.iterating / steps / PowerOptions.vectors > 2 * self._left
+        vectors = max(len(p.state.get("x", (0,))) for p in self.proposals)
+        return _FEWEST_VECTORS * self.iterating / steps / vectors > 2 * self._left
 
     def _margin(self, form: ScaledForm, unit: float, least: float = 0.0) -> float:
         """Of a randomised proof: a share of the tolerance, or more where most of the time left would not do.
