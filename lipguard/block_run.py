@@ -57,6 +57,7 @@ _TIED_STEPS = 80  # that find one multiplier per channel, before those per neuro
 _HURRIED_STEPS = 25  # where there is time for those only: what is left makes for a proof with a smaller margin
 _TIED_KEY = ".channel"  # of the state of the former
 _BESIDE = 28  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
+_FEWEST_VECTORS = 100  # that go through the matrix in a randomised proof, about
 _MARGIN_ROUNDS = 4  # in which margins by layer are looked for
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _TIGHTENED, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
@@ -217,8 +218,8 @@ class BlockRun:
         if options.max_seconds is None:
             return options, True
         left = max(options.max_seconds - (time.monotonic() - began), 0.0)
-        if self.tied.status.startswith("inaccurate (no time") and self.tied.iterations < _HURRIED_STEPS:
-            few = dataclasses.replace(few, max_seconds=left, max_iterations=_HURRIED_STEPS, stir=0.0)
+        if self.tied.status.startswith("inaccurate (no time"):
+            few = dataclasses.replace(few, max_seconds=left, stir=0.0)
             more = power.propose(self.parts[0], few, self.tied.state)
             self.tied = more if more.multipliers is not None else self.tied
             return options, False
@@ -350,6 +351,9 @@ class BlockRun:
         known = self.config.solver == "power" and self.proposals and self.proposals[0].value > 0
         least = self.proposals[0].value ** 2 * (1 - 1e-4) if known else 0.0
         if self._is_late():
+            return
+        if self._is_hopeless():
+            self._say_late()
             return
         for attempt in self._in_order(candidates, min(len(proposals), len(candidates)) > 1):
             if attempt.step == math.inf:
@@ -507,6 +511,11 @@ class BlockRun:
 
     def _seconds_per_vector(self, form: ScaledForm) -> float:
         probe = torch.ones(VECTORS[0], form.n, dtype=torch.float64, device=self.device)
+        began = time.monotonic()
+        form(probe[:1])
+        found = time.monotonic() - began
+        if _FEWEST_VECTORS / 2 * found > self._left:  # nor will several at once take half of that each
+            return found
         found = math.inf
         for _ in range(2):  # the first time takes longer
             began = time.monotonic()
@@ -515,6 +524,14 @@ class BlockRun:
             if found > 0.02 * self._left:
                 break
         return found / len(probe)
+
+    def _is_hopeless(self) -> bool:
+        """Whether even a randomised proof of the largest margin would be late, by what the iteration took."""
+        steps = sum(p.iterations for p in self.proposals)
+        if self.block.proof != "randomised" or self.deadline == math.inf or not steps:
+            return False
+        vectors = max(len(p.state.get("x", (0,))) for p in self.proposals)
+        return _FEWEST_VECTORS * self.iterating / steps / vectors > 2 * self._left
 
     def _margin(self, form: ScaledForm, unit: float, least: float = 0.0) -> float:
         """Of a randomised proof: a share of the tolerance, or more where most of the time left would not do.
@@ -530,8 +547,11 @@ class BlockRun:
         margin = max(randomised_margin(self.parts[0], self.config.tolerance), least)
         if not unit:
             return margin
-        lost = largest_loss(form)
         p = share_of_probability(self.plan, self.config.failure_probability)
+        least_of_all = course(form, LARGEST_MARGIN, p, 2.0, 0.0)
+        if least_of_all is None or unit * least_of_all[0] * least_of_all[1] > self._left:
+            return math.inf
+        lost = largest_loss(form)
         needed = math.inf
         while margin < LARGEST_MARGIN:
             found = course(form, margin, p, 2.0, lost)

@@ -307,9 +307,9 @@ def _report(
     network, config, domain, optimise = request.network, request.config, request.domain, request.optimise
     start, deadline = times
     if any(run.is_lost for run in blocks) and deadline < math.inf:  # what time is left makes the product tighter
-        norms = [min(pair) for pair in zip(norms, node_norms(bounded, _within(deadline, 0.8)), strict=True)]
+        norms = [min(pair) for pair in zip(norms, node_norms(bounded, _within(deadline, 0.6)), strict=True)]
     if domain is not None:
-        norms = node_norms(network, _within(deadline, 0.8))
+        norms = node_norms(network, _within(deadline, 0.6))
     exact = product_bounds(network, norms)[-1]
     product = mul_up(exact, 1 + _NORMS_HEADROOM)
     total = total_bound([run.proved for run in blocks], exact)

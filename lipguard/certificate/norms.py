@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Sequence
 from functools import singledispatch
 
@@ -46,6 +47,7 @@ _SPARSE_SIDE = 400  # from which on a sparse factorisation is faster
 _NARROW = 3  # times as long on one side as on the other: W W' is then so much smaller that its fill does not matter
 # Of the eigenvector that a norm is estimated with; the norm itself is off by about its square. What that may leave:
 _RESIDUAL, _NORM_SLACK = 1e-5, 1e-6
+_known_windows: weakref.WeakKeyDictionary[Network, dict[int, dict[int, float]]] = weakref.WeakKeyDictionary()
 _ROWS = 256  # that are looked at together
 _PROBE = 512  # rows of the product that shows how fast this machine is at the moment
 _FREQUENCY_WORK = 2e11  # the most floating-point operations to spend on the frequencies of one convolution
@@ -143,6 +145,14 @@ def product_bounds(network: Network, norms: Sequence[float]) -> list[float]:
 
 
 def _windows(network: Network, i: int) -> dict[int, float]:
+    """`_counted`, once for a network: norms change, windows do not."""
+    known = _known_windows.setdefault(network, {})
+    if i not in known:
+        known[i] = _counted(network, i)
+    return known[i]
+
+
+def _counted(network: Network, i: int) -> dict[int, float]:
     """Nodes of whose entries node i holds the largest, and in how many of its entries one of them takes part, at most.
 
     What takes part twice in one window counts once: no difference is larger than the largest of the differences.

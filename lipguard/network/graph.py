@@ -121,6 +121,8 @@ class Network:
 
     def subnetwork(self, start: int, stop: int) -> Network:
         """The part behind separator `start`, up to and including separator `stop`."""
+        if (start, stop) == (0, len(self.nodes) - 1):
+            return self
         return self.part(range(start, stop + 1))
 
     def cut(self, behind: Sequence[int]) -> Network:

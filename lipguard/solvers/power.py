@@ -54,6 +54,9 @@ _POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
 _FULL = ((1e-3, 0.2), (1e-2, 0.3))
 _FULL_INPUT = (3e-5, 0.2)
 _SPARE = 0.02
+# Of a network with so many entries, where time is short: so many steps are wanted, with so many vectors at least, and a
+# vector of many takes so much of the time that one alone takes to pass forward.
+_LARGE, _FEW_STEPS, _FEWEST_VECTORS, _BATCHED = 100_000, 20, 2, 1.5
 # Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
 _RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
 
@@ -476,7 +479,11 @@ def _run(
     options: PowerOptions,
     state: Mapping[str, Array],
 ) -> list[Proposal]:
-    iteration = _Iteration(parts(options), shape, options, state)
+    own = parts(options)
+    options, affordable = _hurried(own, shape, options, state)
+    if not affordable:
+        return [Proposal(None, math.nan, "failed (no time left)") for _ in own]
+    iteration = _Iteration(own, shape, options, state)
     values: list[float] = []
     status = _iterate(iteration, options, values)
     multipliers = iteration.multipliers() if values and 0 < values[-1] < math.inf else []
@@ -494,6 +501,29 @@ def _run(
         Proposal(t, value, status, final if j == 0 else {}, len(values) if j == 0 else 0, directions)
         for j, t in enumerate(multipliers)
     ]
+
+
+def _hurried(
+    parts: Sequence[_Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
+) -> tuple[PowerOptions, bool]:
+    """With fewer vectors, where time is too short for some steps with all of them; and whether there is any for one.
+
+    Shown by one vector on its way forward, of large networks, on which that is little beside the rest.
+    """
+    entries = sum(node.size * part.copies for part in parts for node in part.network.nodes)
+    if options.max_seconds is None or entries < _LARGE or "x" in state:
+        return options, True
+    began = time.monotonic()
+    x = torch.ones(1, *shape, dtype=options.dtype, device=options.device)
+    with torch.no_grad():
+        for part in parts:
+            propagate(part.network, part.read(x), lambda i, a: a)
+    passed = time.monotonic() - began
+    left = options.max_seconds - passed
+    vectors = int(left / (_FEW_STEPS * _BATCHED * passed)) if passed > 0 else options.vectors
+    fewer = min(options.vectors, max(vectors, _FEWEST_VECTORS))
+    affordable = left > 3 * _BATCHED * passed * fewer
+    return dataclasses.replace(options, vectors=fewer, max_seconds=max(left, 0.0)), affordable
 
 
 def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) -> str:

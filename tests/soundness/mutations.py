@@ -174,6 +174,11 @@ MUTATIONS = (
     M("certificate/domain.py", "* grown + terms * SMALLEST_NORMAL).sqrt()", "* grown).sqrt()", UNDERFLOW),
     M("certificate/randomised.py", "+ UNIT_ROUNDOFF + underflow", "+ UNIT_ROUNDOFF", UNDERFLOW),
     M("certificate/randomised.py", "if not float(z.norm(dim=1).min()) >= _SHORTEST:", "if False:", UNDERFLOW),
+    M("certificate/norms.py", "float(sizes.sum(axis=(1, 2, 3)).max())", "float(sizes.sum(axis=(1, 2, 3)).min())", NORMS),
+    M("certificate/norms.py", "float(sizes.sum(axis=(0, 2, 3)).max())", "float(sizes.sum(axis=(0, 2, 3)).min())", NORMS),
+    M("certificate/norms.py", "largest = max(largest, float(sizes.sum(axis=1).max()))", "largest = float(sizes.max())", NORMS),
+    M("certificate/norms.py", "norm, late = max(norm, error.bound), True", "late = True", NORMS),
+    M("certificate/norms.py", "            if exact:\n                raise\n", "", f"{NORMS} test_budgets.py"),
     # The verifier.
     M("certificate/verify.py", "if not found <= certificate.bound:", "if False:", VERIFY),
     M("certificate/verify.py", "if certificate.digest != network.digest:", "if False:", VERIFY),
