@@ -12,6 +12,7 @@ import functools
 import random
 import sys
 import types
+import weakref
 from abc import ABC
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -73,6 +74,10 @@ class PrivateCopy:
 
     def _copier(self, value: Any) -> Callable[[Any, bool], Any] | None:
         """How a value is copied; None where it is shared."""
+        if type(value) in weakref.ProxyTypes or isinstance(
+            value, weakref.ReferenceType
+        ):  # these look like their object
+            return self._reference
         found: tuple[tuple[Any, Callable[[Any, bool], Any]], ...] = (
             ((torch.jit.ScriptModule, *_GENERATORS), lambda v, _: self._keep(v, copy.deepcopy(v))),
             (nn.Module, self._module), (Tensor, self._tensor), (np.ndarray, self._array),
@@ -152,6 +157,21 @@ class PrivateCopy:
             return function
         functools.update_wrapper(found, function, updated=())
         found.__dict__.pop("__wrapped__", None)
+        return found
+
+    def _reference(self, reference: Any, inside: bool) -> Any:
+        """A weak reference to the copy of what it refers to; one to nothing, or to what is shared, is shared."""
+        proxy = type(reference) in weakref.ProxyTypes
+        try:
+            referent = reference.__init__.__self__ if proxy else reference()
+        except (ReferenceError, AttributeError):
+            return reference
+        copied = self._copied(referent, inside)
+        if copied is referent:
+            return reference
+        found = weakref.proxy(copied) if proxy else type(reference)(copied)
+        self._copies[id(reference)] = found
+        self._kept += [reference, found]
         return found
 
     def _method(self, method: types.MethodType, inside: bool) -> types.MethodType:

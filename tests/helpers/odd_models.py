@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import random
 import types
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -146,6 +147,38 @@ class InPlace(nn.Module):
         return y
 
 
+class Child(nn.Module):
+    """Tells its parent, which it knows by weak references, what it has seen."""
+
+    def __init__(self, parent: nn.Module) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.parent, self.again = [weakref.proxy(parent)], weakref.ref(parent)
+        self.method = weakref.WeakMethod(parent.note)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        self.parent[0].seen = y
+        self.again().shape = y.shape  # type: ignore[union-attr]
+        self.method()(y)  # type: ignore[misc]
+        return y
+
+
+class Parent(nn.Module):
+    """Has a child that refers to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[Any] = []
+        self.child, self.head = Child(self), nn.Linear(4, 2)
+
+    def note(self, y: Tensor) -> None:
+        self.noted.append(y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.child(x)))
+
+
 class Unregistered(nn.Module):
     """Layers in a plain list, and a bound method as an attribute."""
 
@@ -236,6 +269,7 @@ ODD_MODELS: dict[str, Callable[[], nn.Module]] = {
     "a running mean": Running,
     **{f"a {what} in place": functools.partial(InPlace, what) for what in ("buffer", "weight", "plain", "number")},
     "layers in a list": Unregistered,
+    "a child that tells its parent": Parent,
     "a hook that collects": _collecting,
     "a hook that fails": _failing_hook,
     "a layer that is refused": _failing_late,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ def random_states() -> Any:
 def _of(value: Any, seen: set[int]) -> Any:
     if isinstance(value, (int, float, str, bytes, complex, type(None), type, torch.dtype, torch.device)):
         return repr(value)
+    if type(value) in weakref.ProxyTypes or isinstance(value, weakref.ReferenceType):
+        return id(value)
     if id(value) in seen:
         return id(value)
     seen.add(id(value))

@@ -90,7 +90,7 @@ def test_an_optimizer_from_before_goes_on_as_if_nothing_had_been(name: str) -> N
 
 HAVE_BOUNDS = (
     "two names", "tied weights", "a buffer that forward assigns", "a cache", "a model that keeps what it sees",
-    "a model that counts and draws", "a hook that collects", "pruned", "spectral norm",
+    "a model that counts and draws", "a child that tells its parent", "a hook that collects", "pruned", "spectral norm",
     "weight norm", "spectral norm by a hook", "gradients", "bfloat16",
 )  # fmt: skip
 
