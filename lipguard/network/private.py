@@ -74,9 +74,7 @@ class PrivateCopy:
 
     def _copier(self, value: Any) -> Callable[[Any, bool], Any] | None:
         """How a value is copied; None where it is shared."""
-        if type(value) in weakref.ProxyTypes or isinstance(
-            value, weakref.ReferenceType
-        ):  # these look like their object
+        if _is_weak(value):  # first, for proxies look like what they refer to
             return self._reference
         found: tuple[tuple[Any, Callable[[Any, bool], Any]], ...] = (
             ((torch.jit.ScriptModule, *_GENERATORS), lambda v, _: self._keep(v, copy.deepcopy(v))),
@@ -219,6 +217,10 @@ def _is_own(value: Any) -> bool:
     if isinstance(value, type) or not hasattr(value, "__dict__") or hasattr(kind, "__del__"):
         return False
     return all(cls in _PLAIN_BASES or not _is_of_a_library(cls) for cls in kind.__mro__)
+
+
+def _is_weak(value: Any) -> bool:
+    return type(value) in weakref.ProxyTypes or isinstance(value, weakref.ReferenceType)
 
 
 def _is_of_a_library(value: Any) -> bool:
