@@ -18,7 +18,7 @@ from lipguard.certificate.multifrontal import factors
 from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import pre_activations, roundings, slope_ranges
 from lipguard.network.matrices import Matrix, freed_matrices
-from lipguard.network.underflow import matrix_losses
+from lipguard.network.underflow import row_losses
 from lipguard.partition.elimination import Elimination, NoOrderError, elimination_of
 from lipguard.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
 
@@ -74,13 +74,10 @@ def _underflow(form: ScaledForm, n: int) -> float:
     """What products below the normal numbers take from the assembled matrix, of order n, in the infinity norm."""
     network, t = form.network.to(torch.float64, "cpu"), form.t
     alpha, beta = slope_ranges(network)
-    losses = matrix_losses(network)
-    of_rows = np.concatenate([np.zeros(0), *(
-        np.full(network.nodes[i].size, losses[network.nodes[i].inputs[0]]) for i in network.activations
-    )])  # fmt: skip
+    of_rows, of_output = row_losses(network)
     n_x, largest = network.nodes[0].size, float(form.scale.max())
     factors = np.maximum(np.abs(alpha + beta) * t * form.scale[n_x:], np.sqrt(2 * t * np.abs(alpha * beta)))
-    row = add_up(float((of_rows * factors).max(initial=0.0)), mul_up(losses[-1], sqrt_up(float(form.outward.max()))))
+    row = add_up(float((of_rows * factors).max(initial=0.0)), mul_up(of_output, sqrt_up(float(form.outward.max()))))
     entry = add_up(mul_up(1.001 * row + 4 * SMALLEST_NORMAL, largest), 2 * SMALLEST_NORMAL)
     product = 2 * t * np.maximum(alpha * beta, 0.0)
     if product.any():  # of slopes that stay away from zero: p (k + e)(k' + e') - p k k', by sums of rows of |K|

@@ -20,7 +20,7 @@ from torch import Tensor
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
 from lipguard.network.matrices import freed_matrices
-from lipguard.network.underflow import SMALLEST_SLOPE, matrix_losses
+from lipguard.network.underflow import SMALLEST_SLOPE, row_losses
 from lipguard.rounding import SMALLEST_NORMAL, add_up, mul_up
 
 Array = NDArray[np.float64]
@@ -81,11 +81,9 @@ class FreedNetwork:
         """Write out the matrices of the network and of its absolute twin."""
         K, Y = (matrix.toarray() for matrix in freed_matrices(network))
         K_abs, Y_abs = (matrix.toarray() for matrix in freed_matrices(network.absolute()))
-        lost = matrix_losses(network)
-        reads = [(lost[network.nodes[i].inputs[0]], network.nodes[i].size) for i in network.activations]
-        of_rows = np.concatenate([np.zeros(0), *(np.full(size, loss) for loss, size in reads)])
-        if of_rows.any() or lost[-1]:  # every computed entry is off by gamma_1 of this much more, at most
-            K_abs, Y_abs = K_abs + _COVERING * of_rows[:, None], Y_abs + _COVERING * lost[-1]
+        of_rows, of_output = row_losses(network)
+        if of_rows.any() or of_output:  # every computed entry is off by gamma_1 of this much more, at most
+            K_abs, Y_abs = K_abs + _COVERING * of_rows[:, None], Y_abs + _COVERING * of_output
         return cls(K, Y, K_abs, Y_abs, *slope_ranges(network), network.nodes[0].size, max(roundings(network), 1))
 
     @property

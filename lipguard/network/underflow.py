@@ -53,6 +53,13 @@ def matrix_losses(network: Network) -> list[float]:
     return losses
 
 
+def row_losses(network: Network) -> tuple[Array, float]:
+    """`matrix_losses` of an entry in every row of K, shape (neurons,), and of an entry of Y."""
+    losses = matrix_losses(network)
+    reads = [(losses[network.nodes[i].inputs[0]], network.nodes[i].size) for i in network.activations]
+    return np.concatenate([np.zeros(0), *(np.full(size, loss) for loss, size in reads)]), losses[-1]
+
+
 def forward_losses(network: Network) -> list[float]:
     """For every node, of an entry of its value in a forward pass of the linearised network with any numbers.
 

@@ -153,7 +153,7 @@ MUTATIONS = (
     M("network/underflow.py", "return bool(((weights >= SMALLEST_MULTIPLIER) & (weights <= 1 / SMALLEST_MULTIPLIER)).all()",
       "return bool((weights > 0).all()", UNDERFLOW),
     M("network/underflow.py", " and ordinary.all())", ")", UNDERFLOW),
-    M("network/linearised.py", "if of_rows.any() or lost[-1]:", "if False:", UNDERFLOW),
+    M("network/linearised.py", "if of_rows.any() or of_output:", "if False:", UNDERFLOW),
     M("network/linearised.py", "add_up(16.0 + self.neurons + len(self.Y), 1.001 * columns)", "0.0", UNDERFLOW),
     M("network/linearised.py", "len(self.Y), 1.001 * columns)", "len(self.Y))", UNDERFLOW),
     M("network/linearised.py", "return slope if slope == 0 or abs(slope) >= SMALLEST_SLOPE else", "return slope if True else",
