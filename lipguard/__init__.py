@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lipguard.certificate.certificate import Certificate as Certificate
     from lipguard.certificate.domain import Ball as Ball
     from lipguard.certificate.domain import Box as Box
-    from lipguard.certificate.verify import verify as verify
     from lipguard.certification import certify as certify
     from lipguard.certification import plan as plan
     from lipguard.config import DCPConfig as DCPConfig
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from lipguard.penalty import LipschitzPenalty as LipschitzPenalty
     from lipguard.report import Report as Report
     from lipguard.selection import select as select
+    from lipguard.verification import verify as verify
 
 _HOMES = {
     "Ball": "lipguard.certificate.domain",
@@ -48,7 +48,7 @@ _HOMES = {
     "plan": "lipguard.certification",
     "register": "lipguard.network.lowering",
     "select": "lipguard.selection",
-    "verify": "lipguard.certificate.verify",
+    "verify": "lipguard.verification",
     "verify_margin": "lipguard.margins",
 }
 __all__ = ["__version__", *_HOMES]

@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipguard.certificate.blocks import SMALLEST_FORM, WholeClaim, form_norm, prove_tiles, proves
+from lipguard.certificate.blocks import LARGEST_MATRIX, SMALLEST_FORM, WholeClaim, form_norm, prove_tiles, proves
 from lipguard.certificate.cholesky import slacks
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.randomised import VECTORS, OutOfTimeError, course, largest_loss
 from lipguard.certificate.verify import ProvedBlock, block_norms, checked_multipliers, share_of_probability
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
-from lipguard.network.form import ScaledForm, extreme_eigenvalues
+from lipguard.hints import HINTS
+from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation, Conv2d, Linear
 from lipguard.network.linearised import FreedNetwork
@@ -30,7 +31,6 @@ from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import (
     FEWEST_STEPS,
     LARGEST_MARGIN,
-    LARGEST_MATRIX,
     lanczos_steps,
     randomised_margin,
     usable_memory,
@@ -39,6 +39,7 @@ from lipguard.report import WarmStart
 from lipguard.rounding import sqrt_up
 from lipguard.solvers import power
 from lipguard.solvers.adjustment import adjusted, mended
+from lipguard.solvers.lanczos import extreme_eigenvalues
 from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.problem import Directions, Job, Problem, Proposal
 from lipguard.solvers.reinforcement import reinforced
@@ -133,7 +134,7 @@ class BlockRun:
         share = self.block.seconds / max(len(self.parts), 1)
         found = []
         for j, (part, freed) in enumerate(zip(self.parts, self.freed, strict=True)):
-            known = block_norms(norms, self.block) if self.block.kind == "whole" else node_norms(part)
+            known = block_norms(norms, self.block) if self.block.kind == "whole" else node_norms(part, HINTS)
             problem = Problem.build(part, freed, product_bounds(part, known))
             found.append(Job(problem, self._earlier.get(self._key(j), {}), share))
         return found
@@ -423,7 +424,7 @@ class BlockRun:
             if high <= low * (1 + self.config.tolerance / 50) or now + 2 * longest > self.deadline:
                 break
             middle = math.sqrt(low * high)
-            accepted = proves(WholeClaim(t, middle, "sparse"), self.parts[0], None, self.deadline, self.device)
+            accepted = proves(WholeClaim(t, middle, "sparse"), self.parts[0], HINTS, None, self.deadline, self.device)
             low, high = (low, middle) if accepted else (middle, high)
             longest = max(longest, time.monotonic() - now)
         self._claim(t, high * (1 + 2e-7), 0.0)
@@ -599,7 +600,7 @@ class BlockRun:
         probability = share_of_probability(self.plan, self.config.failure_probability) if kind == "randomised" else 0.0
         claim = WholeClaim(t, rho, kind, margin, probability)
         freed = self.freed[0] if kind == "dense" else None
-        if not proves(claim, self.parts[0], freed, self.deadline, self.device):
+        if not proves(claim, self.parts[0], HINTS, freed, self.deadline, self.device):
             return False
         self.multipliers, self.slack, self.rho = (t,), margin, rho
         self.proved = ProvedBlock(min(sqrt_up(rho), self.product), self.product)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lipguard import __version__
 from lipguard.block_run import BlockRun
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Domain, restricted
@@ -22,12 +23,13 @@ from lipguard.certificate.norms import LateNormError, node_norms, product_bounds
 from lipguard.certificate.verify import block_product, total_bound, weakest_proof
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
+from lipguard.hints import HINTS
 from lipguard.network.graph import Network
 from lipguard.network.trace import trace
 from lipguard.partition.cost import cost_model, learn
 from lipguard.partition.plan import PartitionPlan
 from lipguard.partition.proofs import iteration_seconds
-from lipguard.partition.search import find_plan, search_deadline
+from lipguard.partition.search import find_plan, search_deadline, settings_of
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
 from lipguard.rounding import mul_up, subnormal_numbers
@@ -170,14 +172,14 @@ def _certify_network(
     network = request.network
     if request.domain is not None:
         # The verifier's slopes come from norms that are not late, and so must these.
-        exact = node_norms(network, _within(deadline, 3 * _SHARE_OF_NORMS), exact=True)
+        exact = node_norms(network, HINTS, _within(deadline, 3 * _SHARE_OF_NORMS), exact=True)
         network = restricted(network, request.domain, exact)
     optimise = request.optimise
     plan = _plan(network, config, warm, optimise, device, search_deadline(config, start, deadline))
     if warm is not None and not _same_blocks(plan, warm.certificate.plan):
         _LOG.info("The warm start belongs to another architecture or plan; starting cold.")
         warm = None
-    norms = node_norms(network, _within(deadline, _SHARE_OF_NORMS))
+    norms = node_norms(network, HINTS, _within(deadline, _SHARE_OF_NORMS))
     blocks = [
         BlockRun(network, plan, i, config, warm, block_product(network, norms, block), deadline, device)
         for i, block in enumerate(plan.blocks)
@@ -261,7 +263,7 @@ def _plan(
             known.check(network)
         except CertificateError:
             return find_plan(network, config, value=value, deadline=deadline)
-        if not optimise or known.settings == PartitionPlan.settings_of(config):
+        if not optimise or known.settings == settings_of(config):
             return known
     return find_plan(network, config, value=value, deadline=deadline)
 
@@ -307,9 +309,9 @@ def _report(
     network, config, domain, optimise = request.network, request.config, request.domain, request.optimise
     start, deadline = times
     if any(run.is_lost for run in blocks) and deadline < math.inf:  # what time is left makes the product tighter
-        norms = [min(pair) for pair in zip(norms, node_norms(bounded, _within(deadline, 0.6)), strict=True)]
+        norms = [min(pair) for pair in zip(norms, node_norms(bounded, HINTS, _within(deadline, 0.6)), strict=True)]
     if domain is not None:
-        norms = node_norms(network, _within(deadline, 0.6))
+        norms = node_norms(network, HINTS, _within(deadline, 0.6))
     exact = product_bounds(network, norms)[-1]
     product = mul_up(exact, 1 + _NORMS_HEADROOM)
     total = total_bound([run.proved for run in blocks], exact)
@@ -320,6 +322,7 @@ def _report(
     certificate = Certificate(
         network.digest, network.input_shape, plan, config.merge, tuple(run.multipliers for run in blocks),
         tuple(run.slack for run in blocks), tuple(run.rho for run in blocks), bound, proof, probability, domain,
+        __version__,
     )  # fmt: skip
     known = None if warm is None else warm.points
     project = None if domain is None else domain.project

@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lipguard.certificate.blocks import MERGES
 from lipguard.errors import ConfigError
 
 PARTITIONS = ("auto", "none", "cuts", "tiles")
 SOLVERS = ("power", "scs", "clarabel")
-MERGES = ("form", "coverage", "sum")
 PROOFS = ("auto", "dense", "sparse", "randomised")
 MULTIPLIERS = ("auto", "neuron", "channel")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Domain, in_words
-from lipguard.certificate.verify import CHANCE, read_for, verify_certificate
+from lipguard.certificate.verify import CHANCE
 from lipguard.certification import Request, certify_network, device_of
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError
@@ -27,6 +27,7 @@ from lipguard.network.layers import Linear
 from lipguard.network.trace import trace
 from lipguard.report import Report, WarmStart
 from lipguard.rounding import mul_up, sqrt_up
+from lipguard.verification import read_for, verify_network
 
 Pair = tuple[int, int]
 # The coarsest format first: what all numbers of a tensor fit is what they were computed in.
@@ -232,7 +233,7 @@ def verify_margin(
     """
     network = read_for(certificate, model)
     ((i, j),) = _checked_pairs([(i, j)], _classes(network))
-    return verify_certificate(
+    return verify_network(
         certificate, margin_network(network, i, j), domain=domain, failure_probability=failure_probability,
         deterministic=deterministic, fresh=fresh,
     )  # fmt: skip

@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.verify import CHANCE, verify
+from lipguard.certificate.verify import CHANCE
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.margins import CERTIFIED_ACCURACY
 from lipguard.network.trace import trace
+from lipguard.verification import verify
 
 
 @dataclass(frozen=True, eq=False)

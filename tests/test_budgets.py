@@ -11,6 +11,7 @@ from torch import nn
 import lipguard
 from lipguard import Box, DCPConfig, certification
 from lipguard.certificate import norms
+from lipguard.certificate.hints import Hints
 from lipguard.network.graph import Network
 from lipguard.network.trace import trace
 from lipguard.partition import elimination, search
@@ -74,10 +75,10 @@ def test_a_domain_without_time_for_its_slopes_has_the_bound_that_holds_everywher
 ) -> None:
     own = certification.node_norms
 
-    def slow(network: Network, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
+    def slow(network: Network, hints: Hints, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
         if exact:
             raise norms.LateNormError
-        return own(network, deadline)
+        return own(network, hints, deadline)
 
     monkeypatch.setattr(certification, "node_norms", slow)
     report = lipguard.certify(cnn(), SHAPE, DCPConfig(max_seconds=60.0), domain=Box(0, 1))

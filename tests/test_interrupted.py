@@ -11,6 +11,7 @@ from torch import nn
 import lipguard
 from lipguard import DCPConfig, block_run
 from lipguard.certificate import randomised
+from lipguard.hints import HINTS
 from lipguard.network.form import ScaledForm
 from lipguard.network.trace import trace
 from lipguard.solvers import power
@@ -67,9 +68,9 @@ def test_a_randomised_proof_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch
     form, seed = ScaledForm(network, *proposed(network, 0.5)), b"0"
     steps = randomised.steps_needed(form.n, 0.1, 2.1, 1e-12)
     assert steps < 100
-    assert randomised.is_positive_semidefinite_randomly(form, 0.1, 1e-12, seed, 1e6) is True
+    assert randomised.is_positive_semidefinite_randomly(form, HINTS, 0.1, 1e-12, seed, 1e6) is True
     with pytest.raises(randomised.OutOfTimeError):
-        randomised.is_positive_semidefinite_randomly(form, 0.1, 1e-12, seed, 0.0)
+        randomised.is_positive_semidefinite_randomly(form, HINTS, 0.1, 1e-12, seed, 0.0)
 
 
 @pytest.mark.parametrize("pause", [0.04, 10.0])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lipguard.callbacks.observed import tensors_of
 from lipguard.certificate.norms import node_norms
 from lipguard.certificate.values import values, work_of
+from lipguard.hints import HINTS
 from lipguard.margins import ROUNDING, ROUNDING_OF_TF32, Margins, assumed_rounding, certified_radii
 from lipguard.metrics.certified_accuracy import signed_radii
 from lipguard.network.graph import Network
@@ -180,7 +181,7 @@ def recompute(
     norms = None
     few, error = values(network, x[:_FEW])
     if bool((error.amax(1) > _LARGE_ERROR * _spread(few)).any()):
-        norms = node_norms(network)
+        norms = node_norms(network, HINTS)
     found, lost = (t.cpu() for t in values(network, x, norms))
     logits = samples.logits.to(torch.float64, copy=True)
     error = torch.full_like(logits, torch.inf)

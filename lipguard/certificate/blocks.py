@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, last_eigenvalue
+from lipguard.certificate.hints import Hints
 from lipguard.certificate.randomised import is_positive_semidefinite_randomly
 from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.network.form import ScaledForm
@@ -24,7 +25,6 @@ from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork, are_tied, slope_ranges
 from lipguard.network.underflow import is_in_range
 from lipguard.partition.plan import Block
-from lipguard.partition.proofs import LARGEST_MATRIX
 from lipguard.partition.tiling import Tiling
 from lipguard.rounding import (
     SMALLEST_NORMAL,
@@ -37,6 +37,9 @@ from lipguard.rounding import (
 )
 
 Array = NDArray[np.float64]
+MERGES = ("form", "coverage", "sum")
+# Rows of the largest dense matrix that a proof factors: 300 MB, and a few seconds on two cores.
+LARGEST_MATRIX = 6144
 SMALLEST_FORM = 2.0**-790  # keeps the form of a part that is constant positive definite
 
 
@@ -61,7 +64,7 @@ class WholeClaim:
 
 @np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
 def proves(
-    claim: WholeClaim, network: Network, freed: FreedNetwork | None = None, deadline: float = math.inf,
+    claim: WholeClaim, network: Network, hints: Hints, freed: FreedNetwork | None = None, deadline: float = math.inf,
     device: torch.device | str = "cpu", entropy: bytes = b"",
 ) -> bool:  # fmt: skip
     """Whether the claim about `network` can be proved; False says nothing.
@@ -69,6 +72,7 @@ def proves(
     Args:
         claim: of the whole of `network`.
         network: a block of its own.
+        hints: who knows orders of elimination and estimates.
         freed: its matrices, if they are at hand and the proof is dense.
         deadline: of `time.monotonic()`, at which a proof that can be stopped gives up.
         device: where a sparse or randomised proof runs, if it rounds as IEEE 754 asks; else on the CPU.
@@ -83,10 +87,10 @@ def proves(
         return _is_form(freed, claim.t, freed.quadratic(claim.t), claim.rho * np.eye(freed.n_x))
     form = ScaledForm(network, claim.t, claim.rho, device if rounds_as_ieee(device) else "cpu")
     if claim.proof == "sparse":
-        return is_form_positive_semidefinite(form, deadline)
+        return is_form_positive_semidefinite(form, hints, deadline)
     text = f"{network.digest} {claim.rho.hex()} {claim.margin.hex()} {claim.failure_probability.hex()}"
     seed = text.encode() + claim.t.tobytes() + entropy
-    return is_positive_semidefinite_randomly(form, claim.margin, claim.failure_probability, seed, deadline)
+    return is_positive_semidefinite_randomly(form, hints, claim.margin, claim.failure_probability, seed, deadline)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipguard import __version__
 from lipguard.certificate.domain import Domain, from_arrays, in_words, to_arrays
 from lipguard.certificate.files import read, write
 from lipguard.errors import CertificateError, ConfigError
@@ -56,7 +55,7 @@ class Certificate:
     proof: str
     failure_probability: float = 0.0
     domain: Domain | None = None
-    version: str = __version__
+    version: str = ""
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to `path` (npz, no pickled code), at once or not at all.

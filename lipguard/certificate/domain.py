@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.certificate.norms import node_norms, product_bounds
+from lipguard.certificate.norms import product_bounds
 from lipguard.errors import ConfigError
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import (
@@ -212,7 +212,7 @@ def from_arrays(kind: str, arrays: Mapping[str, Array], shape: Shape) -> Domain:
     return domain
 
 
-def restricted(network: Network, domain: Domain, norms: Sequence[float] | None = None) -> Network:
+def restricted(network: Network, domain: Domain, norms: Sequence[float]) -> Network:
     """A network whose activations have, entry by entry, the slopes that they can have on a domain.
 
     An entry with slopes in [alpha, beta] is alpha a + n((beta - alpha) a) for an n with slopes in [0, 1], which nothing
@@ -221,7 +221,7 @@ def restricted(network: Network, domain: Domain, norms: Sequence[float] | None =
     Args:
         network: the network.
         domain: where it is bounded.
-        norms: its `node_norms`, if they are at hand; looser ones make another network.
+        norms: its `node_norms`; looser ones make another network.
     """
     found = _slopes(network, domain, norms)
     if not found:
@@ -292,7 +292,7 @@ def _rest(q: Tensor, function: Any, alpha: Tensor, spread: Tensor) -> Tensor:
     return torch.where(several, function(x) - alpha.to(q) * x, torch.zeros_like(q))
 
 
-def _slopes(network: Network, domain: Domain, norms: Sequence[float] | None = None) -> dict[int, tuple[Tensor, Tensor]]:
+def _slopes(network: Network, domain: Domain, norms: Sequence[float]) -> dict[int, tuple[Tensor, Tensor]]:
     """For activations that have fewer slopes on a domain than elsewhere: (alpha, beta - alpha), each (*shape)."""
     found = {}
     for i, (low, high) in intervals(network, domain, norms).items():
@@ -311,9 +311,7 @@ def _slopes(network: Network, domain: Domain, norms: Sequence[float] | None = No
     return found
 
 
-def intervals(
-    network: Network, domain: Domain, norms: Sequence[float] | None = None
-) -> dict[int, tuple[Tensor, Tensor]]:
+def intervals(network: Network, domain: Domain, norms: Sequence[float]) -> dict[int, tuple[Tensor, Tensor]]:
     """(low, high) of what every activation reads, each of the shape of a sample, for all inputs of a domain.
 
     Two bounds are intersected. Intervals are carried from layer to layer; and around what the network makes of the
@@ -321,7 +319,7 @@ def intervals(
     """
     shape = network.input_shape
     centre, radius = domain.centre(shape)[None], domain.radius(shape)
-    reach = [mul_up(radius, bound) for bound in product_bounds(network, norms or node_norms(network))]
+    reach = [mul_up(radius, bound) for bound in product_bounds(network, norms)]
     wide = _carried(network, centre, domain.halves(shape)[None])
     exact = _carried(network, centre, torch.zeros_like(centre))
     found = {}

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.certificate.order import Elimination, Front
 from lipguard.network.matrices import Matrix
-from lipguard.partition.elimination import Elimination, Front
 from lipguard.rounding import rounds_as_ieee
 
 Array = NDArray[np.float64]

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.certificate.cholesky import largest_eigenvalue, largest_eigenvalue_bound, slacks
+from lipguard.certificate.hints import Hints
+from lipguard.certificate.order import Elimination, NoOrderError
 from lipguard.certificate.sparse import is_gram_at_most, is_norm_at_most
 from lipguard.network.graph import Network
 from lipguard.network.layers import (
@@ -38,7 +40,6 @@ from lipguard.network.layers import (
     picks,
 )
 from lipguard.network.matrices import Matrix, layer_matrix
-from lipguard.partition.elimination import Elimination, NoOrderError, elimination_of_norm
 from lipguard.rounding import UNIT_ROUNDOFF, add_up, gamma_up, ldexp_up, mul_up, sqrt_up, up
 
 Array = NDArray[np.float64]
@@ -65,11 +66,12 @@ class LateNormError(Exception):
         self.bound = bound
 
 
-def node_norms(network: Network, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
+def node_norms(network: Network, hints: Hints, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
     """For every node, a certified Lipschitz constant of its own layer.
 
     Args:
         network: the network.
+        hints: who knows orders of elimination.
         deadline: of `time.monotonic()`. What is not proved by then has a looser bound, certified as well, that takes
             next to no time. Small layers go first, as many of them take less than one large one.
         exact: whether a looser bound will not do.
@@ -83,11 +85,11 @@ def node_norms(network: Network, deadline: float = math.inf, *, exact: bool = Fa
     known: dict[tuple[int, Shape], float] = {}
     for key, node in sorted(layers.items(), key=lambda item: _work(item[1].layer, item[0][1])):
         try:
-            known[key] = layer_norm(node.layer, key[1], deadline)
+            known[key] = layer_norm(node.layer, key[1], hints, deadline)
         except LateNormError as late:
             if exact:
                 raise
-            known[key] = min(crude_norm(node.layer), late.bound)
+            known[key] = min(crude_norm(node.layer, hints), late.bound)
     return [known[key] for key in keys]
 
 
@@ -101,7 +103,7 @@ def _work(layer: Layer, input_shape: Shape) -> float:
     return 0.0
 
 
-def crude_norm(layer: Layer) -> float:
+def crude_norm(layer: Layer, hints: Hints) -> float:
     """Certified upper bound of the spectral norm of a layer's linear part, in one look at its weights.
 
     Of a matrix sqrt(|W|_1 |W|_inf), of a convolution the same: an output entry reads every weight of its channel once
@@ -110,7 +112,7 @@ def crude_norm(layer: Layer) -> float:
     if isinstance(layer, Linear):
         return _crude_norm_by_rows(layer.weight.numpy(), layer.weight_ulps)
     if not isinstance(layer, Conv2d):
-        return layer_norm(layer, (), math.inf)
+        return layer_norm(layer, (), hints)
     norm = 0.0
     for weight in layer.weight.numpy().reshape(layer.groups, -1, *layer.weight.shape[1:]):
         sizes = np.abs(weight)
@@ -181,7 +183,7 @@ def _counted(network: Network, i: int) -> dict[int, float]:
 
 
 @singledispatch
-def layer_norm(layer: Layer, input_shape: Shape, deadline: float = math.inf) -> float:
+def layer_norm(layer: Layer, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     """Certified upper bound of the spectral norm of a layer's linear part, for inputs of `input_shape`.
 
     Of a layer with several inputs, for each of them alone: `product_bounds` adds them up.
@@ -194,57 +196,57 @@ def layer_norm(layer: Layer, input_shape: Shape, deadline: float = math.inf) -> 
 
 
 @layer_norm.register
-def _(layer: Input, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Input, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return 1.0  # as it is
 
 
 @layer_norm.register
-def _(layer: Pad, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Pad, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return 1.0  # every entry once, or not at all, beside zeros
 
 
 @layer_norm.register
-def _(layer: Reshape, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Reshape, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return 1.0  # every entry once, in the same order
 
 
 @layer_norm.register
-def _(layer: Add, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Add, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return 1.0  # each input enters as it is
 
 
 @layer_norm.register
-def _(layer: Mosaic, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Mosaic, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return 1.0  # every entry of each input once, in a place of its own
 
 
 @layer_norm.register
-def _(layer: Activation, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Activation, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return layer.lipschitz
 
 
 @layer_norm.register
-def _(layer: Pick, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Pick, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return sqrt_up(float(layer.most))
 
 
 @layer_norm.register
-def _(layer: Scale, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Scale, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return mul_up(float(layer.scale.abs().max()), up(1 + gamma_up(layer.weight_ulps)))
 
 
 @layer_norm.register
-def _(layer: Linear, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Linear, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return matrix_norm(layer.weight.numpy(), layer.weight_ulps, deadline)
 
 
 @layer_norm.register
-def _(layer: Conv2d, input_shape: Shape, deadline: float = math.inf) -> float:
+def _(layer: Conv2d, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     norm, late = 0.0, False  # groups act on channels of their own: the largest counts
     for weight in _distinct(layer.weight.chunk(layer.groups)):
         group = Conv2d(weight, None, layer.stride, layer.padding, layer.dilation, 1, layer.weight_ulps)
         try:
-            norm = max(norm, _convolution_norm(group, (weight.shape[1], *input_shape[1:]), deadline))
+            norm = max(norm, _convolution_norm(group, (weight.shape[1], *input_shape[1:]), hints, deadline))
         except LateNormError as error:
             norm, late = max(norm, error.bound), True
     if late:
@@ -311,7 +313,7 @@ def _distinct(weights: Sequence[Tensor]) -> list[Tensor]:
     return list({weight.numpy().tobytes(): weight for weight in weights}.values())
 
 
-def _convolution_norm(layer: Conv2d, input_shape: Shape, deadline: float) -> float:
+def _convolution_norm(layer: Conv2d, input_shape: Shape, hints: Hints, deadline: float) -> float:
     """One group, by the tightest route whose cost is small."""
     if not layer.weight.any():
         return 0.0
@@ -323,7 +325,7 @@ def _convolution_norm(layer: Conv2d, input_shape: Shape, deadline: float) -> flo
         if min(n_in, n_out) > _SPARSE_SIDE:
             gram = _NARROW * min(n_in, n_out) <= max(n_in, n_out)
             try:
-                elimination = elimination_of_norm(layer, input_shape, (len(layer.weight), *output), gram, deadline)
+                elimination = hints.order_of_norm(layer, input_shape, (len(layer.weight), *output), gram, deadline)
             except NoOrderError as error:
                 raise LateNormError from error
             return _sparse_norm(W, layer.weight_ulps, elimination, gram, deadline)

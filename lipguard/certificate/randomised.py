@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.network.form import ScaledForm, extreme_eigenvalues
+from lipguard.certificate.hints import Hints
+from lipguard.network.form import ScaledForm
 from lipguard.rounding import UNIT_ROUNDOFF, gamma_up, rounds_as_ieee
 
 Array = NDArray[np.float64]
@@ -50,12 +51,13 @@ class OutOfTimeError(Exception):
 
 
 def is_positive_semidefinite_randomly(
-    form: ScaledForm, margin: float, probability: float, seed: bytes, deadline: float = math.inf
+    form: ScaledForm, hints: Hints, margin: float, probability: float, seed: bytes, deadline: float = math.inf
 ) -> bool:
     """Prove that the matrix of `form` is positive semidefinite.
 
     Args:
         form: of the network, its multipliers and rho.
+        hints: who knows about where the spectrum ends.
         margin: the relative distance from zero that its smallest eigenvalue is hoped to have; smaller ones take
             longer, in proportion to 1 / sqrt(margin).
         probability: that the result is True although the matrix is not positive semidefinite, at most.
@@ -78,7 +80,7 @@ def is_positive_semidefinite_randomly(
     def random(vectors: int) -> Tensor:
         return torch.from_numpy(draw.standard_normal((vectors, form.n))).to(form.device)
 
-    top = _top(form, margin, deadline)
+    top = _top(form, hints, margin, deadline)
     if time.monotonic() > deadline:
         raise OutOfTimeError(math.inf)
     found = course(form, margin, probability, top, largest_loss(form))
@@ -155,11 +157,11 @@ def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, 
     return largest
 
 
-def _top(form: ScaledForm, margin: float, deadline: float = math.inf) -> float:
+def _top(form: ScaledForm, hints: Hints, margin: float, deadline: float) -> float:
     """Above the spectrum, which of a chain ends at 2. If it is not, vectors grow and nothing is proved."""
     if margin < _ROUGH:
-        return max(2.001, 1.03 * extreme_eigenvalues(form, 30, deadline=deadline)[1])
-    return max(2.05, 1.1 * extreme_eigenvalues(form, 8, deadline=deadline)[1])  # the proof itself takes few steps
+        return max(2.001, 1.03 * hints.largest_eigenvalue(form, 30, deadline))
+    return max(2.05, 1.1 * hints.largest_eigenvalue(form, 8, deadline))  # the proof itself takes few steps
 
 
 def largest_loss(form: ScaledForm, steps: int = 4) -> float:

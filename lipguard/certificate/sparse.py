@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.certificate.cholesky import factorisation_error
+from lipguard.certificate.hints import Hints
 from lipguard.certificate.multifrontal import factors
+from lipguard.certificate.order import Elimination, NoOrderError
 from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import pre_activations, roundings, slope_ranges
 from lipguard.network.matrices import Matrix, freed_matrices
 from lipguard.network.underflow import row_losses
-from lipguard.partition.elimination import Elimination, NoOrderError, elimination_of
 from lipguard.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
 
 Array = NDArray[np.float64]
@@ -27,7 +28,7 @@ _ROWS = 4096  # that are scaled at a time
 _MOST_PRODUCTS = 3e8  # entries that slopes which do not reach zero may add
 
 
-def is_form_positive_semidefinite(form: ScaledForm, deadline: float = math.inf) -> bool:
+def is_form_positive_semidefinite(form: ScaledForm, hints: Hints, deadline: float = math.inf) -> bool:
     """Prove A(rho, t) >= 0, for the exact weights, piece by piece.
 
     The output, and slopes of both signs, enter the matrix as squares with a minus sign, -|Y z|^2, which would couple
@@ -36,23 +37,24 @@ def is_form_positive_semidefinite(form: ScaledForm, deadline: float = math.inf) 
 
     Args:
         form: of the network, its multipliers and rho; on an accelerator, it is where the fronts are factored.
+        hints: who knows an order of elimination.
         deadline: of `time.monotonic()`, at which it gives up.
 
     Returns:
         True only if it is proved; False says nothing.
     """
     return form.dtype == torch.float64 and all(
-        _is_piece_positive_semidefinite(piece, deadline) for piece in form.pieces()
+        _is_piece_positive_semidefinite(piece, hints, deadline) for piece in form.pieces()
     )
 
 
-def _is_piece_positive_semidefinite(form: ScaledForm, deadline: float) -> bool:
+def _is_piece_positive_semidefinite(form: ScaledForm, hints: Hints, deadline: float) -> bool:
     if len(form.network.nodes) == 1:  # an input of which copies are made: two diagonal forms, as they are
         return bool((form.rho >= form.outward).all())
     if not (np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()):
         return False
     try:
-        elimination = elimination_of(form.network, deadline)
+        elimination = hints.order(form.network, deadline)
     except NoOrderError:
         return False
     assembled = _assembled(form)

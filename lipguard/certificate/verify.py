@@ -10,19 +10,16 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from lipguard.certificate.blocks import WholeClaim, prove_tiles, proves
+from lipguard.certificate.blocks import MERGES, WholeClaim, prove_tiles, proves
 from lipguard.certificate.certificate import Certificate
 from lipguard.certificate.domain import Ball, Box, Domain, are_equal, in_words, restricted
+from lipguard.certificate.hints import Hints
 from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.config import MERGES
-from lipguard.errors import CertificateError, ConfigError, LipguardError
+from lipguard.errors import CertificateError, ConfigError
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork, are_tied
-from lipguard.network.trace import trace
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.proofs import free_memory, sparse_bytes
 from lipguard.rounding import mul_up, sqrt_up, subnormal_numbers, up
 
 Array = NDArray[np.float64]
@@ -48,58 +45,12 @@ def total_bound(blocks: Sequence[ProvedBlock], product: float) -> float:
     return min(mul_up(*(block.bound for block in blocks)), product)
 
 
-def verify(
-    certificate: Certificate, model: nn.Module, *, domain: Domain | None = None, failure_probability: float = CHANCE,
-    deterministic: bool = False, fresh: bool = False,
-) -> float:  # fmt: skip
-    """Prove a certificate's bound anew for `model`, without any solver.
-
-    Args:
-        certificate: of a bound of this model.
-        model: the model, with the weights that the certificate belongs to.
-        domain: the inputs for which the bound is to hold: None for all. A certificate that holds on a domain only is
-            accepted for the same domain, entry by entry; one that holds everywhere for any.
-        failure_probability: the largest that is accepted of all randomised proofs of the certificate together, from 0
-            to 1: what they really use is added up, whatever the certificate says of it.
-        deterministic: prove by Cholesky factorisation what the certificate proves by a randomised test.
-        fresh: draw the vectors of a randomised test from the operating system, in place of a hash of the claim; then
-            a second verification is independent of the first.
-
-    Returns:
-        The bound.
-
-    Raises:
-        CertificateError: the certificate does not prove its bound for these weights, or not on these inputs, or by a
-            proof that may fail more often; the message says which check failed.
-        ConfigError: `failure_probability` is no probability, or `domain` no domain.
-    """
-    network = read_for(certificate, model)
-    return verify_certificate(
-        certificate, network, domain=domain, failure_probability=failure_probability, deterministic=deterministic,
-        fresh=fresh,
-    )  # fmt: skip
-
-
-def read_for(certificate: Certificate, model: nn.Module) -> Network:
-    """The network of a model, for inputs of the certificate's shape.
-
-    Raises:
-        CertificateError: it cannot be read for these.
-    """
-    try:
-        return trace(model, certificate.input_shape)
-    except LipguardError as error:
-        raise CertificateError(
-            f"The model cannot be read for inputs of {certificate.input_shape}, as the certificate has it: {error}"
-        ) from error
-
-
 @subnormal_numbers()
 def verify_certificate(
-    certificate: Certificate, network: Network, *, domain: Domain | None = None, failure_probability: float = CHANCE,
-    deterministic: bool = False, fresh: bool = False,
+    certificate: Certificate, network: Network, hints: Hints, *, domain: Domain | None = None,
+    failure_probability: float = CHANCE, deterministic: bool = False, fresh: bool = False,
 ) -> float:  # fmt: skip
-    """Prove the certificate's bound anew, from its multipliers and the network's weights alone; see `verify`.
+    """Prove the certificate's bound anew, from its multipliers and the network's weights alone; see `lipguard.verify`.
 
     Returns:
         The certificate's bound.
@@ -122,11 +73,11 @@ def verify_certificate(
         )
     if certificate.merge not in MERGES:
         raise CertificateError(f"The certificate names the merge {certificate.merge!r}, which does not exist.")
-    norms = node_norms(network)
+    norms = node_norms(network, hints)
     product = product_bounds(network, norms)[-1]
     if certificate.domain is not None:
-        network = _on_domain(network, certificate.domain)
-        norms = node_norms(network)
+        network = _on_domain(network, certificate.domain, norms)
+        norms = node_norms(network, hints)
     plan = certificate.plan
     plan.check(network)
     if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.rhos):
@@ -134,7 +85,7 @@ def verify_certificate(
     _check_labels(certificate, product)
     if not deterministic:
         _check_chance(certificate, failure_probability)
-    how = _How(deterministic, os.urandom(32) if fresh else b"")
+    how = _How(hints, deterministic, os.urandom(32) if fresh else b"")
     proved = [_verified_block(certificate, network, norms, i, how) for i in range(len(plan.blocks))]
     found = total_bound(proved, product)
     if not found <= certificate.bound:
@@ -155,9 +106,9 @@ def _check_domain(certificate: Certificate, wanted: Domain | None) -> None:
     )
 
 
-def _on_domain(network: Network, domain: Domain) -> Network:
+def _on_domain(network: Network, domain: Domain, norms: Sequence[float]) -> Network:
     try:
-        return restricted(network, domain)
+        return restricted(network, domain, norms)
     except ConfigError as error:
         raise CertificateError(f"The certificate's domain does not fit the network: {error}") from error
 
@@ -218,8 +169,9 @@ def block_product(network: Network, norms: Sequence[float], block: Block) -> flo
 
 @dataclass(frozen=True)
 class _How:
-    """How randomised proofs are done again."""
+    """How proofs are done again."""
 
+    hints: Hints
     deterministic: bool
     entropy: bytes
 
@@ -238,9 +190,9 @@ def _verified_block(
     refused = f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite."
     if block.kind == "whole":
         probability = share_of_probability(certificate.plan, certificate.failure_probability)
-        proof = _by_cholesky(parts[0], i) if how.deterministic and block.proof == "randomised" else block.proof
+        proof = "sparse" if how.deterministic and block.proof == "randomised" else block.proof
         claim = WholeClaim(multipliers[0], certificate.rhos[i], proof, slack, probability)
-        if not proves(claim, parts[0], entropy=how.entropy):
+        if not proves(claim, parts[0], how.hints, entropy=how.entropy):
             raise CertificateError(refused)
         return ProvedBlock(min(sqrt_up(claim.rho), product), product)
     found = prove_tiles(
@@ -249,17 +201,6 @@ def _verified_block(
     if found is None:
         raise CertificateError(refused)
     return ProvedBlock(min(found.bound, product), product, found.merges)
-
-
-def _by_cholesky(part: Network, i: int) -> str:
-    """The deterministic proof that there is memory for."""
-    needed, free = sparse_bytes(part), free_memory()
-    if needed > free:
-        raise CertificateError(
-            f"A deterministic proof of block {i} takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Verify "
-            "it as it is, on a larger machine, or certify anew with failure_probability=0 and max_memory."
-        )
-    return "sparse"
 
 
 def checked_multipliers(arrays: Sequence[Array], parts: Sequence[Network], where: str) -> list[Array]:

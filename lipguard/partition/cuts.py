@@ -14,9 +14,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lipguard.certificate.order import NoOrderError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
-from lipguard.partition.elimination import NoOrderError
 from lipguard.partition.unfolding import WHOLE, Grid, most_tiles, unfolded
 
 TYPICAL_LOSS = 0.1  # of a cut, relative

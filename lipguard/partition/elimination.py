@@ -1,10 +1,8 @@
 """In which order a sparse matrix is eliminated, and what that takes.
 
-A multifrontal factorisation (Duff and Reid, ACM TOMS 9, 1983) works through a tree of small dense matrices, its fronts.
-A front eliminates some variables and hands what it changes about the later ones to its parent. The order is one of
-minimum degree, or of nested dissection (`lipguard.partition.dissection`), found on groups of variables
-(`lipguard.network.sites`); it depends on the architecture alone, so that time and memory are known before anything is
-allocated.
+The order is one of minimum degree, or of nested dissection (`lipguard.partition.dissection`), found on groups of
+variables (`lipguard.network.sites`); it depends on the architecture alone, so that time and memory are known before
+anything is allocated.
 """
 
 from __future__ import annotations
@@ -13,12 +11,12 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg
 
+from lipguard.certificate.order import Elimination, Front, NoOrderError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Conv2d, Shape
 from lipguard.network.matrices import Indices, Matrix
@@ -34,66 +32,9 @@ _FILL = 6e7  # sites that wait for all others together: half a gigabyte, and mor
 _known: OrderedDict[str, Elimination] = OrderedDict()
 
 
-class NoOrderError(Exception):
-    """No order of elimination was found: the time for it was over, or the matrix fills up."""
-
-
-@dataclass(frozen=True)
-class Front:
-    """A dense matrix of the variables `start` to `stop`, which it eliminates, and of later ones that they meet.
-
-    Attributes:
-        start, stop: in the order of elimination.
-        later: ranges of other variables, ascending and apart.
-        children: indices of earlier fronts, ascending, whose changes this one takes up.
-        side: 0 or 1, other than its children's: of the two stacks that changes wait on.
-    """
-
-    start: int
-    stop: int
-    later: tuple[tuple[int, int], ...]
-    children: tuple[int, ...]
-    side: int
-
-    @property
-    def pivots(self) -> int:
-        """Number of variables that it eliminates."""
-        return self.stop - self.start
-
-    @property
-    def rest(self) -> int:
-        """Number of the later variables."""
-        return sum(stop - start for start, stop in self.later)
-
-
-@dataclass(frozen=True, eq=False)
-class Elimination:
-    """An order of elimination with its fronts, children before parents.
-
-    Attributes:
-        order: the variable that is eliminated k-th, shape (variables,).
-        fronts: in the order of work, which is that of `order`.
-        stacks: entries that wait on each of the two stacks, at most.
-    """
-
-    order: Indices
-    fronts: tuple[Front, ...]
-    stacks: tuple[int, int]
-
-    @property
-    def operations(self) -> float:
-        """Of the factorisation, the time to move entries included."""
-        return sum(_work(front.pivots, front.rest) + _FRONT for front in self.fronts)
-
-    @property
-    def largest(self) -> int:
-        """Rows of the largest front."""
-        return max(front.pivots + front.rest for front in self.fronts)
-
-    @property
-    def bytes(self) -> float:
-        """Of the stacks and of the largest front."""
-        return 8.0 * (sum(self.stacks) + 2 * max((f.pivots + f.rest) * f.pivots for f in self.fronts))
+def operations(elimination: Elimination) -> float:
+    """Of a factorisation, the time to move entries included."""
+    return sum(_work(front.pivots, front.rest) + _FRONT for front in elimination.fronts)
 
 
 def elimination_of(network: Network, deadline: float = math.inf) -> Elimination:
@@ -156,7 +97,7 @@ def eliminate(graph: SiteGraph, deadline: float = math.inf) -> Elimination:
         except NoOrderError:  # of two, one is enough
             if order is orders[-1] and not found:
                 raise
-    return min(found, key=lambda elimination: elimination.operations)
+    return min(found, key=operations)
 
 
 def _eliminated(graph: SiteGraph, order: Indices, deadline: float) -> Elimination:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.network.graph import Network
 from lipguard.partition.tiling import Tiling, is_tileable
@@ -105,16 +104,6 @@ class PartitionPlan:
     blocks: tuple[Block, ...]
     settings: Mapping[str, Any]
     considered: tuple[str, ...] = ()
-
-    @staticmethod
-    def settings_of(config: DCPConfig) -> dict[str, Any]:
-        """The settings that decide a plan."""
-        names = (
-            "partition", "solver", "merge", "proof", "failure_probability", "max_block_size", "partition_factors",
-            "max_seconds", "max_memory", "max_iterations", "multipliers",
-        )  # fmt: skip
-        factors = config.partition_factors
-        return {name: getattr(config, name) for name in names} | {"partition_factors": factors and list(factors)}
 
     @property
     def seconds(self) -> float:

@@ -10,6 +10,8 @@ import math
 import os
 from dataclasses import dataclass
 
+from lipguard.certificate.blocks import LARGEST_MATRIX
+from lipguard.certificate.order import NoOrderError
 from lipguard.config import DCPConfig
 from lipguard.network.graph import Network
 from lipguard.network.layers import (
@@ -26,11 +28,9 @@ from lipguard.network.layers import (
     no_row,
 )
 from lipguard.partition.cost import CostModel
-from lipguard.partition.elimination import NoOrderError, elimination_of
+from lipguard.partition.elimination import elimination_of, operations
 from lipguard.partition.tiling import proof_size
 
-# Rows of the largest dense matrix that a proof factors: 300 MB, and a few seconds on two cores.
-LARGEST_MATRIX = 6144
 _SEARCH, _SHARE_OF_SEARCH = 1.7e-5, 0.15  # seconds per neuron that an order takes, and what they may be of all
 # A deterministic proof may take so many seconds although a randomised one is faster, or so many times as long.
 _QUICK, _WORTH = 5.0, 2.0
@@ -256,7 +256,7 @@ def _sparse_if_found(network: Network, config: DCPConfig, cost: CostModel, deadl
 def _sparse(network: Network, config: DCPConfig, cost: CostModel, deadline: float = math.inf) -> Proof:
     seconds = 0.01
     for piece in _pieces(network):
-        seconds += elimination_of(piece, deadline).operations / cost.flops + _SECONDS_PER_ENTRY * _entries(piece)
+        seconds += operations(elimination_of(piece, deadline)) / cost.flops + _SECONDS_PER_ENTRY * _entries(piece)
     if network.neurons > _LARGE:
         seconds += lanczos_steps(network, config.tolerance) / _VECTORS * _pass(network, cost, _APPLICATION)
     return Proof("sparse", cost.factor("sparse") * seconds, sparse_bytes(network))

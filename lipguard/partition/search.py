@@ -10,17 +10,18 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+from lipguard.certificate.blocks import LARGEST_MATRIX
+from lipguard.certificate.order import NoOrderError
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Add, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
 from lipguard.partition.cuts import Cuts, candidates, chosen_cuts, segments
-from lipguard.partition.elimination import NoOrderError
 from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import (
-    LARGEST_MATRIX,
     Proof,
     choose_proof,
     iteration_seconds,
@@ -44,6 +45,16 @@ Value = Callable[[Network], float]
 SHARE_OF_SEARCH, MOST_SEARCH, LEAST_SEARCH = 0.25, 60.0, 0.3
 _WEIGHTS = (Conv2d, Linear, Scale)
 _NO_CUTS = Cuts((), (), 0.0)
+
+
+def settings_of(config: DCPConfig) -> dict[str, Any]:
+    """The settings that decide a plan."""
+    names = (
+        "partition", "solver", "merge", "proof", "failure_probability", "max_block_size", "partition_factors",
+        "max_seconds", "max_memory", "max_iterations", "multipliers",
+    )  # fmt: skip
+    factors = config.partition_factors
+    return {name: getattr(config, name) for name in names} | {"partition_factors": factors and list(factors)}
 
 
 def search_deadline(config: DCPConfig, start: float, deadline: float = math.inf) -> float:
@@ -87,7 +98,7 @@ def _find_plan(
 ) -> PartitionPlan:
     whole = _whole_by_power(network, config, cost, deadline) or _cut_by_power(network, config, cost, value, deadline)
     if whole is not None:
-        return PartitionPlan(network.architecture, (whole,), PartitionPlan.settings_of(config))
+        return PartitionPlan(network.architecture, (whole,), settings_of(config))
     plan = _plan_within(network, config, cost, _largest_block(network, config, cost, deadline), deadline)
     if config.max_seconds is None:
         return plan
@@ -194,7 +205,7 @@ class _Search:
 
     def plan(self) -> PartitionPlan:
         blocks = [self._whole_network()] if self.config.partition == "none" else self._shortest_path()
-        return PartitionPlan(self.network.architecture, tuple(blocks), PartitionPlan.settings_of(self.config))
+        return PartitionPlan(self.network.architecture, tuple(blocks), settings_of(self.config))
 
     def _whole_network(self) -> Block:
         block = self._whole(0, len(self.network.nodes) - 1)

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.network.form import ScaledForm, smallest_eigenvectors
+from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.linearised import pre_activations, slope_ranges
+from lipguard.solvers.lanczos import smallest_eigenvectors
 from lipguard.solvers.problem import Directions
 
 Array = NDArray[np.float64]

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.network.form import ScaledForm, smallest_eigenvectors
+from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
+from lipguard.solvers.lanczos import smallest_eigenvectors
 from lipguard.solvers.repair import enlarged, raised
 
 Array = NDArray[np.float64]

@@ -19,6 +19,7 @@ from training import Training, cnn1, mnist
 import lipguard
 from lipguard import DCPConfig
 from lipguard.certificate.norms import node_norms, product_bounds
+from lipguard.hints import HINTS
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.report import WarmStart
@@ -33,7 +34,7 @@ def product(clock: Clock, weights: Path, shape: Shape) -> Values:
     warm_up()
     with clock:
         network = trace(model, shape)
-        bound = product_bounds(network, node_norms(network))[-1]
+        bound = product_bounds(network, node_norms(network, HINTS))[-1]
     return {"bound": bound, "product": bound, "proof": "product"}
 
 

@@ -12,7 +12,7 @@ from training import NETWORKS
 
 from lipguard.network.sites import SiteGraph, site_graph
 from lipguard.network.trace import trace
-from lipguard.partition.elimination import eliminate
+from lipguard.partition.elimination import eliminate, operations
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     for name, (model, shape) in named.items():
         graph = site_graph(trace(model.eval(), shape))
         orders = eliminate(SiteGraph(graph.site, graph.meets)), eliminate(graph)
-        cells = [f"{order.operations:.2g}, {order.bytes / 1e6:,.0f} MB" for order in orders]
+        cells = [f"{operations(order):.2g}, {order.bytes / 1e6:,.0f} MB" for order in orders]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

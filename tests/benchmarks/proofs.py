@@ -25,6 +25,7 @@ from training import Sample, samples
 import lipguard
 from lipguard import Certificate, DCPConfig
 from lipguard.certificate.blocks import WholeClaim, proves
+from lipguard.hints import HINTS
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 
@@ -62,7 +63,7 @@ def _row(sample: Sample) -> tuple[str, ...]:
         return True
 
     def rigorous(value: float) -> bool:
-        return proves(WholeClaim(t, value, block.proof), network)
+        return proves(WholeClaim(t, value, block.proof), network, HINTS)
 
     least = _smallest(plain, rho)
     excess = math.sqrt(_smallest(rigorous, rho) / least) - 1

@@ -17,9 +17,11 @@ import lipguard
 from lipguard import Ball, Box, Certificate, DCPConfig
 from lipguard.certificate import domain as domains
 from lipguard.certificate.domain import Domain, intervals, restricted
+from lipguard.certificate.norms import node_norms
 from lipguard.certificate.verify import verify_certificate
 from lipguard.certification import Request, certify_network
 from lipguard.errors import CertificateError, ConfigError
+from lipguard.hints import HINTS
 from lipguard.margins import margin_network
 from lipguard.network.layers import Activation
 from lipguard.network.trace import trace
@@ -79,7 +81,7 @@ def test_slopes_within_intervals(module: nn.Module) -> None:
 def test_intervals_hold_what_neurons_read(domain: Domain) -> None:
     for seed in range(3):
         network = trace(with_weights(MODEL, seed), SHAPE)
-        found = intervals(network, domain)
+        found = intervals(network, domain, node_norms(network, HINTS))
         read: dict[int, Tensor] = {}
 
         def step(i: int, inputs: tuple[Tensor, ...], read: dict[int, Tensor] = read) -> Tensor:
@@ -98,7 +100,11 @@ def test_the_network_on_a_domain_is_the_network() -> None:
     for domain in DOMAINS:
         x = points(domain)
         expected = network.forward(x)
-        assert torch.allclose(restricted(network, domain).forward(x), expected, atol=1e-9 * float(expected.abs().max()))
+        assert torch.allclose(
+            restricted(network, domain, node_norms(network, HINTS)).forward(x),
+            expected,
+            atol=1e-9 * float(expected.abs().max()),
+        )
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -172,7 +178,7 @@ def test_a_larger_domain_is_refused() -> None:
     assert within is not None
     for wrong in (Ball(POINT, 0.5), Ball(POINT + 1, 0.05), None, Ball(torch.zeros(3), 0.05)):
         with pytest.raises(CertificateError):
-            verify_certificate(dataclasses.replace(within.certificate, domain=wrong), network, domain=wrong)
+            verify_certificate(dataclasses.replace(within.certificate, domain=wrong), network, HINTS, domain=wrong)
 
 
 def test_a_bound_on_a_domain_is_none_elsewhere() -> None:
@@ -229,9 +235,9 @@ def test_numbers_are_not_rounded() -> None:
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_slopes_on_a_domain_are_those_of_the_intervals(domain: Domain) -> None:
     network = trace(with_weights(MODEL, 0), SHAPE)
-    found = domains._slopes(network, domain)
+    found = domains._slopes(network, domain, node_norms(network, HINTS))
     assert found
-    for i, (low, high) in intervals(network, domain).items():
+    for i, (low, high) in intervals(network, domain, node_norms(network, HINTS)).items():
         layer = network.nodes[i].layer
         assert isinstance(layer, Activation)
         if i in found and layer.within is not None:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from lipguard.certificate import multifrontal
 from lipguard.certificate.multifrontal import factors
+from lipguard.certificate.order import Elimination
 from lipguard.partition import elimination
-from lipguard.partition.elimination import Elimination
 
 Array = NDArray[np.float64]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import time
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from lipguard.certificate import randomised
 from lipguard.certificate.blocks import WholeClaim, proves
+from lipguard.certificate.hints import Hints
 from lipguard.certificate.randomised import is_positive_semidefinite_randomly, steps_needed
 from lipguard.certificate.sparse import is_form_positive_semidefinite
+from lipguard.hints import HINTS
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.trace import trace
@@ -59,8 +62,8 @@ def planted(smallest: float, n: int = 40, largest: float = 2.0) -> Planted:
     return Planted(np.concatenate([[smallest], np.linspace(max(smallest, 0.3), largest, n - 1)]))
 
 
-def is_proved(form: Any, margin: float, probability: float = P, seed: int = 0) -> bool:
-    return is_positive_semidefinite_randomly(form, margin, probability, seed.to_bytes(8, "big"))
+def is_proved(form: Any, margin: float, probability: float = P, seed: int = 0, hints: Hints = HINTS) -> bool:
+    return is_positive_semidefinite_randomly(form, hints, margin, probability, seed.to_bytes(8, "big"))
 
 
 @pytest.mark.parametrize("smallest", [0.3, 1e-2, 1e-4, 1e-6])
@@ -138,18 +141,18 @@ def test_several_eigenvalues_below_zero_and_a_whole_spectrum_below_it() -> None:
 
 
 @pytest.mark.parametrize("largest", [2.01, 3.0, 1e3])
-def test_a_spectrum_above_what_was_estimated_is_not_proved(largest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spectrum_above_what_was_estimated_is_not_proved(largest: float) -> None:
     form = Planted(np.array([largest, *np.linspace(0.3, 2, 30)]))
     assert is_proved(form, 0.1)
-    monkeypatch.setattr(randomised, "extreme_eigenvalues", lambda *_, **__: (0.0, 1.9))
-    assert not any(is_proved(form, 1e-3, seed=seed) for seed in range(5))
+    low = dataclasses.replace(HINTS, largest_eigenvalue=lambda *_: 1.9)
+    assert not any(is_proved(form, 1e-3, seed=seed, hints=low) for seed in range(5))
 
 
 @pytest.mark.parametrize("largest", [1.0, 2.0, 7.0, 1e6])
 def test_the_estimate_is_above_the_spectrum_of_what_is_provable(largest: float) -> None:
     form = Planted(np.concatenate([np.linspace(0.2, 0.5, 30), [largest]]))
-    assert largest < randomised._top(form, 1e-3) <= max(1.04 * largest, 2.001)  # type: ignore[arg-type]
-    assert largest < randomised._top(form, 0.05) <= max(1.11 * largest, 2.05)  # type: ignore[arg-type]
+    assert largest < randomised._top(form, HINTS, 1e-3, math.inf) <= max(1.04 * largest, 2.001)  # type: ignore[arg-type]
+    assert largest < randomised._top(form, HINTS, 0.05, math.inf) <= max(1.11 * largest, 2.05)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("margin", [0.0, -1e-3, math.nan])
@@ -256,9 +259,9 @@ def test_networks_with_a_margin_are_proved_and_others_are_not(sample: Any) -> No
     network, t, least = with_smallest_rho(sample)
     margin = smallest_eigenvalue(network, t, 1.2 * least)
     assume(margin > 1e-7)
-    assert proves(WholeClaim(t, 1.2 * least, "randomised", 0.9 * margin, P), network)
+    assert proves(WholeClaim(t, 1.2 * least, "randomised", 0.9 * margin, P), network, HINTS)
     for relative in (1e-6, 1e-2, 0.5):
-        assert not proves(WholeClaim(t, least * (1 - relative), "randomised", 1e-3, P), network)
+        assert not proves(WholeClaim(t, least * (1 - relative), "randomised", 1e-3, P), network, HINTS)
 
 
 def chain() -> Network:
@@ -282,7 +285,7 @@ def test_bounds_that_are_too_small_are_refused(build: Any, smallest: float) -> N
     trials = 100
     false = sum(is_proved(form, 2e-2, 0.5, seed) for seed in range(trials))
     assert false <= 0.5 * trials
-    assert not proves(WholeClaim(t, rho, "randomised", 1e-3, P), network)
+    assert not proves(WholeClaim(t, rho, "randomised", 1e-3, P), network, HINTS)
 
 
 def test_single_precision_proves_nothing() -> None:
@@ -294,8 +297,8 @@ def test_single_precision_proves_nothing() -> None:
     margin = 0.9 * smallest_eigenvalue(network, t, 2 * rho)
     assert is_proved(double, margin, P)
     assert not is_proved(single, margin, P)
-    assert is_form_positive_semidefinite(double)
-    assert not is_form_positive_semidefinite(single)
+    assert is_form_positive_semidefinite(double, HINTS)
+    assert not is_form_positive_semidefinite(single, HINTS)
 
 
 def false_claim(network: Network, smallest: float) -> tuple[Network, Array, float]:
@@ -311,7 +314,7 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
     """Nobody can choose them: another claim, or other weights, have others."""
     seeds: list[bytes] = []
     monkeypatch.setattr(
-        "lipguard.certificate.blocks.is_positive_semidefinite_randomly", lambda *args: seeds.append(args[3])
+        "lipguard.certificate.blocks.is_positive_semidefinite_randomly", lambda *args: seeds.append(args[4])
     )
     network, (t, rho) = chain(), proposed(chain())
     other = chain()
@@ -324,7 +327,7 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
         (other, t, rho, 1e-3, P),
     ]  # fmt: skip
     for own, multipliers, square, margin, probability in claims:
-        proves(WholeClaim(multipliers, square, "randomised", margin, probability), own)
+        proves(WholeClaim(multipliers, square, "randomised", margin, probability), own, HINTS)
     assert len(seeds) == len(claims)
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) == len(claims) - 1
@@ -346,5 +349,5 @@ def test_what_such_a_device_was_to_prove_is_proved_on_the_cpu(
 ) -> None:
     monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
     network, (t, rho) = chain(), proposed(chain())
-    assert proves(WholeClaim(t, 1.05 * rho, proof, 1e-3, P), network, device=device)
-    assert not proves(WholeClaim(t, 0.9 * rho, proof, 1e-3, P), network, device=device)
+    assert proves(WholeClaim(t, 1.05 * rho, proof, 1e-3, P), network, HINTS, device=device)
+    assert not proves(WholeClaim(t, 0.9 * rho, proof, 1e-3, P), network, HINTS, device=device)

@@ -22,6 +22,7 @@ from torch import nn
 from lipguard.certificate import sparse
 from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.certificate.cholesky import factorisation_error
+from lipguard.hints import HINTS
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.linearised import slope_ranges
@@ -32,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 def is_proved(network: Network, t: Array, rho: float, proof: str = "sparse") -> bool:
-    return proves(WholeClaim(t, rho, proof), network)
+    return proves(WholeClaim(t, rho, proof), network, HINTS)
 
 
 @given(networks())

@@ -16,6 +16,7 @@ from lipguard.certificate import values as values_module
 from lipguard.certificate.domain import activated, lengths
 from lipguard.certificate.norms import node_norms
 from lipguard.certificate.values import values, work_of
+from lipguard.hints import HINTS
 from lipguard.network import lowering
 from lipguard.network.layers import Activation
 from lipguard.network.trace import trace
@@ -77,7 +78,7 @@ def test_exact_outputs_are_within_the_error(name: str, scale: float, shift: floa
     for seed in range(2):
         model, shape = made(name, seed, scale, shift)
         network, x = trace(model, shape), inputs(shape)
-        found, error = values(network, x, node_norms(network) if with_norms else None)
+        found, error = values(network, x, node_norms(network, HINTS) if with_norms else None)
         assert torch.equal(found, network.forward(x)) or name == "convolutions"  # a maximum is none of its sums
         assert found.dtype == error.dtype == torch.float64
         assert found.shape == error.shape == (3, 3)
@@ -98,7 +99,7 @@ def test_every_part_of_the_error_is_needed() -> None:
             model[4].weight.mul_(1e6)
             model[4].bias.zero_()
         network, x = trace(model.eval(), (30,)), inputs((30,), 1)
-        for norms in (None, node_norms(network)):
+        for norms in (None, node_norms(network, HINTS)):
             found, error = values(network, x, norms)
             (exact,) = outputs(model, x[0])
             assert is_within(float(found), float(error), exact)
@@ -119,7 +120,7 @@ def test_what_underflow_loses_is_within_the_error(sizes: tuple[float, ...]) -> N
             layers += [layer, between()]
         model = nn.Sequential(*layers[:-1]).eval()
         network, x = trace(model, (2,)), torch.tensor([[1.3, 0.7]], dtype=torch.float64)
-        for norms in (None, node_norms(network)):
+        for norms in (None, node_norms(network, HINTS)):
             found, error = values(network, x, norms)
             for own, off, exact in zip(found[0].tolist(), error[0].tolist(), outputs(model, x[0]), strict=True):
                 assert is_within(own, off, exact)
@@ -134,7 +135,7 @@ def test_what_overflows_is_not_known(between: Callable[[], nn.Module]) -> None:
         steep[0].weight.fill_(1e200)  # type: ignore[operator]
     for own, number in ((model, math.inf), (model, -math.inf), (model, math.nan), (steep, 1e200), (steep, -1e200)):
         network, x = trace(own, (2,)), torch.full((1, 2), number, dtype=torch.float64)
-        for norms in (None, node_norms(network)):
+        for norms in (None, node_norms(network, HINTS)):
             assert bool(torch.isinf(values(network, x, norms)[1]).all())
 
 
@@ -144,7 +145,7 @@ def test_what_overflows_is_not_known(between: Callable[[], nn.Module]) -> None:
 )
 def test_what_a_single_layer_loses_is_within_the_error(layer: nn.Module) -> None:
     network, x = trace(layer.double().eval(), (40,)), inputs((40,), 5)
-    for norms in (None, node_norms(network)):
+    for norms in (None, node_norms(network, HINTS)):
         found, error = values(network, x, norms)
         for sample, y, e in zip(x, found.tolist(), error.tolist(), strict=True):
             exact = outputs(layer, sample)
@@ -157,7 +158,7 @@ def test_a_maximum_has_the_error_of_the_larger_entry() -> None:
     network = trace(model, (1, 2, 2))
     for seed in range(20):
         x = inputs((1, 2, 2), 21)[seed : seed + 1] * torch.tensor([[1e9, 1e-3], [1e-3, 1.0]], dtype=torch.float64)
-        for norms in (None, node_norms(network)):
+        for norms in (None, node_norms(network, HINTS)):
             found, error = values(network, x, norms)
             (exact,) = outputs(model, x[0])
             assert is_within(float(found), float(error), exact)
@@ -181,7 +182,7 @@ def test_norms_carry_errors_of_deep_networks() -> None:
     layers = [m for _ in range(25) for m in (nn.utils.parametrizations.orthogonal(nn.Linear(40, 40)), nn.ReLU())]
     model = nn.Sequential(*layers[:-1]).double().eval()
     network, x = trace(model, (40,)), inputs((40,))
-    entries, both = (values(network, x, norms)[1] for norms in (None, node_norms(network)))
+    entries, both = (values(network, x, norms)[1] for norms in (None, node_norms(network, HINTS)))
     assert float(both.max()) < 1e-9 < 1e-3 * float(entries.max())
     assert bool((both <= entries).all())
 
@@ -189,7 +190,7 @@ def test_norms_carry_errors_of_deep_networks() -> None:
 def test_moves_and_relus_lose_next_to_nothing() -> None:
     network = trace(nn.Sequential(nn.ReLU(), nn.Flatten()).eval(), (2, 3))
     x = inputs((2, 3))
-    found, error = values(network, x, node_norms(network))
+    found, error = values(network, x, node_norms(network, HINTS))
     assert torch.equal(found, x.relu().flatten(1))
     assert float(error.max()) < 1e-13
 

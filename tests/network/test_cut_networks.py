@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lipguard.certificate.sparse import is_form_positive_semidefinite
+from lipguard.hints import HINTS
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.layers import Activation
@@ -120,7 +121,7 @@ def test_sparse_proofs_of_pieces_agree_with_the_dense_matrix(sample: Sample, dat
     for factor in (1.0, 0.9, 0.5):
         smallest = smallest_eigenvalue(cut, t, rho * factor)
         if abs(smallest) > 1e-9 * np.abs(matrix(cut, t, rho * factor)).sum(axis=1).max():
-            assert is_form_positive_semidefinite(ScaledForm(cut, t, rho * factor)) == (smallest > 0)
+            assert is_form_positive_semidefinite(ScaledForm(cut, t, rho * factor), HINTS) == (smallest > 0)
 
 
 def test_a_cut_loses_less_than_a_product_of_parts() -> None:

@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 from lipguard import Box
 from lipguard.certificate.domain import restricted
+from lipguard.certificate.norms import node_norms
 from lipguard.errors import InvalidNetworkError
+from lipguard.hints import HINTS
 from lipguard.network import layers
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import Activation, Input, Layer, Linear
@@ -256,7 +258,7 @@ def test_functions_count_by_name_and_tensors_in_partials_as_weights() -> None:
     assert one[0] == other[0]
     assert one[1] != other[1]
     network = trace(build(), SHAPE)
-    within = [restricted(network, Box(0.0, high)) for high in (0.5, 0.25)]
+    within = [restricted(network, Box(0.0, high), node_norms(network, HINTS)) for high in (0.5, 0.25)]
     assert within[0].digest != within[1].digest
 
 
@@ -272,11 +274,14 @@ def test_a_digest_is_the_same_in_every_process() -> None:
         "from network.test_digests import Bent, build, digests, own, _made, _class_made, SHAPE\n"
         "from lipguard import Box\n"
         "from lipguard.certificate.domain import restricted\n"
+        "from lipguard.certificate.norms import node_norms\n"
+        "from lipguard.hints import HINTS\n"
         "from lipguard.network.trace import trace\n"
+        "network = trace(build(), SHAPE)\n"
         "module = Bent()\n"
         "module.names = {'a', 'b', 'c', 'd'}\n"
         "print(*digests(build()), *own(module), *own(_made(0.5)), *own(_class_made(0.5)),\n"
-        "      restricted(trace(build(), SHAPE), Box(0.0, 0.5)).digest)\n"
+        "      restricted(network, Box(0.0, 0.5), node_norms(network, HINTS)).digest)\n"
     )
     found = set()
     for seed in ("1", "2"):

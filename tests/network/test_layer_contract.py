@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lipguard.certificate import domain
 from lipguard.certificate.norms import layer_norm
+from lipguard.hints import HINTS
 from lipguard.network import layers
 from lipguard.network.graph import Network, Node
 from lipguard.network.layers import (
@@ -99,7 +100,7 @@ def test_every_kind_states_what_is_asked_of_it(kind: type[Layer]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_bound_what_a_layer_does(kind: type[Layer]) -> None:
     layer, inputs, shape = EXAMPLES[kind]
-    bound = layer_norm(layer, shape)
+    bound = layer_norm(layer, shape, HINTS)
     if isinstance(layer, Activation):
         assert bound == layer.lipschitz
         return
@@ -166,7 +167,7 @@ class Treble(Layer):
 NETWORK = Network((Node("input", Input(), (), IMAGE), Node("treble", Treble(), (0,), IMAGE),
                    Node("relu", layers.relu(), (1,), IMAGE)))  # fmt: skip
 TABLES: dict[str, Callable[[], Any]] = {
-    "norms": lambda: layer_norm(Treble(), IMAGE),
+    "norms": lambda: layer_norm(Treble(), IMAGE, HINTS),
     "weights of one": lambda: domain._ones(Treble()),
     "squared weights": lambda: domain._squared(Treble()),
     "matrices": lambda: layer_matrix(Treble(), IMAGE, IMAGE),

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.network.form import ScaledForm, smallest_eigenvectors
+from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
+from lipguard.solvers.lanczos import smallest_eigenvectors
 
 Array = NDArray[np.float64]
 

@@ -15,12 +15,13 @@ from helpers.networks import Sample, networks, with_weights
 from hypothesis import given
 from torch import nn
 
+from lipguard.certificate.order import Elimination, Front, NoOrderError
 from lipguard.network.graph import Network
 from lipguard.network.layers import Conv2d
 from lipguard.network.sites import site_graph
 from lipguard.network.trace import trace
 from lipguard.partition import elimination
-from lipguard.partition.elimination import Elimination, Front, NoOrderError, elimination_of, elimination_of_norm
+from lipguard.partition.elimination import elimination_of, elimination_of_norm, operations
 
 
 def assert_is_one(order: Elimination, n: int) -> None:
@@ -56,7 +57,7 @@ def test_orders_of_networks(sample: Sample) -> None:
     assert_is_one(order, len(order.order))
     assert len(order.order) >= network.neurons + network.nodes[0].size + network.nodes[-1].size
     assert order.largest <= len(order.order)
-    assert order.operations > 0
+    assert operations(order) > 0
     assert order.bytes > 0
 
 
@@ -70,7 +71,7 @@ def test_orders_of_matrices(n: int, density: float, monkeypatch: pytest.MonkeyPa
         order = elimination_for(A)
         assert_is_one(order, n)
         # Front by front, no more than a dense factorisation.
-        assert order.operations <= n**3 / 3 + len(order.fronts) * price + 1e-9 * n**3
+        assert operations(order) <= n**3 / 3 + len(order.fronts) * price + 1e-9 * n**3
 
 
 def test_a_chain_has_small_fronts_and_a_dense_matrix_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,14 +82,14 @@ def test_a_chain_has_small_fronts_and_a_dense_matrix_one(monkeypatch: pytest.Mon
     assert len(chain.fronts) > 30
     dense = elimination_for(sp.csr_array(np.ones((20, 20))))
     assert dense.fronts == (Front(0, 20, (), (), 0),)
-    assert dense.operations == pytest.approx(20**3 / 3)
+    assert operations(dense) == pytest.approx(20**3 / 3)
 
 
 def test_the_price_of_a_front() -> None:
     order = Elimination(np.arange(5), (Front(0, 2, ((2, 4),), (), 1), Front(2, 5, (), (0,), 0)), (0, 4))
     own = (2**3 / 3 + 2 * 2 * 2 + 2 * 2 * 2, 3**3 / 3)
     moved = elimination._ENTRY * (4**2 + 3**2)
-    assert order.operations == pytest.approx(sum(own) + moved + 2 * elimination._FRONT)
+    assert operations(order) == pytest.approx(sum(own) + moved + 2 * elimination._FRONT)
     assert order.largest == 4
     assert order.bytes == 8 * (4 + 2 * 9)
 

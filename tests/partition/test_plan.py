@@ -18,7 +18,7 @@ from lipguard.network.graph import Network
 from lipguard.network.trace import trace
 from lipguard.partition.cost import CostModel
 from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.search import find_plan
+from lipguard.partition.search import find_plan, settings_of
 
 COST = CostModel(1e-9, 3.0)
 
@@ -53,7 +53,7 @@ def test_settings_survive_json() -> None:
     found = plan()
     again = PartitionPlan.from_dict(json.loads(json.dumps(found.to_dict())))
     config = DCPConfig(partition="tiles", partition_factors=(2, 3), max_block_size=200, max_seconds=60.0)
-    assert again.settings == PartitionPlan.settings_of(config) == found.settings
+    assert again.settings == settings_of(config) == found.settings
 
 
 def test_the_table_has_a_row_for_every_block() -> None:

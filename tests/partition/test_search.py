@@ -21,7 +21,7 @@ from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.partition.cost import CostModel
 from lipguard.partition.plan import PartitionPlan
-from lipguard.partition.search import find_plan
+from lipguard.partition.search import find_plan, settings_of
 from lipguard.solvers.problem import Problem
 
 COST = CostModel(1e-9, 3.0)
@@ -106,7 +106,7 @@ def test_the_smallest_block_may_begin_at_a_bottleneck() -> None:
 def test_equal_inputs_give_equal_plans(solver: str, partition: str) -> None:
     first, again, other_weights = (plan_of(cnn(seed), solver=solver, partition=partition) for seed in (0, 0, 1))
     assert first == again == other_weights
-    assert first.settings == PartitionPlan.settings_of(DCPConfig(solver=solver, partition=partition))
+    assert first.settings == settings_of(DCPConfig(solver=solver, partition=partition))
 
 
 def test_none_is_one_block() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lipguard.certificate.sparse import is_form_positive_semidefinite
+from lipguard.hints import HINTS
 from lipguard.network.form import ScaledForm
 from lipguard.network.graph import Network
 from lipguard.network.layers import Mosaic
@@ -109,7 +110,7 @@ def test_proofs_of_pieces_agree_with_the_whole_matrix(pair: tuple[Network, Netwo
         form = ScaledForm(own, t, rho * factor)
         smallest = float(np.linalg.eigvalsh(dense(form))[0])
         if abs(smallest) > 1e-9:
-            assert is_form_positive_semidefinite(form) == (smallest > 0)
+            assert is_form_positive_semidefinite(form, HINTS) == (smallest > 0)
 
 
 def test_what_it_loses_is_between_nothing_and_the_sum_over_tiles() -> None:
@@ -126,14 +127,14 @@ def test_overlapping_copies_of_the_input_must_be_worth_less_than_rho() -> None:
     network = small()
     own = unfolded(network.cut([network.activations[1]]), {0: (2, 2)})
     t, rho = proposed(own)
-    assert is_form_positive_semidefinite(ScaledForm(own, t, rho))
+    assert is_form_positive_semidefinite(ScaledForm(own, t, rho), HINTS)
     first = [i for i in own.activations if own.picked(i)[0] == 0] if own.activations else []
     assert len(first) == 4
     pieces = ScaledForm(own, t, rho).pieces()
     (inputs,) = (piece for piece in pieces if len(piece.network.nodes) == 1)
     most = float(inputs.outward.max())
-    assert is_form_positive_semidefinite(ScaledForm(own, t, most))
-    assert not is_form_positive_semidefinite(ScaledForm(own, t, np.nextafter(most, 0)))
+    assert is_form_positive_semidefinite(ScaledForm(own, t, most), HINTS)
+    assert not is_form_positive_semidefinite(ScaledForm(own, t, np.nextafter(most, 0)), HINTS)
 
 
 def test_sums_of_diagonal_forms_are_rounded_up() -> None:

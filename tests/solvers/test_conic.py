@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lipguard.certificate.norms import node_norms, product_bounds
+from lipguard.hints import HINTS
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.solvers import conic
@@ -16,7 +17,7 @@ from lipguard.solvers.problem import Problem
 def problem_of(model: nn.Module, shape: tuple[int, ...]) -> tuple[Problem, FreedNetwork]:
     network = trace(model, shape)
     freed = FreedNetwork.assemble(network)
-    return Problem.build(network, freed, product_bounds(network, node_norms(network))), freed
+    return Problem.build(network, freed, product_bounds(network, node_norms(network, HINTS))), freed
 
 
 def small(activation: nn.Module) -> nn.Module:

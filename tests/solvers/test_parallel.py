@@ -14,6 +14,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.errors import ConfigError
+from lipguard.hints import HINTS
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
 from lipguard.solvers import executing, parallel
@@ -29,7 +30,7 @@ def jobs(count: int) -> list[Job]:
     for seed in range(count):
         torch.manual_seed(seed)
         network = trace(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double(), (4,))
-        scales = product_bounds(network, node_norms(network))
+        scales = product_bounds(network, node_norms(network, HINTS))
         found.append(Job(Problem.build(network, FreedNetwork.assemble(network), scales), {}, float(seed)))
     return found
 

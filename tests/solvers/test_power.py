@@ -14,6 +14,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.certificate.blocks import form_norm
 from lipguard.certificate.norms import node_norms, product_bounds
+from lipguard.hints import HINTS
 from lipguard.network.graph import Network
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
@@ -45,7 +46,7 @@ def convolutional(activation: nn.Module) -> Network:
 
 def optimum(network: Network) -> float:
     freed = FreedNetwork.assemble(network)
-    problem = Problem.build(network, freed, product_bounds(network, node_norms(network)))
+    problem = Problem.build(network, freed, product_bounds(network, node_norms(network, HINTS)))
     return solve(problem, SolverOptions("clarabel", 1e-6, 200)).value
 
 

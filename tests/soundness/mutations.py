@@ -195,7 +195,7 @@ MUTATIONS = (
     M("certificate/domain.py", "torch.where(beta > alpha, above, 0.0)", "torch.where(beta > alpha, above * 0.9, 0.0)", DOMAIN),
     M("network/slopes.py", "(low < right) & (high > left)", "(low < right) & (low > left)", DOMAIN),
     M("network/slopes.py", "nearest = torch.where((low <= 0) & (high >= 0), 0.0,", "nearest = torch.where(low > 1e9, 0.0,", DOMAIN),
-    M("certificate/verify.py", "network = _on_domain(network, certificate.domain)", "pass", DOMAIN),
+    M("certificate/verify.py", "network = _on_domain(network, certificate.domain, norms)", "pass", DOMAIN),
     M("certificate/norms.py", "most[source] = float(counts[1:].max())", "most[source] = 1.0", "soundness/test_layer_kinds.py"),
     M("certificate/domain.py", "if type(one) is not type(other):", "if False:", DOMAIN),
     M("certificate/domain.py", "torch.equal(a.broadcast_to(shape), b.broadcast_to(shape))", "True", DOMAIN),

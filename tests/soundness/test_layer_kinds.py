@@ -16,6 +16,7 @@ from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.certificate.verify import verify_certificate
 from lipguard.errors import CertificateError
+from lipguard.hints import HINTS
 from lipguard.network.trace import trace
 from lipguard.solvers.repair import enlarged
 
@@ -106,14 +107,14 @@ def test_multipliers_of_a_group_are_one(solver: str) -> None:
         multipliers=tuple((wrong,) if parts else () for parts in report.certificate.multipliers),
     )
     with pytest.raises(CertificateError, match="differ within a group"):
-        verify_certificate(forged, network)
+        verify_certificate(forged, network, HINTS)
     part = block.parts(network)[0]
     larger, rho = enlarged(part, t, report.bound**2, 0.2)
     wrong = larger.copy()
     wrong[0] *= 1.001
     for kind in ("dense", "sparse", "randomised"):
         for multipliers, verdict in ((larger, True), (wrong, False)):
-            assert proves(WholeClaim(multipliers, rho, kind, 0.01, 1e-6), part) is verdict
+            assert proves(WholeClaim(multipliers, rho, kind, 0.01, 1e-6), part, HINTS) is verdict
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((1, 3), 1, dilation=2)])
@@ -123,7 +124,7 @@ def test_the_product_knows_how_often_windows_read_an_entry(pool: nn.MaxPool2d) -
     network = trace(pool, (1, 7, 9))
     most = {(2, 2): 1.0, (3, 3): 4.0, (1, 3): 3.0}
     kernel = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
-    assert product_bounds(network, node_norms(network))[-1] == pytest.approx(most[kernel] ** 0.5)
+    assert product_bounds(network, node_norms(network, HINTS))[-1] == pytest.approx(most[kernel] ** 0.5)
 
 
 def test_max_pooling_costs_less_than_its_windows_overlap() -> None:

@@ -17,6 +17,7 @@ from torch import nn
 import lipguard
 from lipguard.certificate import blocks, norms, randomised, sparse
 from lipguard.certificate.blocks import WholeClaim, proves
+from lipguard.hints import HINTS
 from lipguard.network.form import ScaledForm
 from lipguard.network.linearised import FreedNetwork
 from lipguard.network.trace import trace
@@ -54,7 +55,7 @@ def wide(seed: int, activation: nn.Module, spread: float) -> Sample:
 def proved(sample: Sample, t: list[float] | Array, rho: float, proof: str) -> bool:
     network = trace(sample.model, sample.input_shape)
     chance = {"margin": 0.01, "failure_probability": 1e-12} if proof == "randomised" else {}
-    return proves(WholeClaim(np.asarray(t, dtype=np.float64), rho, proof, **chance), network)
+    return proves(WholeClaim(np.asarray(t, dtype=np.float64), rho, proof, **chance), network, HINTS)
 
 
 RELU = nn.ReLU()
@@ -256,9 +257,9 @@ def test_norms_in_extreme_units_are_rounded_up(exponent: int) -> None:
 def test_a_vector_that_is_nearly_zero_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     network = trace(chain(1.0, RELU, 1.0).model, (1,))
     form = ScaledForm(network, np.array([2.0]), 9.0)
-    assert randomised.is_positive_semidefinite_randomly(form, 0.01, 1e-12, b"seed")
+    assert randomised.is_positive_semidefinite_randomly(form, HINTS, 0.01, 1e-12, b"seed")
     monkeypatch.setattr(randomised, "_SHORTEST", 1e3)
-    assert not randomised.is_positive_semidefinite_randomly(form, 0.01, 1e-12, b"seed")
+    assert not randomised.is_positive_semidefinite_randomly(form, HINTS, 0.01, 1e-12, b"seed")
 
 
 @pytest.mark.parametrize("scales", [(1e-163, 1e163), (1e-155, 1e155), (1e-200, 1e200), (1e-300, 1e150)])

@@ -1,0 +1,15 @@
+"""Who is asked for orders of elimination and estimates, wherever something is proved."""
+
+from __future__ import annotations
+
+from lipguard.certificate.hints import Hints
+from lipguard.network.form import ScaledForm
+from lipguard.partition.elimination import elimination_of, elimination_of_norm
+from lipguard.solvers.lanczos import extreme_eigenvalues
+
+
+def _largest_eigenvalue(form: ScaledForm, steps: int, deadline: float) -> float:
+    return extreme_eigenvalues(form, steps, deadline=deadline)[1]
+
+
+HINTS = Hints(elimination_of, elimination_of_norm, _largest_eigenvalue)
