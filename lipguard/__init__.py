@@ -13,9 +13,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lipguard.callbacks.lipschitz_monitor import LipschitzMonitor as LipschitzMonitor
-    from lipguard.certificate.certificate import Certificate as Certificate
-    from lipguard.certificate.domain import Ball as Ball
-    from lipguard.certificate.domain import Box as Box
     from lipguard.certification import certify as certify
     from lipguard.certification import plan as plan
     from lipguard.config import DCPConfig as DCPConfig
@@ -25,16 +22,19 @@ if TYPE_CHECKING:
     from lipguard.margins import verify_margin as verify_margin
     from lipguard.metrics.certified_accuracy import CertifiedAccuracy as CertifiedAccuracy
     from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
-    from lipguard.network.lowering import register as register
     from lipguard.penalty import LipschitzPenalty as LipschitzPenalty
     from lipguard.report import Report as Report
     from lipguard.selection import select as select
+    from lipguard.trusted.certificate.certificate import Certificate as Certificate
+    from lipguard.trusted.reading.lowering import register as register
+    from lipguard.trusted.regions.region import Ball as Ball
+    from lipguard.trusted.regions.region import Box as Box
     from lipguard.verification import verify as verify
 
 _HOMES = {
-    "Ball": "lipguard.certificate.domain",
-    "Box": "lipguard.certificate.domain",
-    "Certificate": "lipguard.certificate.certificate",
+    "Ball": "lipguard.trusted.regions.region",
+    "Box": "lipguard.trusted.regions.region",
+    "Certificate": "lipguard.trusted.certificate.certificate",
     "CertifiedAccuracy": "lipguard.metrics.certified_accuracy",
     "DCPConfig": "lipguard.config",
     "LipschitzBound": "lipguard.metrics.lipschitz_bound",
@@ -46,7 +46,7 @@ _HOMES = {
     "certify_many": "lipguard.many",
     "certify_margins": "lipguard.margins",
     "plan": "lipguard.certification",
-    "register": "lipguard.network.lowering",
+    "register": "lipguard.trusted.reading.lowering",
     "select": "lipguard.selection",
     "verify": "lipguard.verification",
     "verify_margin": "lipguard.margins",

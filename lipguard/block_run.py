@@ -15,19 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipguard.certificate.blocks import LARGEST_MATRIX, SMALLEST_FORM, WholeClaim, form_norm, prove_tiles, proves
-from lipguard.certificate.cholesky import slacks
-from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.randomised import VECTORS, OutOfTimeError, course, largest_loss
-from lipguard.certificate.verify import ProvedBlock, block_norms, checked_multipliers, share_of_probability
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.hints import HINTS
-from lipguard.network.form import ScaledForm
-from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Conv2d, Linear
-from lipguard.network.linearised import FreedNetwork
-from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import (
     FEWEST_STEPS,
     LARGEST_MARGIN,
@@ -36,7 +26,6 @@ from lipguard.partition.proofs import (
     usable_memory,
 )
 from lipguard.report import WarmStart
-from lipguard.rounding import sqrt_up
 from lipguard.solvers import power
 from lipguard.solvers.adjustment import adjusted, mended
 from lipguard.solvers.lanczos import extreme_eigenvalues
@@ -44,6 +33,20 @@ from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.problem import Directions, Job, Problem, Proposal
 from lipguard.solvers.reinforcement import reinforced
 from lipguard.solvers.repair import enlarged, repaired
+from lipguard.solvers.schur import form_norm
+from lipguard.trusted.certificate.verify import ProvedBlock, block_norms, checked_multipliers, share_of_probability
+from lipguard.trusted.layers import Activation, Conv2d, Linear
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.blocks import Block, PartitionPlan
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.proofs.cholesky import slacks
+from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.randomised import VECTORS, OutOfTimeError, course, largest_loss
+from lipguard.trusted.proofs.tiles import LARGEST_MATRIX, SMALLEST_FORM, prove_tiles
+from lipguard.trusted.rounding import sqrt_up
 
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)

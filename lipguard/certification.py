@@ -17,25 +17,28 @@ from torch import Tensor, nn
 
 from lipguard import __version__
 from lipguard.block_run import BlockRun
-from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.domain import Domain, restricted
-from lipguard.certificate.norms import LateNormError, node_norms, product_bounds
-from lipguard.certificate.verify import block_product, total_bound, weakest_proof
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.hints import HINTS
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.partition.cost import cost_model, learn
-from lipguard.partition.plan import PartitionPlan
 from lipguard.partition.proofs import iteration_seconds
 from lipguard.partition.search import find_plan, search_deadline, settings_of
 from lipguard.report import Report, WarmStart
 from lipguard.robustness import warm_lower_bound
-from lipguard.rounding import mul_up, subnormal_numbers
 from lipguard.solvers import power
 from lipguard.solvers.power import PowerOptions
 from lipguard.threads import few_threads
+from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.certificate.verify import block_product, total_bound, weakest_proof
+from lipguard.trusted.network.blocks import PartitionPlan
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.norms.matrices import LateNormError
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.regions.region import Domain
+from lipguard.trusted.regions.restriction import restricted
+from lipguard.trusted.rounding import mul_up, subnormal_numbers
 
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lipguard.certificate.blocks import MERGES
 from lipguard.errors import ConfigError
+from lipguard.trusted.proofs.tiles import MERGES
 
 PARTITIONS = ("auto", "none", "cuts", "tiles")
 SOLVERS = ("power", "scs", "clarabel")

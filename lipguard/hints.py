@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lipguard.certificate.hints import Hints
-from lipguard.network.form import ScaledForm
 from lipguard.partition.elimination import elimination_of, elimination_of_norm
 from lipguard.solvers.lanczos import extreme_eigenvalues
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.proofs.hints import Hints
 
 
 def _largest_eigenvalue(form: ScaledForm, steps: int, deadline: float) -> float:

@@ -15,11 +15,11 @@ from torch import nn
 from lipguard.certification import Request, certify_network
 from lipguard.config import DCPConfig
 from lipguard.errors import LipguardError
-from lipguard.network.trace import trace
 from lipguard.partition.search import find_plan
 from lipguard.report import Report, WarmStart
 from lipguard.solvers.executing import run_all
 from lipguard.solvers.parallel import workers_for
+from lipguard.trusted.reading.trace import trace
 
 _LOG = logging.getLogger(__name__)
 

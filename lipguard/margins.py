@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.domain import Domain, in_words
-from lipguard.certificate.verify import CHANCE
 from lipguard.certification import Request, certify_network, device_of
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError
-from lipguard.network.graph import Network, Node
-from lipguard.network.layers import Linear
-from lipguard.network.trace import trace
 from lipguard.report import Report, WarmStart
-from lipguard.rounding import mul_up, sqrt_up
+from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.certificate.verify import CHANCE
+from lipguard.trusted.layers import Linear
+from lipguard.trusted.network.graph import Network, Node
+from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.regions.region import Domain, in_words
+from lipguard.trusted.rounding import mul_up, sqrt_up
 from lipguard.verification import read_for, verify_network
 
 Pair = tuple[int, int]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lipguard.errors import ConfigError
-from lipguard.network.trace import LiveNetwork
 from lipguard.solvers.power import Relaxation
+from lipguard.trusted.reading.trace import LiveNetwork
 
 
 class LipschitzPenalty:

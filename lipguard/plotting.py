@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from lipguard.network.graph import Network
-    from lipguard.partition.plan import PartitionPlan
     from lipguard.selection import Candidate, Selection
+    from lipguard.trusted.network.blocks import PartitionPlan
+    from lipguard.trusted.network.graph import Network
 
 _ACCURACY_COLOUR = "#1b6ca8"
 _BOUND_COLOUR = "#b3401f"
@@ -93,8 +93,8 @@ def plot_plan(
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    from lipguard.network.layers import Activation
-    from lipguard.network.trace import trace
+    from lipguard.trusted.layers import Activation
+    from lipguard.trusted.reading.trace import trace
 
     network = trace(model, input_shape)
     if network.architecture != plan.architecture:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipguard.certificate.certificate import Certificate
 from lipguard.errors import CertificateError
-from lipguard.partition.plan import PartitionPlan, table
+from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.network.blocks import PartitionPlan, table
 
 Array = NDArray[np.float64]
 

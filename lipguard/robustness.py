@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.errors import CertificateError
-from lipguard.network.graph import Network
-from lipguard.network.layers import Activation
-from lipguard.network.linearised import propagate
-from lipguard.rounding import gamma_up
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.lmi.freed import propagate
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.rounding import gamma_up
 
 Project: TypeAlias = Callable[[Tensor], Tensor]
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.verify import CHANCE
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.margins import CERTIFIED_ACCURACY
-from lipguard.network.trace import trace
+from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.certificate.verify import CHANCE
+from lipguard.trusted.reading.trace import trace
 from lipguard.verification import verify
 
 
@@ -65,7 +65,7 @@ class Selection:
     refused: Mapping[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        from lipguard.partition.plan import table
+        from lipguard.trusted.network.blocks import table
 
         radii = sorted({radius for c in self.candidates for radius in c.certified})
         header = ("", "checkpoint", "epoch", "accuracy", "bound", *(f"certified at {r:g}, as logged" for r in radii))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
-from lipguard.network.graph import Network
 from lipguard.partition.proofs import multiplications
+from lipguard.trusted.network.graph import Network
 
 # Rows of LipSDP's matrix, and multiplications of a forward pass, up to which a second thread helps little, and hurts by
 # a factor of ten where other work keeps the cores busy.

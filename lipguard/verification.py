@@ -6,16 +6,16 @@ import dataclasses
 
 from torch import nn
 
-from lipguard.certificate.certificate import Certificate
-from lipguard.certificate.domain import Domain
-from lipguard.certificate.order import Elimination
-from lipguard.certificate.verify import CHANCE, verify_certificate
 from lipguard.errors import CertificateError, LipguardError
 from lipguard.hints import HINTS
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.partition.elimination import elimination_of
 from lipguard.partition.proofs import free_memory, sparse_bytes
+from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.certificate.verify import CHANCE, verify_certificate
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs.order import Elimination
+from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.regions.region import Domain
 
 
 def verify(

@@ -10,13 +10,13 @@ from torch import nn
 
 import lipguard
 from lipguard import Box, DCPConfig, certification
-from lipguard.certificate import norms
-from lipguard.certificate.hints import Hints
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.partition import elimination, search
 from lipguard.partition.cost import CostModel
 from lipguard.partition.search import find_plan, search_deadline
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.norms import matrices
+from lipguard.trusted.proofs.hints import Hints
+from lipguard.trusted.reading.trace import trace
 
 SHAPE = (1, 8, 8)
 COST = CostModel(1e-6, 1.6)
@@ -77,7 +77,7 @@ def test_a_domain_without_time_for_its_slopes_has_the_bound_that_holds_everywher
 
     def slow(network: Network, hints: Hints, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
         if exact:
-            raise norms.LateNormError
+            raise matrices.LateNormError
         return own(network, hints, deadline)
 
     monkeypatch.setattr(certification, "node_norms", slow)

@@ -14,15 +14,15 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig, block_run, certification
-from lipguard.certificate.blocks import proves
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError, UnsupportedLayerError
-from lipguard.network.graph import Network
 from lipguard.partition import search
 from lipguard.partition.cost import CostModel
-from lipguard.partition.tiling import Tiling
 from lipguard.report import WarmStart
 from lipguard.solvers import parallel, power
 from lipguard.solvers.problem import Job, Proposal
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.tiling import Tiling
+from lipguard.trusted.proofs.claim import proves
 
 SHAPE = (1, 8, 8)
 

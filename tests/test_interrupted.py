@@ -10,11 +10,11 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig, block_run
-from lipguard.certificate import randomised
 from lipguard.hints import HINTS
-from lipguard.network.form import ScaledForm
-from lipguard.network.trace import trace
 from lipguard.solvers import power
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.proofs import randomised
+from lipguard.trusted.reading.trace import trace
 
 
 def cnn() -> nn.Module:

@@ -16,7 +16,7 @@ from torch import nn
 import lipguard
 from lipguard import DCPConfig, many
 from lipguard.errors import ConfigError, UnsupportedLayerError
-from lipguard.network.trace import trace
+from lipguard.trusted.reading.trace import trace
 
 
 def nets(count: int = 3) -> list[nn.Module]:

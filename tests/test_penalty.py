@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 import lipguard
 from lipguard import LipschitzPenalty, penalty
 from lipguard.errors import ConfigError, UnsupportedLayerError
-from lipguard.network.trace import LiveNetwork, trace
+from lipguard.trusted.reading.trace import LiveNetwork, trace
 
 SHAPE = (2, 6, 6)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import lipguard
 from lipguard import certification, robustness
 from lipguard.errors import CertificateError
-from lipguard.network import layers
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.robustness import lower_bound
+from lipguard.trusted import layers
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 
 def test_a_linear_network_has_its_norm_as_lower_bound() -> None:

@@ -8,9 +8,9 @@ from torch import nn
 
 import lipguard
 from lipguard import certification
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.threads import few_threads
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 
 def network(width: int) -> Network:

@@ -10,9 +10,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from lipguard.certificate.domain import Box
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError, LipguardError
+from lipguard.trusted.regions.region import Box
 
 
 def build(node: DictConfig, **arguments: Any) -> Any:

@@ -12,8 +12,8 @@ from lipguard.app.checkpoints import load_classifier
 from lipguard.app.folders import require_writable
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.partition.plan import table
 from lipguard.report import Report
+from lipguard.trusted.network.blocks import table
 
 
 def certify(cfg: DictConfig) -> float:

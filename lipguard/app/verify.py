@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 import lipguard
 from lipguard.app.building import box
 from lipguard.app.checkpoints import load_classifier
-from lipguard.certificate.domain import Box, Domain, are_equal, in_words
-from lipguard.certificate.verify import chance_of
 from lipguard.errors import CertificateError, ConfigError
+from lipguard.trusted.certificate.verify import chance_of
+from lipguard.trusted.regions.region import Box, Domain, are_equal, in_words
 
 
 def verify(cfg: DictConfig) -> float:

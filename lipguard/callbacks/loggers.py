@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lipguard.callbacks.observed import is_a
-from lipguard.certificate.certificate import Certificate
 from lipguard.margins import accuracy_key
+from lipguard.trusted.certificate.certificate import Certificate
 
 _SMALLEST = ("bound", "product_bound")  # are the best
 _LARGEST = ("lower_bound", "tightness", "average_certified_radius")

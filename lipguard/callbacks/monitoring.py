@@ -33,12 +33,12 @@ from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
 from lipguard.margins import CERTIFIED_ACCURACY, Margins, accuracy_key, certify_margins, needed_pairs
 from lipguard.metrics.certified_accuracy import checked_epsilons, smallest_std
-from lipguard.network.private import in_eval_mode, random_states_kept
-from lipguard.network.trace import trace
 from lipguard.penalty import LipschitzPenalty
 from lipguard.report import Report, WarmStart
-from lipguard.rounding import to_float32_down, to_float32_up
 from lipguard.solvers.executing import has_processes
+from lipguard.trusted.reading.private import in_eval_mode, random_states_kept
+from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.rounding import to_float32_down, to_float32_up
 
 Row: TypeAlias = dict[str, Any]  # plain values: it is broadcast, and stored in checkpoints
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from lipguard.callbacks.observed import tensors_of
-from lipguard.certificate.norms import node_norms
-from lipguard.certificate.values import values, work_of
 from lipguard.hints import HINTS
 from lipguard.margins import ROUNDING, ROUNDING_OF_TF32, Margins, assumed_rounding, certified_radii
 from lipguard.metrics.certified_accuracy import signed_radii
-from lipguard.network.graph import Network
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.regions.values import values, work_of
 
 _MOST_ENTRIES = 2**27  # of all inputs and logits that are kept, 0.5 GB in float32
 _MOST_WORK = 5e9  # multiplications of one float64 pass over the samples: some seconds on one core

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from lipguard.certification import certify
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.network.private import in_eval_mode
+from lipguard.trusted.reading.private import in_eval_mode
 
 if TYPE_CHECKING:
     from lipguard.report import WarmStart

@@ -18,8 +18,7 @@ import scipy.sparse.linalg
 import torch
 from numpy.typing import NDArray
 
-from lipguard.network.graph import Network
-from lipguard.network.layers import (
+from lipguard.trusted.layers import (
     Activation,
     Add,
     Conv2d,
@@ -34,7 +33,8 @@ from lipguard.network.layers import (
     Shape,
     no_row,
 )
-from lipguard.network.matrices import Indices, Matrix, freed_matrices, layer_matrix
+from lipguard.trusted.lmi.matrices import Indices, Matrix, freed_matrices, layer_matrix
+from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
 _MOST_SITES = 32_000

@@ -2,9 +2,9 @@
 
 A cut hands a diagonal form on instead of a full one (`Network.cut`), whose entries are optimised with all other
 multipliers, and LipSDP's matrix falls into blocks that are factored one after the other; so it does in tiles
-(`lipguard.partition.unfolding`). What a segment between two cuts takes is known from the architecture. What a cut, or a
-grid of tiles, loses is seen by the value of the relaxation, before anything is proved; the losses of several add up,
-nearly, on the networks that we have tried.
+(`lipguard.trusted.network.unfolding`). What a segment between two cuts takes is known from the architecture. What a
+cut, or a grid of tiles, loses is seen by the value of the relaxation, before anything is proved; the losses of several
+add up, nearly, on the networks that we have tried.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lipguard.certificate.order import NoOrderError
-from lipguard.network.graph import Network
-from lipguard.network.layers import Activation
-from lipguard.partition.unfolding import WHOLE, Grid, most_tiles, unfolded
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.unfolding import WHOLE, Grid, most_tiles, unfolded
+from lipguard.trusted.proofs.order import NoOrderError
 
 TYPICAL_LOSS = 0.1  # of a cut, relative
 _LOSS_OF_TILES = (

@@ -16,12 +16,12 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg
 
-from lipguard.certificate.order import Elimination, Front, NoOrderError
-from lipguard.network.graph import Network
-from lipguard.network.layers import Conv2d, Shape
-from lipguard.network.matrices import Indices, Matrix
 from lipguard.network.sites import SiteGraph, gram_site_graph, layer_site_graph, site_graph
 from lipguard.partition.dissection import dissected
+from lipguard.trusted.layers import Conv2d, Shape
+from lipguard.trusted.lmi.matrices import Indices, Matrix
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs.order import Elimination, Front, NoOrderError
 
 # What moving one entry of a front costs, and a front itself, in floating-point operations of its elimination.
 _ENTRY, _FRONT = 100.0, 5e6

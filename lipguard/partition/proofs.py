@@ -10,26 +10,14 @@ import math
 import os
 from dataclasses import dataclass
 
-from lipguard.certificate.blocks import LARGEST_MATRIX
-from lipguard.certificate.order import NoOrderError
 from lipguard.config import DCPConfig
-from lipguard.network.graph import Network
-from lipguard.network.layers import (
-    Activation,
-    Add,
-    Conv2d,
-    Input,
-    Linear,
-    Mosaic,
-    Pad,
-    Pick,
-    Reshape,
-    Scale,
-    no_row,
-)
 from lipguard.partition.cost import CostModel
 from lipguard.partition.elimination import elimination_of, operations
-from lipguard.partition.tiling import proof_size
+from lipguard.trusted.layers import Activation, Add, Conv2d, Input, Linear, Mosaic, Pad, Pick, Reshape, Scale, no_row
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.tiling import proof_size
+from lipguard.trusted.proofs.order import NoOrderError
+from lipguard.trusted.proofs.tiles import LARGEST_MATRIX
 
 _SEARCH, _SHARE_OF_SEARCH = 1.7e-5, 0.15  # seconds per neuron that an order takes, and what they may be of all
 # A deterministic proof may take so many seconds although a randomised one is faster, or so many times as long.
@@ -281,7 +269,7 @@ def _pieces(network: Network) -> list[Network]:
 
 def _randomised(network: Network, config: DCPConfig, cost: CostModel) -> Proof:
     variables = float(sum(node.size for node in network.nodes))
-    # The degree of the polynomial (`lipguard.certificate.randomised`).
+    # The degree of the polynomial (`lipguard.trusted.proofs.randomised`).
     share = (config.failure_probability or 1e-12) ** (1 / _VECTORS) / math.sqrt(2 * variables / math.pi)
     margin = randomised_margin(network, config.tolerance)
     steps = math.acosh(max(3 / share, 1.0)) / (2 * math.asinh(math.sqrt(margin / 2)))

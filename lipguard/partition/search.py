@@ -12,15 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lipguard.certificate.blocks import LARGEST_MATRIX
-from lipguard.certificate.order import NoOrderError
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.network.graph import Network
-from lipguard.network.layers import Add, Conv2d, Linear, Scale
 from lipguard.partition.cost import CostModel, cost_model
 from lipguard.partition.cuts import Cuts, candidates, chosen_cuts, segments
-from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.proofs import (
     Proof,
     choose_proof,
@@ -29,8 +24,13 @@ from lipguard.partition.proofs import (
     sparse_seconds,
     which_multipliers,
 )
-from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes, proof_size
-from lipguard.partition.unfolding import WHOLE
+from lipguard.trusted.layers import Add, Conv2d, Linear, Scale
+from lipguard.trusted.network.blocks import Block, PartitionPlan
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.tiling import Tiling, is_tileable, lmi_sizes, proof_size
+from lipguard.trusted.network.unfolding import WHOLE
+from lipguard.trusted.proofs.order import NoOrderError
+from lipguard.trusted.proofs.tiles import LARGEST_MATRIX
 
 # What a joint LMI gains over the product of norms, per activation layer inside it, and what tiles give back of it
 # (design, section 2.4: CNN1's convolutions, whole and in tiles of 2 to 10).

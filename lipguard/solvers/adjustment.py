@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.network.form import ScaledForm
-from lipguard.network.graph import Network
-from lipguard.network.linearised import pre_activations, slope_ranges
 from lipguard.solvers.lanczos import smallest_eigenvectors
 from lipguard.solvers.problem import Directions
+from lipguard.trusted.lmi.freed import pre_activations, slope_ranges
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
 _INDEPENDENT = 1e-10  # of the squared length of the longest direction

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from lipguard.network.form import ScaledForm
+from lipguard.trusted.lmi.scaled import ScaledForm
 
 
 def extreme_eigenvalues(

@@ -34,11 +34,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.network.graph import Network
-from lipguard.network.layers import Activation
-from lipguard.network.linearised import propagate
-from lipguard.partition.tiling import Tiling
 from lipguard.solvers.problem import Directions, Proposal
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.lmi.freed import propagate
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.tiling import Tiling
 
 Array = NDArray[np.float64]
 _WINDOW, _RESUMED_WINDOW = 10, 5  # steps over which the value is compared

@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork, ties
+from lipguard.trusted.lmi.freed import FreedNetwork, ties
+from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
 

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.network.form import ScaledForm
-from lipguard.network.graph import Network
 from lipguard.solvers.lanczos import smallest_eigenvectors
 from lipguard.solvers.repair import enlarged, raised
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
 _UNSEEN = 4.0  # Lanczos' method may miss this much over the square of its steps

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lipguard.network.graph import Network
-from lipguard.network.underflow import SMALLEST_MULTIPLIER
+from lipguard.trusted.lmi.underflow import SMALLEST_MULTIPLIER
+from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
 _STEPS = (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)

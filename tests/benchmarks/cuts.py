@@ -23,15 +23,15 @@ from training import Sample, samples
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.partition.cost import cost_model
 from lipguard.partition.cuts import candidates
 from lipguard.partition.elimination import elimination_of
 from lipguard.partition.proofs import choose_proof
-from lipguard.partition.unfolding import unfolded
 from lipguard.plotting import plot_plan
 from lipguard.solvers.power import PowerOptions, propose
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.unfolding import unfolded
+from lipguard.trusted.reading.trace import trace
 
 NAMES = ("four convolutions", "CIFAR-shaped")
 GRIDS = ((1, 1), (2, 1), (2, 2), (4, 4))

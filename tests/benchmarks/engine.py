@@ -43,7 +43,7 @@ from torch import nn
 from training import MNIST, Sample, samples
 
 from lipguard import DCPConfig
-from lipguard.network.trace import trace
+from lipguard.trusted.reading.trace import trace
 
 NAMES = {
     "product": "product",

@@ -18,11 +18,12 @@ from training import Training, cnn1, mnist
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.hints import HINTS
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.report import WarmStart
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.reading.trace import trace
 
 Shape = tuple[int, ...]
 Values = dict[str, Any]

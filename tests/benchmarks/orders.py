@@ -11,8 +11,8 @@ from torch import nn
 from training import NETWORKS
 
 from lipguard.network.sites import SiteGraph, site_graph
-from lipguard.network.trace import trace
 from lipguard.partition.elimination import eliminate, operations
+from lipguard.trusted.reading.trace import trace
 
 
 def main() -> None:

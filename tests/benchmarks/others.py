@@ -17,11 +17,11 @@ from measuring import Clock
 from methods import load
 from torch import Tensor
 
-from lipguard.network.graph import Network
-from lipguard.network.layers import Activation, Conv2d, Layer, Linear, Pick, Scale
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.robustness import ascend
+from lipguard.trusted.layers import Activation, Conv2d, Layer, Linear, Pick, Scale
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 Shape = tuple[int, ...]
 Values = dict[str, Any]

@@ -24,10 +24,10 @@ from training import Sample, samples
 
 import lipguard
 from lipguard import Certificate, DCPConfig
-from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.hints import HINTS
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.reading.trace import trace
 
 HEADER = ("network", "rows", "proof", "proof's rho over plain", "reported over plain", "time over plain", "verify, s")
 

@@ -20,7 +20,7 @@ from others import eclipse, gram_product, liplt, lower
 from training import MNIST, Sample
 
 from lipguard import DCPConfig
-from lipguard.network.trace import trace
+from lipguard.trusted.reading.trace import trace
 
 Row = dict[str, Any]
 Done = Callable[[Row], bool]  # whether an earlier run has this row

@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.network.trace import trace
 from lipguard.solvers import power
+from lipguard.trusted.reading.trace import trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import lipguard
 from lipguard.callbacks.validated import Samples, Validated, disagreement, recompute
 from lipguard.margins import ROUNDING, Margins
-from lipguard.network.trace import trace
+from lipguard.trusted.reading.trace import trace
 
 
 def classifier() -> tuple[nn.Linear, Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import exact
 
-from lipguard.certificate.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, minus
+from lipguard.trusted.proofs.cholesky import is_positive_semidefinite, largest_eigenvalue_bound, minus
 
 
 def random_gram(rng: np.random.Generator, n: int, rank: int) -> np.ndarray:

@@ -15,16 +15,18 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard import Ball, Box, Certificate, DCPConfig
-from lipguard.certificate import domain as domains
-from lipguard.certificate.domain import Domain, intervals, restricted
-from lipguard.certificate.norms import node_norms
-from lipguard.certificate.verify import verify_certificate
 from lipguard.certification import Request, certify_network
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.hints import HINTS
 from lipguard.margins import margin_network
-from lipguard.network.layers import Activation
-from lipguard.network.trace import trace
+from lipguard.trusted.certificate.verify import verify_certificate
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.regions import restriction
+from lipguard.trusted.regions.intervals import intervals
+from lipguard.trusted.regions.region import Domain
+from lipguard.trusted.regions.restriction import restricted
 
 SHAPE = (2, 5, 4)
 POINT = torch.linspace(-1, 1, 40, dtype=torch.float64).reshape(SHAPE)
@@ -235,7 +237,7 @@ def test_numbers_are_not_rounded() -> None:
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_slopes_on_a_domain_are_those_of_the_intervals(domain: Domain) -> None:
     network = trace(with_weights(MODEL, 0), SHAPE)
-    found = domains._slopes(network, domain, node_norms(network, HINTS))
+    found = restriction._slopes(network, domain, node_norms(network, HINTS))
     assert found
     for i, (low, high) in intervals(network, domain, node_norms(network, HINTS)).items():
         layer = network.nodes[i].layer

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lipguard.certificate import multifrontal
-from lipguard.certificate.multifrontal import factors
-from lipguard.certificate.order import Elimination
 from lipguard.partition import elimination
+from lipguard.trusted.proofs import multifrontal
+from lipguard.trusted.proofs.multifrontal import factors
+from lipguard.trusted.proofs.order import Elimination
 
 Array = NDArray[np.float64]
 

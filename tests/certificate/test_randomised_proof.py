@@ -18,15 +18,15 @@ from hypothesis import assume, given, settings
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipguard.certificate import randomised
-from lipguard.certificate.blocks import WholeClaim, proves
-from lipguard.certificate.hints import Hints
-from lipguard.certificate.randomised import is_positive_semidefinite_randomly, steps_needed
-from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.hints import HINTS
-from lipguard.network.form import ScaledForm
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs import randomised
+from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.hints import Hints
+from lipguard.trusted.proofs.randomised import is_positive_semidefinite_randomly, steps_needed
+from lipguard.trusted.proofs.sparse import is_form_positive_semidefinite
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 P = 1e-12
@@ -314,7 +314,7 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
     """Nobody can choose them: another claim, or other weights, have others."""
     seeds: list[bytes] = []
     monkeypatch.setattr(
-        "lipguard.certificate.blocks.is_positive_semidefinite_randomly", lambda *args: seeds.append(args[4])
+        "lipguard.trusted.proofs.claim.is_positive_semidefinite_randomly", lambda *args: seeds.append(args[4])
     )
     network, (t, rho) = chain(), proposed(chain())
     other = chain()

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.certificate import sparse
-from lipguard.certificate.blocks import WholeClaim, proves
-from lipguard.certificate.cholesky import factorisation_error
 from lipguard.hints import HINTS
-from lipguard.network.form import ScaledForm
-from lipguard.network.graph import Network
-from lipguard.network.linearised import slope_ranges
-from lipguard.network.trace import trace
 from lipguard.partition import elimination
+from lipguard.trusted.lmi.freed import slope_ranges
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs import sparse
+from lipguard.trusted.proofs.cholesky import factorisation_error
+from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 

@@ -12,14 +12,15 @@ from helpers.networks import MaxMin, Residual
 from torch import Tensor, nn
 
 import lipguard
-from lipguard.certificate import values as values_module
-from lipguard.certificate.domain import activated, lengths
-from lipguard.certificate.norms import node_norms
-from lipguard.certificate.values import values, work_of
 from lipguard.hints import HINTS
-from lipguard.network import lowering
-from lipguard.network.layers import Activation
-from lipguard.network.trace import trace
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.reading import lowering
+from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.regions import values as values_module
+from lipguard.trusted.regions.intervals import activated
+from lipguard.trusted.regions.values import values, work_of
+from lipguard.trusted.rounding import lengths
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,12 @@ from torch import nn
 
 import lipguard
 from lipguard import Certificate, DCPConfig
-from lipguard.certificate import verify as verify_module
-from lipguard.certificate.blocks import form_norm
-from lipguard.certificate.verify import chance_of, share_of_probability
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
+from lipguard.solvers.schur import form_norm
+from lipguard.trusted.certificate import verify as verify_module
+from lipguard.trusted.certificate.verify import chance_of, share_of_probability
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.reading.trace import trace
 
 TILES = DCPConfig(partition="tiles", partition_factors=(2, 2), merge="form")
 

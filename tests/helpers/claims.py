@@ -8,11 +8,11 @@ from hypothesis import assume
 from numpy.typing import NDArray
 
 from helpers.networks import Sample
-from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.solvers.power import PowerOptions, propose
 from lipguard.solvers.repair import enlarged
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 

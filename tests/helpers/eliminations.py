@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from lipguard.certificate.order import Elimination
-from lipguard.network.matrices import Indices, Matrix
 from lipguard.network.sites import SiteGraph
 from lipguard.partition.elimination import eliminate
+from lipguard.trusted.lmi.matrices import Indices, Matrix
+from lipguard.trusted.proofs.order import Elimination
 
 
 def elimination_for(A: Matrix, site: Indices | None = None) -> Elimination:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from lipguard.network.layers import Conv2d, Layer, Linear, Pad, Pick, Reshape, Scale
+from lipguard.trusted.layers import Conv2d, Layer, Linear, Pad, Pick, Reshape, Scale
 
 Shape = tuple[int, ...]
 

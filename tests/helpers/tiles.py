@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from lipguard.network.graph import Network
-from lipguard.network.layers import Conv2d
-from lipguard.network.linearised import FreedNetwork
-from lipguard.partition.tiling import TileShape, Tiling
+from lipguard.trusted.layers import Conv2d
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.tiling import TileShape, Tiling
 
 Array = NDArray[np.float64]
 Entries = list[tuple[int, int]]  # (flat entry of the tile's network, flat entry of the whole network)

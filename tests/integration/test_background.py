@@ -174,7 +174,7 @@ def _dies(*_: object) -> None:
 def test_a_request_is_a_copy() -> None:
     from lipguard.certification import Request
     from lipguard.config import DCPConfig
-    from lipguard.network.trace import trace
+    from lipguard.trusted.reading.trace import trace
 
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double().eval()
     sent = pickle.dumps(Request(trace(model, (2,)), DCPConfig()))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lipguard import CertifiedAccuracy, DCPConfig, LipschitzMonitor, Margins
 from lipguard.callbacks import monitoring, validated
 from lipguard.errors import LipguardError
-from lipguard.network.graph import Network
+from lipguard.trusted.network.graph import Network
 
 pytestmark = LIGHTNING_WARNINGS
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from lipguard import LipschitzMonitor, verify
 from lipguard.callbacks import monitoring
-from lipguard.certificate.certificate import Certificate
+from lipguard.trusted.certificate.certificate import Certificate
 
 pytestmark = LIGHTNING_WARNINGS
 

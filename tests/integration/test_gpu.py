@@ -12,10 +12,10 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig, LipschitzBound, LipschitzMonitor
-from lipguard.network.form import ScaledForm
-from lipguard.network.trace import trace
 from lipguard.solvers.lanczos import smallest_eigenvectors
 from lipguard.solvers.power import PowerOptions, propose
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.reading.trace import trace
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
-from lipguard.network import layers
-from lipguard.network.layers import Activation, ParameterError
-from lipguard.network.trace import trace
+from lipguard.trusted import layers
+from lipguard.trusted.layers import Activation, ParameterError
+from lipguard.trusted.reading.trace import trace
 
 Wide = NDArray[np.longdouble]  # more digits and a wider range than a float, on most machines
 Parameters = dict[str, float]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipguard.network.layers import Activation
-from lipguard.network.trace import trace
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.reading.trace import trace
 
 SLOPES = (0.01, 0.0, 1.0, 1.5, -0.3, -2.0)
 ALPHAS = (1.0, 0.5, 2.0, 0.0, -0.5, -3.0)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.hints import HINTS
-from lipguard.network.form import ScaledForm
-from lipguard.network.graph import Network
-from lipguard.network.layers import Activation
-from lipguard.network.trace import trace
 from lipguard.solvers.power import PowerOptions, propose
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs.sparse import is_form_positive_semidefinite
+from lipguard.trusted.reading.trace import trace
 
 
 def chain(activation: nn.Module | None = None) -> Network:

@@ -27,14 +27,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lipguard import Box
-from lipguard.certificate.domain import restricted
-from lipguard.certificate.norms import node_norms
 from lipguard.errors import InvalidNetworkError
 from lipguard.hints import HINTS
-from lipguard.network import layers
-from lipguard.network.graph import Network, Node
-from lipguard.network.layers import Activation, Input, Layer, Linear
-from lipguard.network.trace import trace
+from lipguard.trusted import layers
+from lipguard.trusted.layers import Activation, Input, Layer, Linear
+from lipguard.trusted.network.graph import Network, Node
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.regions.restriction import restricted
 
 SHAPE = (2, 6, 6)
 
@@ -273,10 +273,10 @@ def test_a_digest_is_the_same_in_every_process() -> None:
     program = (
         "from network.test_digests import Bent, build, digests, own, _made, _class_made, SHAPE\n"
         "from lipguard import Box\n"
-        "from lipguard.certificate.domain import restricted\n"
-        "from lipguard.certificate.norms import node_norms\n"
+        "from lipguard.trusted.regions.restriction import restricted\n"
+        "from lipguard.trusted.norms.layers import node_norms\n"
         "from lipguard.hints import HINTS\n"
-        "from lipguard.network.trace import trace\n"
+        "from lipguard.trusted.reading.trace import trace\n"
         "network = trace(build(), SHAPE)\n"
         "module = Bent()\n"
         "module.names = {'a', 'b', 'c', 'd'}\n"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipguard.network.linearised import FreedNetwork, propagate
-from lipguard.network.trace import trace
+from lipguard.trusted.lmi.freed import FreedNetwork, propagate
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 

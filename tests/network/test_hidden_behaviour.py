@@ -14,7 +14,7 @@ from helpers.odd_models import ODD_MODELS
 from torch import Tensor, nn
 
 from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
-from lipguard.network.trace import trace
+from lipguard.trusted.reading.trace import trace
 
 
 def small(call: Callable[[Any, Any], Any], **modules: nn.Module) -> nn.Module:

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipguard.certificate import domain
-from lipguard.certificate.norms import layer_norm
 from lipguard.hints import HINTS
-from lipguard.network import layers
-from lipguard.network.graph import Network, Node
-from lipguard.network.layers import (
+from lipguard.network.sites import layer_site_graph
+from lipguard.partition.cost import CostModel
+from lipguard.partition.proofs import iteration_seconds
+from lipguard.trusted import layers
+from lipguard.trusted.layers import (
     Activation,
     Add,
     Conv2d,
@@ -31,12 +31,12 @@ from lipguard.network.layers import (
     Reshape,
     Scale,
 )
-from lipguard.network.matrices import layer_matrix
-from lipguard.network.sites import layer_site_graph
-from lipguard.partition.cost import CostModel
-from lipguard.partition.proofs import iteration_seconds
-from lipguard.partition.tiling import Tiling, is_tileable, reads, reads_boxes
-from lipguard.partition.unfolding import most_tiles
+from lipguard.trusted.lmi.matrices import layer_matrix
+from lipguard.trusted.network.graph import Network, Node
+from lipguard.trusted.network.tiling import Tiling, is_tileable, reads, reads_boxes
+from lipguard.trusted.network.unfolding import most_tiles
+from lipguard.trusted.norms.layers import layer_norm
+from lipguard.trusted.regions import intervals, restriction
 
 Shape = tuple[int, ...]
 STATED = ("linear", "absolute", "roundings", "adjoint_roundings")
@@ -112,7 +112,7 @@ def test_norms_bound_what_a_layer_does(kind: type[Layer]) -> None:
 @pytest.mark.parametrize("kind", AFFINE)
 def test_magnitudes_squares_and_paths_are_those_of_the_matrix(kind: type[Layer]) -> None:
     layer, inputs, shape = EXAMPLES[kind]
-    ones, squared = domain._ones(layer), domain._squared(layer)
+    ones, squared = restriction._ones(layer), intervals._squared(layer)
     for k, matrix in enumerate(matrices(layer, inputs, shape)):
         torch.testing.assert_close(matrices(layer.absolute(), inputs, shape)[k], matrix.abs())
         torch.testing.assert_close(matrices(ones, inputs, shape)[k], (matrix != 0).double())
@@ -168,8 +168,8 @@ NETWORK = Network((Node("input", Input(), (), IMAGE), Node("treble", Treble(), (
                    Node("relu", layers.relu(), (1,), IMAGE)))  # fmt: skip
 TABLES: dict[str, Callable[[], Any]] = {
     "norms": lambda: layer_norm(Treble(), IMAGE, HINTS),
-    "weights of one": lambda: domain._ones(Treble()),
-    "squared weights": lambda: domain._squared(Treble()),
+    "weights of one": lambda: restriction._ones(Treble()),
+    "squared weights": lambda: intervals._squared(Treble()),
     "matrices": lambda: layer_matrix(Treble(), IMAGE, IMAGE),
     "patterns": lambda: layer_site_graph(Treble(), IMAGE, IMAGE),
     "tiles": lambda: reads(Treble(), (0, 1), 0),

@@ -15,11 +15,11 @@ from hypothesis import given
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipguard.network.graph import Network
-from lipguard.network.layers import Add, Conv2d, Input, Layer, Linear, Pad, Reshape, Scale, Shape, relu
-from lipguard.network.linearised import propagate
-from lipguard.network.matrices import freed_matrices, layer_matrix
-from lipguard.network.trace import trace
+from lipguard.trusted.layers import Add, Conv2d, Input, Layer, Linear, Pad, Reshape, Scale, Shape, relu
+from lipguard.trusted.lmi.freed import propagate
+from lipguard.trusted.lmi.matrices import freed_matrices, layer_matrix
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from helpers.networks import with_weights
 from torch import nn
 
 from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
-from lipguard.network.trace import trace
+from lipguard.trusted.reading.trace import trace
 
 
 def small(call: Callable[[Any, Any], Any], **modules: nn.Module) -> nn.Module:

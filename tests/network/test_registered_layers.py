@@ -15,10 +15,10 @@ from torch.nn.utils import parametrizations, prune
 
 import lipguard
 from lipguard.errors import ConfigError, InvalidNetworkError, UnsupportedLayerError
-from lipguard.network import lowering
-from lipguard.network.layers import Activation, Linear
-from lipguard.network.private import PrivateCopy
-from lipguard.network.trace import trace
+from lipguard.trusted.layers import Activation, Linear
+from lipguard.trusted.reading import lowering
+from lipguard.trusted.reading.private import PrivateCopy
+from lipguard.trusted.reading.trace import trace
 
 
 class Swishy(nn.Module):

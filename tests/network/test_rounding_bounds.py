@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.network import layers
-from lipguard.network.linearised import FreedNetwork, path_roundings
-from lipguard.network.trace import trace
+from lipguard.trusted import layers
+from lipguard.trusted.lmi.freed import FreedNetwork, path_roundings
+from lipguard.trusted.reading.trace import trace
 
 SMALL = settings(max_examples=30)
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.network.form import ScaledForm
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.solvers.lanczos import smallest_eigenvectors
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 

@@ -10,9 +10,9 @@ from helpers.networks import Residual, Sample, networks, with_weights
 from hypothesis import given
 from torch import Tensor, nn
 
-from lipguard.network.graph import Network, reaches_without_activation
-from lipguard.network.layers import Activation
-from lipguard.network.trace import trace
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.network.graph import Network, reaches_without_activation
+from lipguard.trusted.reading.trace import trace
 
 
 def reaches(network: Network, without: int) -> bool:

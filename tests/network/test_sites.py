@@ -13,14 +13,14 @@ from helpers.networks import ACTIVATIONS, Residual, Sample, Twice, networks, wit
 from hypothesis import given
 from torch import nn
 
-from lipguard.certificate import sparse
 from lipguard.network import sites
-from lipguard.network.form import ScaledForm
-from lipguard.network.graph import Network
-from lipguard.network.layers import Conv2d
-from lipguard.network.matrices import layer_matrix
 from lipguard.network.sites import SiteGraph, gram_site_graph, layer_site_graph, site_graph
-from lipguard.network.trace import trace
+from lipguard.trusted.layers import Conv2d
+from lipguard.trusted.lmi.matrices import layer_matrix
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs import sparse
+from lipguard.trusted.reading.trace import trace
 
 GRIDS = [(8000, 256), (40, 5), (1, 10**6)]  # sites at most, entries of a flat site: as they are, coarse, coarsest
 

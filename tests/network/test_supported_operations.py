@@ -13,9 +13,9 @@ from helpers.forward import Forward
 from helpers.networks import Sample, with_weights
 from torch import Tensor, nn
 
-from lipguard.network.linearised import propagate
-from lipguard.network.lowering import KINDS
-from lipguard.network.trace import trace
+from lipguard.trusted.lmi.freed import propagate
+from lipguard.trusted.reading.lowering import KINDS
+from lipguard.trusted.reading.trace import trace
 
 Call = Callable[[Any, Any], Any]
 IMAGE, FLAT, LONG, LINE, VOLUME = (2, 5, 4), (6,), (3, 4), (2, 7), (2, 3, 4, 3)

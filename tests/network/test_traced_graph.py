@@ -13,9 +13,9 @@ from helpers.networks import Residual, Sample, Twice, networks, with_weights
 from hypothesis import given
 from torch import Tensor, nn
 
-from lipguard.network.graph import Network
-from lipguard.network.layers import Conv2d, Linear
-from lipguard.network.trace import trace
+from lipguard.trusted.layers import Conv2d, Linear
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 
 def assert_equal(network: Network, model: nn.Module, seed: int = 0) -> None:

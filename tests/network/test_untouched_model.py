@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import lipguard
 from lipguard import LipschitzBound, LipschitzPenalty
 from lipguard.errors import LipguardError
-from lipguard.network.private import PrivateCopy, in_eval_mode
-from lipguard.network.trace import trace
+from lipguard.trusted.reading.private import PrivateCopy, in_eval_mode
+from lipguard.trusted.reading.trace import trace
 
 CERTIFICATE = lipguard.certify(plain(), (4,)).certificate
 READERS: dict[str, Callable[[nn.Module], Any]] = {

@@ -10,14 +10,14 @@ from torch import nn
 import lipguard
 from lipguard import DCPConfig, block_run
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.partition import proofs
 from lipguard.partition.cost import CostModel
 from lipguard.partition.elimination import elimination_of
-from lipguard.partition.plan import PartitionPlan
 from lipguard.partition.proofs import choose_proof, free_memory, which_multipliers
 from lipguard.partition.search import find_plan
+from lipguard.trusted.network.blocks import PartitionPlan
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 COST = CostModel(1e-8, 2.5, 2e10)
 PLENTY = 1e11

@@ -13,10 +13,10 @@ import pytest
 from torch import nn
 
 from lipguard.config import DCPConfig
-from lipguard.network.trace import trace
 from lipguard.partition import cost
 from lipguard.partition.cost import CACHE_VARIABLE, CostModel, cost_model, learn
 from lipguard.partition.proofs import choose_proof, iteration_seconds
+from lipguard.trusted.reading.trace import trace
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from torch import nn
 
 import lipguard
 from lipguard.config import DCPConfig
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.partition import cuts
 from lipguard.partition.cost import CostModel
 from lipguard.partition.cuts import TYPICAL_LOSS, Segment, best_cuts, candidates, losses, segments
 from lipguard.partition.elimination import elimination_of
 from lipguard.partition.search import find_plan
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 COST = CostModel(1e-8, 2.5, 2e10)
 

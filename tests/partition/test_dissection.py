@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lipguard.network.sites import SiteGraph, site_graph
-from lipguard.network.trace import trace
 from lipguard.partition import dissection
 from lipguard.partition.dissection import dissected
 from lipguard.partition.elimination import eliminate, operations
+from lipguard.trusted.reading.trace import trace
 
 
 def grid(rows: int, columns: int, reach: int = 1, channels: int = 1) -> SiteGraph:

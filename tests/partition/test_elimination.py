@@ -15,13 +15,13 @@ from helpers.networks import Sample, networks, with_weights
 from hypothesis import given
 from torch import nn
 
-from lipguard.certificate.order import Elimination, Front, NoOrderError
-from lipguard.network.graph import Network
-from lipguard.network.layers import Conv2d
 from lipguard.network.sites import site_graph
-from lipguard.network.trace import trace
 from lipguard.partition import elimination
 from lipguard.partition.elimination import elimination_of, elimination_of_norm, operations
+from lipguard.trusted.layers import Conv2d
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs.order import Elimination, Front, NoOrderError
+from lipguard.trusted.reading.trace import trace
 
 
 def assert_is_one(order: Elimination, n: int) -> None:

@@ -13,13 +13,13 @@ from torch import nn
 
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
-from lipguard.network.graph import Network, Node
-from lipguard.network.layers import Activation, Conv2d, Input
-from lipguard.network.trace import trace
-from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.search import find_plan
-from lipguard.partition.tiling import Tiling, is_tileable
-from lipguard.partition.unfolding import most_tiles, unfolded
+from lipguard.trusted.layers import Activation, Conv2d, Input
+from lipguard.trusted.network.blocks import Block, PartitionPlan
+from lipguard.trusted.network.graph import Network, Node
+from lipguard.trusted.network.tiling import Tiling, is_tileable
+from lipguard.trusted.network.unfolding import most_tiles, unfolded
+from lipguard.trusted.reading.trace import trace
 
 TILEABLE: dict[str, nn.Module] = {
     "convolution": nn.Conv2d(2, 2, 3, 2, 1, groups=2),

@@ -14,11 +14,11 @@ from torch import nn
 
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.partition.cost import CostModel
-from lipguard.partition.plan import Block, PartitionPlan
 from lipguard.partition.search import find_plan, settings_of
+from lipguard.trusted.network.blocks import Block, PartitionPlan
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 COST = CostModel(1e-9, 3.0)
 

@@ -16,13 +16,13 @@ from torch import nn
 
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.partition.cost import CostModel
-from lipguard.partition.plan import PartitionPlan
 from lipguard.partition.search import find_plan, settings_of
 from lipguard.solvers.problem import Problem
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.blocks import PartitionPlan
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 COST = CostModel(1e-9, 3.0)
 SEARCHES = [("scs", partition) for partition in ("auto", "cuts", "tiles", "none")]

@@ -13,11 +13,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
-from lipguard.partition.tiling import Tiling, is_tileable, lmi_sizes
 from lipguard.solvers.problem import Problem
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.tiling import Tiling, is_tileable, lmi_sizes
+from lipguard.trusted.reading.trace import trace
 
 TILES = st.tuples(st.integers(1, 4), st.integers(1, 4))
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
-from lipguard.partition.tiling import TileShape, Tiling, is_tileable
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.tiling import TileShape, Tiling, is_tileable
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 

@@ -14,14 +14,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lipguard.certificate.sparse import is_form_positive_semidefinite
 from lipguard.hints import HINTS
-from lipguard.network.form import ScaledForm
-from lipguard.network.graph import Network
-from lipguard.network.layers import Mosaic
-from lipguard.network.trace import trace
-from lipguard.partition.unfolding import most_tiles, unfolded
 from lipguard.solvers.power import PowerOptions, propose
+from lipguard.trusted.layers import Mosaic
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.unfolding import most_tiles, unfolded
+from lipguard.trusted.proofs.sparse import is_form_positive_semidefinite
+from lipguard.trusted.reading.trace import trace
 
 
 def images(kernel: int, stride: int, padding: int, dilation: int, size: tuple[int, int]) -> Network:

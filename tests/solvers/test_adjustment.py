@@ -12,12 +12,12 @@ from helpers.networks import Residual, Sample, networks, with_weights
 from hypothesis import assume, given, settings
 from torch import nn
 
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.solvers import adjustment
 from lipguard.solvers.adjustment import adjusted
 from lipguard.solvers.power import PowerOptions, propose
 from lipguard.solvers.problem import Directions, Proposal
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 
 def dense(activation: nn.Module) -> Network:

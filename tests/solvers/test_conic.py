@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.hints import HINTS
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.solvers import conic
 from lipguard.solvers.conic import SolverOptions, solve
 from lipguard.solvers.problem import Problem
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.reading.trace import trace
 
 
 def problem_of(model: nn.Module, shape: tuple[int, ...]) -> tuple[Problem, FreedNetwork]:

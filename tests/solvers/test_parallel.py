@@ -12,15 +12,16 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.errors import ConfigError
 from lipguard.hints import HINTS
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.solvers import executing, parallel
 from lipguard.solvers.conic import SolverOptions
 from lipguard.solvers.parallel import Job, solve_all
 from lipguard.solvers.problem import Problem, Proposal
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.reading.trace import trace
 
 OPTIONS = SolverOptions("scs", 1e-3, 3000)
 

@@ -12,16 +12,17 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certificate.blocks import form_norm
-from lipguard.certificate.norms import node_norms, product_bounds
 from lipguard.hints import HINTS
-from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.solvers.conic import SolverOptions, solve
 from lipguard.solvers.power import PowerOptions, propose
 from lipguard.solvers.problem import Problem
 from lipguard.solvers.repair import repaired
+from lipguard.solvers.schur import form_norm
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.reading.trace import trace
 
 PEERS = Path(os.environ.get("LIPGUARD_PEERS", Path(__file__).parents[3] / "shared" / "peers"))
 

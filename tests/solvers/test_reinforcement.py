@@ -10,10 +10,10 @@ from helpers.networks import Residual, with_weights
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.network.graph import Network
-from lipguard.network.trace import trace
 from lipguard.solvers.reinforcement import reinforced
 from lipguard.solvers.repair import enlarged
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 STEPS, ROUNDS = 60, 6

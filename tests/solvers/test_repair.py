@@ -9,11 +9,11 @@ from helpers.networks import Residual, with_weights
 from numpy.typing import NDArray
 from torch import nn
 
-from lipguard.certificate.blocks import form_norm
-from lipguard.network.graph import Network
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
 from lipguard.solvers.repair import enlarged, raised, repaired
+from lipguard.solvers.schur import form_norm
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.trace import trace
 
 
 def freed_network(perturbation: float = 0.0, unread: int | None = None) -> FreedNetwork:

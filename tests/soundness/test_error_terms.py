@@ -16,14 +16,17 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certificate import blocks, cholesky, norms, randomised, sparse
-from lipguard.certificate.verify import share_of_probability
 from lipguard.hints import HINTS
-from lipguard.network.form import ScaledForm
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
-from lipguard.partition.plan import Block, PartitionPlan
-from lipguard.partition.tiling import Tiling
+from lipguard.trusted.certificate.verify import share_of_probability
+from lipguard.trusted.layers import Conv2d, Scale
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.blocks import Block, PartitionPlan
+from lipguard.trusted.network.tiling import Tiling
+from lipguard.trusted.norms import convolutions, frequencies, matrices
+from lipguard.trusted.norms import layers as layer_norms
+from lipguard.trusted.proofs import cholesky, dense, randomised, sparse, tiles
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 U = Fraction(1, 2**53)
@@ -128,13 +131,13 @@ def sample(activation: type[nn.Module] = nn.ReLU) -> Sample:
 def claims(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Array, Array]]:
     """Matrices and errors that are handed to the dense proof."""
     seen: list[tuple[Array, Array]] = []
-    own = blocks.is_positive_semidefinite
+    own = dense.is_positive_semidefinite
 
     def recorded(A: Array, error: Array) -> bool:
         seen.append((A.copy(), error.copy()))
         return own(A, error)
 
-    monkeypatch.setattr(blocks, "is_positive_semidefinite", recorded)
+    monkeypatch.setattr(dense, "is_positive_semidefinite", recorded)
     return seen
 
 
@@ -152,7 +155,7 @@ def test_the_form_of_a_block_is_within_its_error(claims: list[tuple[Array, Array
     freed = FreedNetwork.assemble(trace(case.model, case.input_shape))
     t = np.random.default_rng(0).uniform(40.0, 50.0, freed.neurons)
     S = np.diag(np.random.default_rng(1).uniform(900.0, 1000.0, 9)) + 1e-3
-    blocks._is_form(freed, t, freed.quadratic(t), S)
+    dense.is_form(freed, t, freed.quadratic(t), S)
     (A, error), true = claims[0], exact.lmi(case, t, 0.0)
     true[:9, :9] += exact.exact(S)
     # Two entries of K, each with as many roundings as its layer has inputs, and a sum over all neurons.
@@ -164,7 +167,7 @@ def test_the_schur_complement_is_within_its_error(claims: list[tuple[Array, Arra
     freed = FreedNetwork.assemble(trace(case.model, case.input_shape))
     assert freed.input_is_apart
     t, rho = np.random.default_rng(0).uniform(1.0, 2.0, freed.neurons), 31.7
-    blocks._is_scalar_form(freed, t, rho)
+    dense.is_scalar_form(freed, t, rho)
     A = exact.lmi(case, t, 0.0)
     Q = A[9:, :9]
     assert_covered(*claims[0], A[9:, 9:] - Q @ Q.T / Fraction(rho), gamma(2 * (2 * 9 + freed.neurons) + 9))
@@ -179,14 +182,14 @@ def test_merges_count_every_tile_and_carry_the_error_of_their_sum(monkeypatch: p
         G = rng.standard_normal((patches.shape[1], patches.shape[1]))
         forms.append(G @ G.T)
     seen = []
-    own = blocks.largest_eigenvalue_bound
+    own = tiles.largest_eigenvalue_bound
 
     def recorded(G: Array, error: Array) -> float:
         seen.append((G, error))
         return own(G, error)
 
-    monkeypatch.setattr(blocks, "largest_eigenvalue_bound", recorded)
-    merges = blocks._merged(tiling, forms, "form")
+    monkeypatch.setattr(tiles, "largest_eigenvalue_bound", recorded)
+    merges = tiles._merged(tiling, forms, "form")
     joint, error = seen[-1]
     true = exact.exact(np.zeros_like(joint))
     cover = np.zeros((len(forms), len(joint)))
@@ -253,16 +256,16 @@ def test_failure_probabilities_of_blocks_add_up_to_what_is_said() -> None:
 
 def test_a_matrix_norm_carries_the_error_of_its_gram_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    own = norms.largest_eigenvalue_bound
+    own = matrices.largest_eigenvalue_bound
 
     def recorded(G: Array, error: Array) -> float:
         seen.append((G, error))
         return own(G, error)
 
-    monkeypatch.setattr(norms, "largest_eigenvalue_bound", recorded)
+    monkeypatch.setattr(matrices, "largest_eigenvalue_bound", recorded)
     W = np.random.default_rng(0).standard_normal((4, 9))
     for ulps in (0, 3):
-        norms.matrix_norm(W, ulps)
+        matrices.matrix_norm(W, ulps)
         G, error = seen[-1]
         scaled = np.ldexp(W, -math.frexp(float(np.abs(W).max()))[1])
         F = exact.exact(scaled)
@@ -273,18 +276,18 @@ def test_a_matrix_norm_carries_the_error_of_its_gram_matrix(monkeypatch: pytest.
 
 def test_norms_of_frequencies_carry_the_error_of_their_waves(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = trace(nn.Conv2d(2, 3, 3, padding=1).double().eval(), (2, 6, 6)).nodes[1].layer
-    assert isinstance(layer, norms.Conv2d)
-    torus = [norms._torus(layer, axis, 6, 6) for axis in (0, 1)]
-    found = norms._frequency_norm(layer, torus)
+    assert isinstance(layer, Conv2d)
+    torus = [convolutions._torus(layer, axis, 6, 6) for axis in (0, 1)]
+    found = frequencies.frequency_norm(layer, torus)
     highest = []
-    own = norms._LargestEigenvalue.cover
+    own = frequencies._LargestEigenvalue.cover
 
     def recorded(self: Any, gram: Any) -> None:
         own(self, gram)
         highest.append(self.bound)
 
-    monkeypatch.setattr(norms._LargestEigenvalue, "cover", recorded)
-    again = norms._frequency_norm(layer, torus)
+    monkeypatch.setattr(frequencies._LargestEigenvalue, "cover", recorded)
+    again = frequencies.frequency_norm(layer, torus)
     assert again == found
     # 64 u for a wave, gamma for the sums over 9 taps, twice that for the Gram matrix: all of the size of its trace.
     scale = math.frexp(float(layer.weight.abs().max()))[1]
@@ -294,7 +297,7 @@ def test_norms_of_frequencies_carry_the_error_of_their_waves(monkeypatch: pytest
 
 
 def test_eigenvalues_of_frequencies_have_room_for_their_factorisation() -> None:
-    largest = norms._LargestEigenvalue(3)
+    largest = frequencies._LargestEigenvalue(3)
     G = torch.zeros(1, 6, 6, dtype=torch.float64)
     G[0].fill_diagonal_(1.0)
     needed = float(rump(6, Fraction(6)))
@@ -353,5 +356,5 @@ def test_sparse_proofs_have_room_for_what_was_lost_in_assembling(monkeypatch: py
 
 @pytest.mark.parametrize("ulps", [0, 1, 4, 40])
 def test_the_norm_of_a_rounded_scale_covers_the_exact_one(ulps: int) -> None:
-    scale = norms.Scale(torch.tensor([0.1, -0.3], dtype=torch.float64), weight_ulps=ulps)
-    assert Fraction(norms.layer_norm(scale, (2,), HINTS)) >= Fraction(0.3) * (1 + gamma(ulps))
+    scale = Scale(torch.tensor([0.1, -0.3], dtype=torch.float64), weight_ulps=ulps)
+    assert Fraction(layer_norms.layer_norm(scale, (2,), HINTS)) >= Fraction(0.3) * (1 + gamma(ulps))

@@ -12,13 +12,14 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certificate.blocks import WholeClaim, proves
-from lipguard.certificate.norms import node_norms, product_bounds
-from lipguard.certificate.verify import verify_certificate
 from lipguard.errors import CertificateError
 from lipguard.hints import HINTS
-from lipguard.network.trace import trace
 from lipguard.solvers.repair import enlarged
+from lipguard.trusted.certificate.verify import verify_certificate
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.reading.trace import trace
 
 SHAPE = (2, 5, 6)
 KINDS: dict[str, list[nn.Module]] = {

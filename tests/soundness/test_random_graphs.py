@@ -9,14 +9,14 @@ from torch import Tensor
 
 import lipguard
 from lipguard import Box, DCPConfig
-from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.hints import HINTS
-from lipguard.network.layers import Activation
-from lipguard.network.linearised import propagate
-from lipguard.network.trace import trace
 from lipguard.solvers import power
 from lipguard.solvers.power import PowerOptions
 from lipguard.solvers.repair import enlarged
+from lipguard.trusted.layers import Activation
+from lipguard.trusted.lmi.freed import propagate
+from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.reading.trace import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 FEW = 40  # seeds of the default run, the first of all

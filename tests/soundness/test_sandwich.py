@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import lipguard
 from lipguard import DCPConfig
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.network.trace import trace
 from lipguard.partition.elimination import elimination_of
+from lipguard.trusted.reading.trace import trace
 
 CONFIGS = [
     DCPConfig(),

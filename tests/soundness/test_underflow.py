@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 import lipguard
-from lipguard.certificate import blocks, norms, randomised, sparse
-from lipguard.certificate.blocks import WholeClaim, proves
 from lipguard.hints import HINTS
-from lipguard.network.form import ScaledForm
-from lipguard.network.linearised import FreedNetwork
-from lipguard.network.trace import trace
-from lipguard.network.underflow import is_in_range, matrix_losses
+from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.lmi.underflow import is_in_range, matrix_losses
+from lipguard.trusted.norms import matrices
+from lipguard.trusted.proofs import dense, randomised, sparse
+from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 PROOFS = ("dense", "sparse", "randomised")
@@ -112,7 +113,7 @@ def test_matrices_and_forms_carry_what_underflow_took(
     activation: nn.Module, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Array, Array]] = []
-    monkeypatch.setattr(blocks, "is_positive_semidefinite", lambda A, error: seen.append((A.copy(), error.copy())))
+    monkeypatch.setattr(dense, "is_positive_semidefinite", lambda A, error: seen.append((A.copy(), error.copy())))
     sample = wide(seed, activation, 90.0)
     freed = FreedNetwork.assemble(trace(sample.model, sample.input_shape))
     K, Y = exact.matrices(sample)
@@ -124,11 +125,11 @@ def test_matrices_and_forms_carry_what_underflow_took(
     A = exact.lmi(sample, t, 0.0)
     S = rho * np.eye(freed.n_x)
     with np.errstate(over="ignore", invalid="ignore"):
-        blocks._is_form(freed, t, freed.quadratic(t), S)
+        dense.is_form(freed, t, freed.quadratic(t), S)
         meant = [A.copy()]
         meant[0][: freed.n_x, : freed.n_x] += exact.exact(S)
         if freed.input_is_apart:
-            blocks._is_scalar_form(freed, t, rho)
+            dense.is_scalar_form(freed, t, rho)
             Q = A[freed.n_x :, : freed.n_x]
             meant.append(A[freed.n_x :, freed.n_x :] - Q @ Q.T / Fraction(rho))
     for (M, error), true in zip(seen, meant, strict=True):
@@ -249,9 +250,9 @@ def test_the_range_of_multipliers_and_slopes(t: float, rho: float, alpha: float,
 @pytest.mark.parametrize("exponent", [-1074, -1073, -1060, -1023, -1022, -500, 1000])
 def test_norms_in_extreme_units_are_rounded_up(exponent: int) -> None:
     W = np.ldexp(np.array([[1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]), exponent)  # of norm 2 or 2^exponent
-    assert Fraction(norms.matrix_norm(W, 0)) ** 2 >= 4 * Fraction(2) ** (2 * exponent)
+    assert Fraction(matrices.matrix_norm(W, 0)) ** 2 >= 4 * Fraction(2) ** (2 * exponent)
     V = np.ldexp(np.array([[1.0, 1.0]]), exponent)
-    assert Fraction(norms.matrix_norm(V, 0)) ** 2 >= 2 * Fraction(2) ** (2 * exponent)
+    assert Fraction(matrices.matrix_norm(V, 0)) ** 2 >= 2 * Fraction(2) ** (2 * exponent)
 
 
 def test_a_vector_that_is_nearly_zero_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

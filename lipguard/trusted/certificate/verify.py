@@ -1,0 +1,226 @@
+"""Checking a certificate against a network: no solver, no trust."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipguard.errors import CertificateError, ConfigError
+from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.lmi.freed import FreedNetwork, are_tied
+from lipguard.trusted.network.blocks import Block, PartitionPlan
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.norms.layers import node_norms
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.hints import Hints
+from lipguard.trusted.proofs.tiles import MERGES, prove_tiles
+from lipguard.trusted.regions.region import Ball, Box, Domain, are_equal, in_words
+from lipguard.trusted.regions.restriction import restricted
+from lipguard.trusted.rounding import mul_up, sqrt_up, subnormal_numbers, up
+
+Array = NDArray[np.float64]
+CHANCE = 1e-9  # the largest failure probability that is accepted, where nothing else is said
+
+
+@dataclass(frozen=True)
+class ProvedBlock:
+    """What is proved of one block: its bound, its product of norms, and the merges of its tiles."""
+
+    bound: float
+    product: float
+    merges: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def by_norms(self) -> bool:
+        """Whether the product of norms is all that is proved."""
+        return self.bound >= self.product
+
+
+def total_bound(blocks: Sequence[ProvedBlock], product: float) -> float:
+    """Bounds of blocks in a row multiply; the product of all norms is never exceeded."""
+    return min(mul_up(*(block.bound for block in blocks)), product)
+
+
+@subnormal_numbers()
+def verify_certificate(
+    certificate: Certificate, network: Network, hints: Hints, *, domain: Domain | None = None,
+    failure_probability: float = CHANCE, deterministic: bool = False, fresh: bool = False,
+) -> float:  # fmt: skip
+    """Prove the certificate's bound anew, from its multipliers and the network's weights alone; see `lipguard.verify`.
+
+    Returns:
+        The certificate's bound.
+
+    Raises:
+        CertificateError: a check failed; the message says which.
+        ConfigError: `failure_probability` is no probability, or `domain` no domain.
+    """
+    numeric = isinstance(failure_probability, (int, float)) and not isinstance(failure_probability, bool)
+    if not (numeric and 0 <= failure_probability < 1):
+        raise ConfigError(
+            f"Expected failure_probability to be at least 0 and below 1, but got {failure_probability!r}."
+        )
+    _check_domain(certificate, domain)
+    if certificate.digest != network.digest:
+        raise CertificateError("The certificate belongs to other weights, or to another network (digests differ).")
+    if tuple(certificate.input_shape) != network.input_shape:
+        raise CertificateError(
+            f"The certificate is for inputs of {certificate.input_shape}, not {network.input_shape}."
+        )
+    if certificate.merge not in MERGES:
+        raise CertificateError(f"The certificate names the merge {certificate.merge!r}, which does not exist.")
+    norms = node_norms(network, hints)
+    product = product_bounds(network, norms)[-1]
+    if certificate.domain is not None:
+        network = _on_domain(network, certificate.domain, norms)
+        norms = node_norms(network, hints)
+    plan = certificate.plan
+    plan.check(network)
+    if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.rhos):
+        raise CertificateError("The certificate has not one entry per block of its plan.")
+    _check_labels(certificate, product)
+    if not deterministic:
+        _check_chance(certificate, failure_probability)
+    how = _How(hints, deterministic, os.urandom(32) if fresh else b"")
+    proved = [_verified_block(certificate, network, norms, i, how) for i in range(len(plan.blocks))]
+    found = total_bound(proved, product)
+    if not found <= certificate.bound:
+        raise CertificateError(f"The certificate claims {certificate.bound!r}, but proves only {found!r}.")
+    return certificate.bound
+
+
+def _check_domain(certificate: Certificate, wanted: Domain | None) -> None:
+    """A bound on some inputs may not pass for one on all, or on others."""
+    own = certificate.domain
+    if wanted is not None and not isinstance(wanted, (Box, Ball)):
+        raise ConfigError(f"Expected domain to be a Box, a Ball or None, but got {wanted!r}.")
+    if own is None or (wanted is not None and are_equal(own, wanted, tuple(certificate.input_shape))):
+        return
+    asked = "" if wanted is None else f", not on {in_words(wanted)}"
+    raise CertificateError(
+        f"The certificate holds on {in_words(own)} only{asked}; pass domain=certificate.domain if that is meant."
+    )
+
+
+def _on_domain(network: Network, domain: Domain, norms: Sequence[float]) -> Network:
+    try:
+        return restricted(network, domain, norms)
+    except ConfigError as error:
+        raise CertificateError(f"The certificate's domain does not fit the network: {error}") from error
+
+
+def weakest_proof(plan: PartitionPlan, proved: Sequence[bool]) -> str:
+    """The proof of a bound, given which blocks rest on an LMI."""
+    used = {block.proof for block, has in zip(plan.blocks, proved, strict=True) if has}
+    return next((kind for kind in ("randomised", "sparse", "dense") if kind in used), "product")
+
+
+def _check_labels(certificate: Certificate, product: float) -> None:
+    """The certificate says what its blocks' proofs are, and how likely they fail.
+
+    Where the product of norms, which is proved without them, is no larger than the claim, it may say so instead.
+    """
+    found = weakest_proof(certificate.plan, [bool(parts) for parts in certificate.multipliers])
+    probability = certificate.failure_probability
+    if certificate.proof != found and not (certificate.proof == "product" and product <= certificate.bound):
+        raise CertificateError(f"The certificate names the proof {certificate.proof!r}, but its blocks have {found!r}.")
+    if (probability > 0) != (found == "randomised") or not 0 <= probability < 1:
+        raise CertificateError(f"The certificate names the failure probability {probability!r} for a {found} proof.")
+
+
+def chance_of(certificate: Certificate) -> Fraction:
+    """The failure probability of all randomised proofs that a certificate stands on, added up exactly."""
+    share = Fraction(share_of_probability(certificate.plan, certificate.failure_probability))
+    plan, multipliers = certificate.plan, certificate.multipliers
+    blocks = zip(plan.blocks, multipliers, strict=True)
+    return share * sum(block.proof == "randomised" and bool(parts) for block, parts in blocks)
+
+
+def _check_chance(certificate: Certificate, most: float) -> None:
+    chance = chance_of(certificate)
+    if chance > Fraction(most):
+        enough = float(chance) if Fraction(float(chance)) >= chance else up(float(chance))
+        raise CertificateError(
+            f"The certificate's proofs fail with a probability of up to {enough!r}, and at most {most!r} is accepted. "
+            f"Verify with deterministic=True, or with failure_probability={enough!r} if that is meant."
+        )
+
+
+def share_of_probability(plan: PartitionPlan, total: float) -> float:
+    """The failure probability of each randomised proof, so that all of them together have at most `total`."""
+    count = max(sum(block.proof == "randomised" for block in plan.blocks), 1)
+    share = total / count
+    return share if Fraction(share) * count <= Fraction(total) else math.nextafter(share, 0.0)
+
+
+def block_norms(norms: Sequence[float], block: Block) -> list[float]:
+    """The norms of the block's own nodes, its input included, from those of the network's."""
+    return [1.0, *norms[block.start + 1 : block.stop + 1]]
+
+
+def block_product(network: Network, norms: Sequence[float], block: Block) -> float:
+    """The product bound of one block, from the norms of the network's nodes."""
+    return product_bounds(block.network(network), block_norms(norms, block))[-1]
+
+
+@dataclass(frozen=True)
+class _How:
+    """How proofs are done again."""
+
+    hints: Hints
+    deterministic: bool
+    entropy: bytes
+
+
+def _verified_block(
+    certificate: Certificate, network: Network, norms: Sequence[float], i: int, how: _How
+) -> ProvedBlock:
+    block, slack = certificate.plan.blocks[i], certificate.slacks[i]
+    product = block_product(network, norms, block)
+    if not certificate.multipliers[i]:
+        return ProvedBlock(product, product)
+    parts = block.parts(network)
+    multipliers = checked_multipliers(certificate.multipliers[i], parts, f"block {i}")
+    if not 0 <= slack < np.inf:
+        raise CertificateError(f"Block {i} has the slack {slack}, where a non-negative number was expected.")
+    refused = f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite."
+    if block.kind == "whole":
+        probability = share_of_probability(certificate.plan, certificate.failure_probability)
+        proof = "sparse" if how.deterministic and block.proof == "randomised" else block.proof
+        claim = WholeClaim(multipliers[0], certificate.rhos[i], proof, slack, probability)
+        if not proves(claim, parts[0], how.hints, entropy=how.entropy):
+            raise CertificateError(refused)
+        return ProvedBlock(min(sqrt_up(claim.rho), product), product)
+    found = prove_tiles(
+        network, block, [FreedNetwork.assemble(part) for part in parts], multipliers, slack, certificate.merge
+    )
+    if found is None:
+        raise CertificateError(refused)
+    return ProvedBlock(min(found.bound, product), product, found.merges)
+
+
+def checked_multipliers(arrays: Sequence[Array], parts: Sequence[Network], where: str) -> list[Array]:
+    """One finite, non-negative multiplier per neuron of every part.
+
+    Raises:
+        CertificateError: they are not.
+    """
+    if len(arrays) != len(parts):
+        raise CertificateError(f"Expected {len(parts)} arrays of multipliers for {where}, but got {len(arrays)}.")
+    for t, part in zip(arrays, parts, strict=True):
+        if t.shape != (part.neurons,):
+            raise CertificateError(
+                f"Expected {part.neurons} multipliers for {where}, but got an array of shape {t.shape}."
+            )
+        if not (np.isfinite(t).all() and (t >= 0).all()):
+            raise CertificateError(f"The multipliers of {where} are not all finite and non-negative.")
+        if not are_tied(part, t):
+            raise CertificateError(f"The multipliers of {where} differ within a group, which shares one.")
+    return list(arrays)

@@ -1,0 +1,1 @@
+"""LipSDP's matrix: written out, sparse, and as two passes through the network."""

@@ -1,0 +1,1 @@
+"""A traced network as a graph of layers, and its parts: blocks, pieces, tiles."""

@@ -1,0 +1,143 @@
+"""Pieces of a cut network as tiles of their output grid, each with a copy of all that it reads.
+
+A tile computes what lies in its receptive field once more, from copies of the entries of the piece's input there. The
+function is the same; what a tile hands back to the piece before is a diagonal form, and where tiles overlap their forms
+add up. So the receptive input partition of DCP (arXiv 2403.18613) is a network like any other, whose multipliers the
+power iteration finds together, and whose LMI falls into one small matrix per tile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+from lipguard.trusted.layers import Conv2d, Layer, Mosaic, Pad, Scale, copies
+from lipguard.trusted.network.graph import Network, Node
+from lipguard.trusted.network.tiling import Interval, reads, reads_boxes
+
+Grid = tuple[int, int]  # tiles per axis: rows, columns
+Box = tuple[Interval, Interval]
+WHOLE: Grid = (1, 1)
+
+
+def unfolded(network: Network, grids: Mapping[int, Grid]) -> Network:
+    """The network with some of its pieces in tiles.
+
+    Args:
+        network: cut into pieces (`Network.cut`).
+        grids: tiles per axis, by the index of a piece.
+
+    Raises:
+        ValueError: a piece is not made of images, or has a tile that reads nothing.
+    """
+    grids = {k: grid for k, grid in grids.items() if grid != WHOLE}
+    starts = {network.pieces[k][0]: k for k in grids}
+    done = {i for k in grids for i in network.pieces[k]}
+    nodes: list[Node] = []
+    index: dict[int, int] = {}
+    for i, node in enumerate(network.nodes):
+        if i == 0 or i not in done:
+            nodes.append(dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)))
+            index[i] = len(nodes) - 1
+        if i in starts:
+            piece = network.pieces[starts[i]]
+            source = index[node.inputs[0]] if i else 0
+            index[piece[-1]] = _add_tiles(nodes, source, network.part(piece), grids[starts[i]])
+    return Network(tuple(nodes))
+
+
+def most_tiles(piece: Network) -> Grid:
+    """The finest grid of tiles that a piece can have; (1, 1) where it is not made of images, or has groups."""
+    images = all(len(node.shape) == 3 and reads_boxes(node.layer) for node in piece.nodes)
+    if not (images and len(piece.nodes) > 1):
+        return WHOLE
+    return piece.output_shape[1], piece.output_shape[2]
+
+
+def _add_tiles(nodes: list[Node], source: int, piece: Network, grid: Grid) -> int:
+    """Append the tiles of a piece that reads node `source`, and what puts them together."""
+    finest = most_tiles(piece)
+    if not all(1 <= n <= most for n, most in zip(grid, finest, strict=True)):
+        raise ValueError(f"Expected at most {finest} tiles per axis, but got {grid}.")
+    height, width = piece.output_shape[1:]
+    ends = [
+        _add_tile(nodes, source, piece, (rows, columns))
+        for rows, columns in itertools.product(_intervals(height, grid[0]), _intervals(width, grid[1]))
+    ]
+    nodes.append(Node(piece.nodes[-1].path, Mosaic(grid[1]), tuple(ends), piece.output_shape))
+    return len(nodes) - 1
+
+
+def _intervals(length: int, parts: int) -> list[Interval]:
+    edges = [length * k // parts for k in range(parts + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def _add_tile(nodes: list[Node], source: int, piece: Network, output: Box) -> int:
+    boxes: list[Box] = list(zip(*(_fields(piece, output[axis], axis) for axis in (0, 1)), strict=True))
+    first, shape = piece.nodes[0], piece.nodes[0].shape
+    start = _cropped(nodes, source, (shape, ((0, shape[1]), (0, shape[2]))), boxes[0], first.path)
+    nodes.append(Node(first.path, copies(), (start,), nodes[start].shape))
+    index = [len(nodes) - 1]
+    for i, node in enumerate(piece.nodes[1:], start=1):
+        shape = (node.shape[0], *(high - low for low, high in boxes[i]))
+        wanted: Box = (reads(node.layer, boxes[i][0], 0), reads(node.layer, boxes[i][1], 1))
+        if isinstance(node.layer, (Conv2d, Pad)):
+            (j,) = node.inputs
+            layer: Layer = dataclasses.replace(node.layer, padding=_padding(boxes[j], wanted))
+            inputs = [index[j]]
+        else:
+            layer = _scale_of(node, boxes[i]) if isinstance(node.layer, Scale) else node.layer
+            inputs = [
+                _cropped(nodes, index[j], (piece.nodes[j].shape, boxes[j]), wanted, node.path) for j in node.inputs
+            ]
+        nodes.append(Node(node.path, layer, tuple(inputs), shape))
+        index.append(len(nodes) - 1)
+    return index[-1]
+
+
+def _fields(piece: Network, output: Interval, axis: int) -> list[Interval]:
+    """What some output positions depend on, at every node; within its grid, beyond which everything is zero."""
+    fields: list[Interval | None] = [None] * len(piece.nodes)
+    fields[-1] = output
+    for i in range(len(piece.nodes) - 1, 0, -1):
+        own = fields[i]
+        assert own is not None  # every node reaches the output
+        read = reads(piece.nodes[i].layer, own, axis)
+        for j in piece.nodes[i].inputs:
+            low, high = max(read[0], 0), min(read[1], piece.nodes[j].shape[1 + axis])
+            if low >= high:
+                raise ValueError(f"{piece.nodes[i].path}: output positions {own} read padding only.")
+            known = fields[j]
+            fields[j] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
+    return [field or (0, 1) for field in fields]
+
+
+def _padding(have: Box, want: Box) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) by which an image on `have` is padded, or cropped, to one on `want`."""
+    (top, bottom), (left, right) = ((h[0] - w[0], w[1] - h[1]) for h, w in zip(have, want, strict=True))
+    return left, right, top, bottom
+
+
+def _cropped(nodes: list[Node], source: int, have: tuple[tuple[int, ...], Box], want: Box, path: str) -> int:
+    """The node with the part of `source`, an image of some shape on some box, that lies on `want`."""
+    (channels, *_), box = have
+    padding = _padding(box, want)
+    if not any(padding):
+        return source
+    nodes.append(Node(path, Pad(padding), (source,), (channels, *(high - low for low, high in want))))
+    return len(nodes) - 1
+
+
+def _scale_of(node: Node, box: Box) -> Scale:
+    """The part of an entrywise scale that lies on a box."""
+    assert isinstance(node.layer, Scale)
+    (top, bottom), (left, right) = box
+    values = {"scale": node.layer.scale, "bias": node.layer.bias}
+    parts = {
+        name: value.expand(1, *node.shape)[..., top:bottom, left:right]
+        for name, value in values.items()
+        if value is not None and tuple(value.shape[-2:]) != (1, 1)
+    }
+    return dataclasses.replace(node.layer, **parts)  # type: ignore[arg-type]

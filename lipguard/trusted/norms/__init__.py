@@ -1,0 +1,1 @@
+"""Certified norms of layers, and the product bound."""

@@ -1,0 +1,1 @@
+"""Proofs that a matrix is positive semidefinite, of several kinds."""

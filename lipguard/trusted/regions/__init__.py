@@ -1,0 +1,1 @@
+"""What holds on a part of the input space."""

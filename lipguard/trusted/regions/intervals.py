@@ -1,0 +1,176 @@
+"""What the nodes of a network can be for all inputs of a region: intervals, as centres and half widths."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lipguard.trusted.layers import (
+    Activation,
+    Add,
+    Conv2d,
+    Input,
+    Layer,
+    Linear,
+    Mosaic,
+    Pad,
+    Pick,
+    Reshape,
+    Scale,
+    no_row,
+)
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.regions.region import Domain
+from lipguard.trusted.rounding import SMALLEST_NORMAL, gamma_up, lengths, mul_up
+
+UNWEIGHTED = (Input, Pad, Reshape, Pick, Add, Mosaic, Activation)  # what has no weights, or weights of one only
+_FEW = 8  # roundings beside those that a layer counts
+_TINY = 1e-300  # far above what underflow loses
+_FUNCTION_SLACK = 1e-9  # relative error of an activation as torch computes it, with room to spare
+
+
+def intervals(network: Network, domain: Domain, norms: Sequence[float]) -> dict[int, tuple[Tensor, Tensor]]:
+    """(low, high) of what every activation reads, each of the shape of a sample, for all inputs of a domain.
+
+    Two bounds are intersected. Intervals are carried from layer to layer; and around what the network makes of the
+    centre no value moves further than the product of norms and the radius say, no entry further than its row does.
+    """
+    shape = network.input_shape
+    centre, radius = domain.centre(shape)[None], domain.radius(shape)
+    reach = [mul_up(radius, bound) for bound in product_bounds(network, norms)]
+    wide = _carried(network, centre, domain.halves(shape)[None])
+    exact = _carried(network, centre, torch.zeros_like(centre))
+    found = {}
+    for i in network.activations:
+        (j,) = network.nodes[i].inputs
+        low, high = wide[j]
+        around_low, around_high = exact[j]
+        away = _moves(network, j, reach)
+        low, high = torch.maximum(low, around_low - away), torch.minimum(high, around_high + away)
+        found[i] = low[0], torch.maximum(low, high)[0]
+    return found
+
+
+def _moves(network: Network, j: int, reach: list[float]) -> Tensor | float:
+    """How far an entry of node j is from where it is at the centre: by the length of its row, where there is one."""
+    node = network.nodes[j]
+    rows = _squared(node.layer)
+    if rows is None or not math.isfinite(reach[node.inputs[0]]):
+        return reach[j] * (1 + 1e-12)
+    (source,) = node.inputs
+    ones = torch.ones(1, *network.nodes[source].shape, dtype=torch.float64)
+    terms = node.layer.roundings() + _FEW
+    grown = 1 + 1e-12 + 2 * gamma_up(terms)
+    # A square that underflows is below the smallest normal number.
+    moved: Tensor = (rows.linear(ones) * grown + terms * SMALLEST_NORMAL).sqrt() * (reach[source] * grown) + _TINY
+    return moved
+
+
+def _squared(layer: Layer) -> Layer | None:
+    if isinstance(layer, (Conv2d, Linear)):
+        return dataclasses.replace(layer, weight=layer.weight.square(), bias=None)
+    if isinstance(layer, Scale):
+        return dataclasses.replace(layer, scale=layer.scale.square(), bias=None, bias_terms=None)
+    if isinstance(layer, UNWEIGHTED):
+        return None
+    raise no_row(layer, "squared weights")
+
+
+def _carried(network: Network, centre: Tensor, halves: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """(low, high) of what activations read, by the node that makes it, from intervals around the inputs' centre."""
+    wanted = {network.nodes[i].inputs[0] for i in network.activations}
+    values: dict[int, tuple[Tensor, Tensor]] = {0: (centre, halves)}  # (centre, half width)
+    found = {}
+    for i, node in enumerate(network.nodes):
+        inputs = [values[j] for j in node.inputs]
+        larger = maximum_of(network, i)
+        if larger is not None:
+            (a, r), (b, s) = (values[j] for j in larger)
+            values[i] = _interval(torch.maximum(a - r, b - s), torch.maximum(a + r, b + s))
+        elif isinstance(node.layer, Activation):
+            values[i] = _activated(node.layer, *inputs[0])
+        elif i:
+            middle, moved, lost = affine(node.layer, inputs)
+            values[i] = middle, moved + lost
+        if i in wanted:
+            middle, half = values[i]
+            half = half + 4 * _slack(middle.abs() + half)
+            found[i] = middle - half, middle + half
+    return found
+
+
+def maximum_of(network: Network, i: int) -> tuple[int, int] | None:
+    """The two nodes whose larger entries are the value of node i; None where it is something else."""
+    compared = network.compared(i)
+    if compared is None:
+        return None
+    excess = network.nodes[i].inputs[1]
+    layer = network.nodes[excess].layer
+    difference = network.nodes[network.nodes[excess].inputs[0]]
+    turned = network.nodes[difference.inputs[1]].layer
+    plain = isinstance(layer, Activation) and layer.function is torch.relu
+    return compared if plain and isinstance(turned, Scale) and turned.bias is None else None
+
+
+def affine(layer: Layer, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """What a layer makes of intervals, given as centres and half widths: |f(x) - fl(f(c))| <= |W| r + lost.
+
+    Returns:
+        (fl(f(c)), |W| r, what rounding may have changed of f(c), weights and biases included), the last two rounded up.
+    """
+    centres, halves = [c for c, _ in inputs], [r for _, r in inputs]
+    plain = layer.absolute()
+    bias = layer.forward(*(torch.zeros_like(c[:1]) for c in centres)).abs()
+    if isinstance(layer, Scale) and layer.bias_terms is not None:
+        bias = bias + layer.bias_terms.to(bias)
+    error = 4 * gamma_up(max(layer.roundings(), len(inputs)) + _FEW)
+    moved = plain.linear(*halves) * (1 + 2 * error)
+    lost = error * (plain.linear(*(c.abs() for c in centres)) + bias)
+    return layer.forward(*centres), moved, lost * (1 + 2 * error) + _TINY
+
+
+def _activated(layer: Activation, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    if layer.alpha >= 0 and layer.group == 1:
+        low, high = layer.function(middle - half), layer.function(middle + half)
+        error = _slack(low.abs() + high.abs() + middle.abs() + half)
+        return _interval(low - error, high + error)
+    value, moved, lost = activated(layer, middle, half, _FUNCTION_SLACK)
+    return value, moved + lost
+
+
+def activated(layer: Activation, middle: Tensor, half: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What an activation makes of intervals, by its slopes on them; of a group as a whole.
+
+    Args:
+        layer: the activation.
+        middle: centres of the intervals.
+        half: half widths.
+        slack: the relative error of its function as torch computes it, of the value and of the argument.
+
+    Returns:
+        (value at the centre, how far others are from it, what rounding may have changed of it).
+    """
+    value = layer.function(middle)
+    lost = slack * (value.abs() + middle.abs()) * (1 + _FUNCTION_SLACK) + _TINY
+    if layer.group > 1:  # the whole group moves no further than the group that it reads
+        return value, lengths(half).expand_as(half), lost
+    alpha, beta = torch.full_like(middle, layer.alpha), torch.full_like(middle, layer.beta)
+    if layer.within is not None:
+        grown = half + 4 * _slack(middle.abs() + half)
+        alpha, beta = layer.within(middle - grown, middle + grown)
+    return value, torch.maximum(alpha.abs(), beta.abs()) * half * (1 + _FUNCTION_SLACK), lost
+
+
+def _interval(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    middle = (low + high) / 2
+    half = torch.maximum(high - middle, middle - low)
+    return middle, half + _slack(middle.abs() + half)
+
+
+def _slack(size: Tensor) -> Tensor:
+    return _FUNCTION_SLACK * size + _TINY
