@@ -13,23 +13,23 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lipguard.callbacks.lipschitz_monitor import LipschitzMonitor as LipschitzMonitor
-    from lipguard.certification import certify as certify
-    from lipguard.certification import plan as plan
+    from lipguard.certifying.certify import certify as certify
+    from lipguard.certifying.certify import plan as plan
+    from lipguard.certifying.many import certify_many as certify_many
+    from lipguard.certifying.margins import Margins as Margins
+    from lipguard.certifying.margins import certify_margins as certify_margins
+    from lipguard.certifying.margins import verify_margin as verify_margin
+    from lipguard.certifying.report import Report as Report
+    from lipguard.certifying.verify import verify as verify
+    from lipguard.choosing.selection import select as select
     from lipguard.config import DCPConfig as DCPConfig
-    from lipguard.many import certify_many as certify_many
-    from lipguard.margins import Margins as Margins
-    from lipguard.margins import certify_margins as certify_margins
-    from lipguard.margins import verify_margin as verify_margin
     from lipguard.metrics.certified_accuracy import CertifiedAccuracy as CertifiedAccuracy
     from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
-    from lipguard.penalty import LipschitzPenalty as LipschitzPenalty
-    from lipguard.report import Report as Report
-    from lipguard.selection import select as select
+    from lipguard.proposing.penalty import LipschitzPenalty as LipschitzPenalty
     from lipguard.trusted.certificate.certificate import Certificate as Certificate
     from lipguard.trusted.reading.lowering import register as register
     from lipguard.trusted.regions.region import Ball as Ball
     from lipguard.trusted.regions.region import Box as Box
-    from lipguard.verification import verify as verify
 
 _HOMES = {
     "Ball": "lipguard.trusted.regions.region",
@@ -39,17 +39,17 @@ _HOMES = {
     "DCPConfig": "lipguard.config",
     "LipschitzBound": "lipguard.metrics.lipschitz_bound",
     "LipschitzMonitor": "lipguard.callbacks.lipschitz_monitor",
-    "LipschitzPenalty": "lipguard.penalty",
-    "Margins": "lipguard.margins",
-    "Report": "lipguard.report",
-    "certify": "lipguard.certification",
-    "certify_many": "lipguard.many",
-    "certify_margins": "lipguard.margins",
-    "plan": "lipguard.certification",
+    "LipschitzPenalty": "lipguard.proposing.penalty",
+    "Margins": "lipguard.certifying.margins",
+    "Report": "lipguard.certifying.report",
+    "certify": "lipguard.certifying.certify",
+    "certify_many": "lipguard.certifying.many",
+    "certify_margins": "lipguard.certifying.margins",
+    "plan": "lipguard.certifying.certify",
     "register": "lipguard.trusted.reading.lowering",
-    "select": "lipguard.selection",
-    "verify": "lipguard.verification",
-    "verify_margin": "lipguard.margins",
+    "select": "lipguard.choosing.selection",
+    "verify": "lipguard.certifying.verify",
+    "verify_margin": "lipguard.certifying.margins",
 }
 __all__ = ["__version__", *_HOMES]
 

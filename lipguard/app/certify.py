@@ -10,9 +10,9 @@ import lipguard
 from lipguard.app.building import box, build, dcp_config
 from lipguard.app.checkpoints import load_classifier
 from lipguard.app.folders import require_writable
+from lipguard.certifying.report import Report
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.report import Report
 from lipguard.trusted.network.blocks import table
 
 

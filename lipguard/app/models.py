@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lipguard.app.networks import build_network, output_shape
 from lipguard.errors import ConfigError
-from lipguard.penalty import LipschitzPenalty
+from lipguard.proposing.penalty import LipschitzPenalty
 
 ACCURACY = "val/accuracy"
 

@@ -8,7 +8,7 @@ import lipguard
 from lipguard.app.building import build, dcp_config
 from lipguard.app.checkpoints import load_classifier
 from lipguard.app.models import Classifier
-from lipguard.plotting import plot_plan
+from lipguard.figures.plan import plot_plan
 
 
 def plan(cfg: DictConfig) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from lipguard.app.checkpoints import load_classifier
+from lipguard.choosing.selection import select as select_checkpoint
 from lipguard.errors import ConfigError
-from lipguard.plotting import plot_selection
-from lipguard.selection import select as select_checkpoint
+from lipguard.figures.front import plot_selection
 
 
 def select(cfg: DictConfig) -> float:

@@ -19,7 +19,7 @@ from lipguard.app.folders import require_writable
 from lipguard.app.history import AccuracyHistory, Row, epoch_table, merged_history
 from lipguard.app.models import Classifier
 from lipguard.errors import ConfigError
-from lipguard.plotting import plot_history, require_matplotlib
+from lipguard.figures.history import plot_history, require_matplotlib
 
 
 def train(cfg: DictConfig) -> float | None:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Any
 
-from lipguard.certification import Request
-from lipguard.many import certified
-from lipguard.report import Report
-from lipguard.solvers.executing import thread_limits
+from lipguard.certifying.certify import Request
+from lipguard.certifying.many import certified
+from lipguard.certifying.report import Report
+from lipguard.proposing.processes import thread_limits
 
 
 class Queue:

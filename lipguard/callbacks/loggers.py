@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lipguard.callbacks.observed import is_a
-from lipguard.margins import accuracy_key
+from lipguard.certifying.margins import accuracy_key
 from lipguard.trusted.certificate.certificate import Certificate
 
 _SMALLEST = ("bound", "product_bound")  # are the best
@@ -50,7 +50,7 @@ def show(
     shown = [logger for logger in loggers if is_a(logger, "TensorBoardLogger")]
     if not shown or not history or importlib.util.find_spec("matplotlib") is None:
         return
-    from lipguard.plotting import plot_certified_accuracy, plot_history
+    from lipguard.figures.history import plot_certified_accuracy, plot_history
 
     for logger in shown:
         logger.experiment.add_figure(f"{prefix}/accuracy_and_bounds", plot_history(history), step)

@@ -28,14 +28,14 @@ from lipguard.callbacks.background import Queue
 from lipguard.callbacks.harmless import PASSED_ON, harmless
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
 from lipguard.callbacks.validated import Recomputed, Samples, Validated, certified_counts, disagreement, recompute
-from lipguard.certification import Request, certify, device_of, plan
+from lipguard.certifying.certify import Request, certify, device_of, plan
+from lipguard.certifying.margins import CERTIFIED_ACCURACY, Margins, accuracy_key, certify_margins, needed_pairs
+from lipguard.certifying.report import Report, WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
-from lipguard.margins import CERTIFIED_ACCURACY, Margins, accuracy_key, certify_margins, needed_pairs
 from lipguard.metrics.certified_accuracy import checked_epsilons, smallest_std
-from lipguard.penalty import LipschitzPenalty
-from lipguard.report import Report, WarmStart
-from lipguard.solvers.executing import has_processes
+from lipguard.proposing.penalty import LipschitzPenalty
+from lipguard.proposing.processes import has_processes
 from lipguard.trusted.reading.private import in_eval_mode, random_states_kept
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.rounding import to_float32_down, to_float32_up

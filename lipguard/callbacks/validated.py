@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from lipguard.callbacks.observed import tensors_of
-from lipguard.hints import HINTS
-from lipguard.margins import ROUNDING, ROUNDING_OF_TF32, Margins, assumed_rounding, certified_radii
+from lipguard.certifying.hints import HINTS
+from lipguard.certifying.margins import Margins
+from lipguard.certifying.radii import ROUNDING, ROUNDING_OF_TF32, assumed_rounding, certified_radii
 from lipguard.metrics.certified_accuracy import signed_radii
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms

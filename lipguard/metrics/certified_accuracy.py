@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from lipguard.certifying.margins import Margins
 from lipguard.errors import ConfigError
-from lipguard.margins import Margins
 
 
 class CertifiedAccuracy(Metric):
@@ -33,7 +33,7 @@ class CertifiedAccuracy(Metric):
     - ``logits`` (:class:`~torch.Tensor`): shape ``(n, num_classes)``.
     - ``target`` (:class:`~torch.Tensor`): integers of shape ``(n,)``.
     - ``bound``: the network's certified Lipschitz constant, e.g. ``report.bound``; margins have sqrt(2) times it.
-    - ``margins``: `lipguard.margins.Margins` in its place, which are tighter.
+    - ``margins``: `lipguard.certifying.margins.Margins` in its place, which are tighter.
     - ``error``: how far the logits are from exact ones at most, a number or of shape ``(n,)`` or ``(n, num_classes)``.
 
     As output of ``forward`` and ``compute`` the metric returns the following output:

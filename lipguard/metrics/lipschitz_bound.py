@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lipguard.certification import certify
+from lipguard.certifying.certify import certify
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.trusted.reading.private import in_eval_mode
 
 if TYPE_CHECKING:
-    from lipguard.report import WarmStart
+    from lipguard.certifying.report import WarmStart
 
 
 class LipschitzBound(Metric):

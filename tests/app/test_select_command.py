@@ -16,9 +16,9 @@ import lipguard
 from lipguard.app.checkpoints import load_classifier
 from lipguard.app.folders import config_folder
 from lipguard.app.train import train
+from lipguard.choosing.selection import pareto_front, read_candidate
+from lipguard.choosing.selection import select as select_checkpoint
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.selection import pareto_front, read_candidate
-from lipguard.selection import select as select_checkpoint
 
 Command = Callable[..., int]
 pytestmark = LIGHTNING_WARNINGS

@@ -23,12 +23,13 @@ from training import Sample, samples
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.partition.cost import cost_model
-from lipguard.partition.cuts import candidates
-from lipguard.partition.elimination import elimination_of
-from lipguard.partition.proofs import choose_proof
-from lipguard.plotting import plot_plan
-from lipguard.solvers.power import PowerOptions, propose
+from lipguard.figures.plan import plot_plan
+from lipguard.planning.cuts import candidates
+from lipguard.planning.machine import cost_model
+from lipguard.planning.orders.elimination import elimination_of
+from lipguard.planning.prices import choose_proof
+from lipguard.proposing.power.options import PowerOptions
+from lipguard.proposing.power.run import propose
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.unfolding import unfolded
 from lipguard.trusted.reading.trace import trace

@@ -18,8 +18,8 @@ from training import Training, cnn1, mnist
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.hints import HINTS
-from lipguard.report import WarmStart
+from lipguard.certifying.hints import HINTS
+from lipguard.certifying.report import WarmStart
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds

@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import nn
 from training import NETWORKS
 
-from lipguard.network.sites import SiteGraph, site_graph
-from lipguard.partition.elimination import eliminate, operations
+from lipguard.planning.orders.elimination import eliminate, operations
+from lipguard.planning.orders.sites import SiteGraph, site_graph
 from lipguard.trusted.reading.trace import trace
 
 

@@ -17,7 +17,7 @@ from measuring import Clock
 from methods import load
 from torch import Tensor
 
-from lipguard.robustness import ascend
+from lipguard.certifying.lower_bound import ascend
 from lipguard.trusted.layers import Activation, Conv2d, Layer, Linear, Pick, Scale
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.network.graph import Network

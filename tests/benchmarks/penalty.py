@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard import CertifiedAccuracy, LipschitzPenalty
-from lipguard.margins import needed_pairs
+from lipguard.certifying.margins import needed_pairs
 
 SHAPE = (1, 28, 28)
 RADII = (0.1, 0.25, 0.5)

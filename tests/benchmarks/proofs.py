@@ -24,7 +24,7 @@ from training import Sample, samples
 
 import lipguard
 from lipguard import Certificate, DCPConfig
-from lipguard.hints import HINTS
+from lipguard.certifying.hints import HINTS
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.proofs.claim import WholeClaim, proves
 from lipguard.trusted.reading.trace import trace

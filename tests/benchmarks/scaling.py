@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.solvers import power
+from lipguard.proposing.power import run as power
 from lipguard.trusted.reading.trace import trace
 
 if TYPE_CHECKING:

@@ -25,8 +25,9 @@ from measuring import Clock, measure
 from methods import load, warm_up
 
 import lipguard
-from lipguard import block_run, certification
-from lipguard.solvers import power
+from lipguard.certifying import block_run
+from lipguard.certifying import certify as certification
+from lipguard.proposing.power import run as power
 
 DEFAULT = ("CNN1", "cnn_C5_CH16", "ResNet-20")
 STAGES: dict[str, tuple[object, str]] = {

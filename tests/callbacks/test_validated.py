@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard.callbacks.validated import Samples, Validated, disagreement, recompute
-from lipguard.margins import ROUNDING, Margins
+from lipguard.certifying.margins import Margins
+from lipguard.certifying.radii import ROUNDING
 from lipguard.trusted.reading.trace import trace
 
 

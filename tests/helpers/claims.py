@@ -8,8 +8,9 @@ from hypothesis import assume
 from numpy.typing import NDArray
 
 from helpers.networks import Sample
-from lipguard.solvers.power import PowerOptions, propose
-from lipguard.solvers.repair import enlarged
+from lipguard.proposing.feasible.uniform import enlarged
+from lipguard.proposing.power.options import PowerOptions
+from lipguard.proposing.power.run import propose
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from lipguard.network.sites import SiteGraph
-from lipguard.partition.elimination import eliminate
+from lipguard.planning.orders.elimination import eliminate
+from lipguard.planning.orders.sites import SiteGraph
 from lipguard.trusted.lmi.matrices import Indices, Matrix
 from lipguard.trusted.proofs.order import Elimination
 

@@ -12,8 +12,9 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig, LipschitzBound, LipschitzMonitor
-from lipguard.solvers.lanczos import smallest_eigenvectors
-from lipguard.solvers.power import PowerOptions, propose
+from lipguard.proposing.feasible.lanczos import smallest_eigenvectors
+from lipguard.proposing.power.options import PowerOptions
+from lipguard.proposing.power.run import propose
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.reading.trace import trace
 

@@ -137,7 +137,7 @@ def test_margins_that_were_interrupted_interrupt_the_training(tmp_path: Path, mo
     own, epochs = monitoring.certify_margins, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
-        from lipguard import certification
+        from lipguard.certifying import certify as certification
 
         def stopped(run: Any) -> None:
             raise KeyboardInterrupt

@@ -20,23 +20,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TERMS = "soundness/test_error_terms.py"
-CHOLESKY = f"{TERMS} certificate/test_cholesky.py"
-SPARSE = f"{TERMS} certificate/test_sparse_proof.py network/test_cut_networks.py partition/test_unfolding.py"
-RANDOMISED = f"{TERMS} certificate/test_randomised_proof.py"
-NORMS = f"{TERMS} certificate/test_norms.py"
-FORM = f"{TERMS} network/test_rounding_bounds.py network/test_scaled_form.py"
+CHOLESKY = f"{TERMS} trusted/test_cholesky.py"
+SPARSE = f"{TERMS} trusted/test_sparse_proof.py trusted/test_cut_networks.py trusted/test_unfolding.py"
+RANDOMISED = f"{TERMS} trusted/test_randomised_proof.py"
+NORMS = f"{TERMS} trusted/test_norms.py"
+FORM = f"{TERMS} trusted/test_rounding_bounds.py trusted/test_scaled_form.py"
 UNDERFLOW = "soundness/test_underflow.py"
-VERIFY = "certificate/test_verify.py certificate/test_files.py"
-DOMAIN = "certificate/test_domain.py"
-DIGESTS = "network/test_digests.py"
-MARGINS = "test_margins.py"
-VALUES = "certificate/test_values.py"
+VERIFY = "trusted/test_verify.py trusted/test_files.py"
+DOMAIN = "trusted/test_domain.py"
+DIGESTS = "trusted/test_digests.py"
+MARGINS = "certifying/test_margins.py"
+VALUES = "trusted/test_values.py"
 CERTIFIED = "integration/test_certified_while_training.py"
-PARAMETERS = "network/test_activation_parameters.py"
-CONTRACT = "network/test_layer_contract.py"
-REGISTERED = "network/test_registered_layers.py"
-LOWER = "test_robustness.py"
-TILES = "partition/test_is_tileable.py partition/test_tile_geometry.py partition/test_tile_matrices.py"
+PARAMETERS = "trusted/test_activation_parameters.py"
+CONTRACT = "trusted/test_layer_contract.py"
+REGISTERED = "trusted/test_registered_layers.py"
+LOWER = "certifying/test_robustness.py"
+TILES = "trusted/test_is_tileable.py trusted/test_tile_geometry.py trusted/test_tile_matrices.py"
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Mutation:
 M = Mutation
 MUTATIONS = (
     # Scalars that err upward.
-    M("trusted/rounding.py", "return math.nextafter(value, math.inf)", "return value", "test_rounding.py"),
+    M("trusted/rounding.py", "return math.nextafter(value, math.inf)", "return value", "trusted/test_rounding.py"),
     M("trusted/rounding.py", "div_up(n * UNIT_ROUNDOFF, 1 - n * UNIT_ROUNDOFF)", "n * UNIT_ROUNDOFF",
-      "test_rounding.py"),
-    M("trusted/rounding.py", "return up(math.sqrt(value))", "return math.sqrt(value)", "test_rounding.py"),
+      "trusted/test_rounding.py"),
+    M("trusted/rounding.py", "return up(math.sqrt(value))", "return math.sqrt(value)", "trusted/test_rounding.py"),
     M("trusted/rounding.py", "product = up(product * factor)", "product = product * factor",
-      "test_rounding.py"),
-    M("trusted/rounding.py", "if float(narrowed) >= value else", "if True else", "test_rounding.py"),
+      "trusted/test_rounding.py"),
+    M("trusted/rounding.py", "if float(narrowed) >= value else", "if True else", "trusted/test_rounding.py"),
     # Dense Cholesky.
     M("trusted/proofs/cholesky.py", "add_up(lost, factorisation_error(n, float(np.trace(B))))", "lost", CHOLESKY),
     M("trusted/proofs/cholesky.py", "add_up(lost, factorisation_error(n, float(np.trace(B))))",
@@ -90,7 +90,7 @@ MUTATIONS = (
     M("trusted/lmi/freed.py", "sign * ((both * t)[:, None] * K)", "-sign * ((both * t)[:, None] * K)", FORM),
     M("trusted/layers/convolution.py", "return self.weight[0].numel() + self.weight_ulps", "return self.weight_ulps", FORM),
     M("trusted/layers/convolution.py", "return self.weight[0].numel() + self.weight_ulps", "return self.weight[0].numel()",
-      FORM + " network/test_supported_operations.py"),
+      FORM + " trusted/test_supported_operations.py"),
     M("trusted/layers/weights.py", "        return 1 + self.weight_ulps", "        return 1", FORM),
     M("trusted/lmi/scaled.py", "_OWN_ROUNDINGS = 20", "_OWN_ROUNDINGS = 0", FORM),
     M("trusted/lmi/scaled.py", "torch.nextafter(total, torch.full_like(total, torch.inf))", "total", SPARSE),
@@ -113,9 +113,9 @@ MUTATIONS = (
     M("trusted/proofs/sparse.py", "add_up(error, factorisation_error(n, mul_up(float(n), bound)), mul_up(2 * UNIT_ROUNDOFF, bound))",
       "factorisation_error(n, mul_up(float(n), bound))", NORMS + " " + SPARSE),
     M("trusted/proofs/multifrontal.py", "if bool(failed) or not bool(pivots.diagonal().isfinite().all()):", "if bool(failed):",
-      "certificate/test_multifrontal.py"),
-    M("trusted/proofs/multifrontal.py", "if bool(failed) or not", "if not", "certificate/test_multifrontal.py"),
-    M("trusted/proofs/multifrontal.py", ".neg_()", "", "certificate/test_multifrontal.py"),
+      "trusted/test_multifrontal.py"),
+    M("trusted/proofs/multifrontal.py", "if bool(failed) or not", "if not", "trusted/test_multifrontal.py"),
+    M("trusted/proofs/multifrontal.py", ".neg_()", "", "trusted/test_multifrontal.py"),
     # The randomised proof.
     M("trusted/proofs/randomised.py", "eps = 1.01 * (4 / top", "eps = 0 * (4 / top", RANDOMISED),
     M("trusted/proofs/randomised.py", "gamma_up(form.roundings) * lost + gamma_up(16) * margin", "gamma_up(16) * margin",
@@ -169,7 +169,7 @@ MUTATIONS = (
     M("trusted/proofs/sparse.py", "row = add_up(float((of_rows * factors).max(initial=0.0)),", "row = add_up(0.0,", UNDERFLOW),
     M("trusted/proofs/sparse.py", "entry = add_up(entry, joint, SMALLEST_NORMAL", "entry = add_up(entry, SMALLEST_NORMAL", UNDERFLOW),
     M("trusted/reading/lowering.py", "(found.abs() < _LEAST_QUOTIENT) & (numerator != 0)", "(found.abs() < 0) & (numerator != 0)",
-      "network/test_refused_networks.py"),
+      "trusted/test_refused_networks.py"),
     M("trusted/regions/region.py", "float(lengths(self.halves(shape).reshape(1, -1)))", "float(self.halves(shape).norm())", UNDERFLOW),
     M("trusted/regions/intervals.py", "* grown + terms * SMALLEST_NORMAL).sqrt()", "* grown).sqrt()", UNDERFLOW),
     M("trusted/proofs/randomised.py", "+ UNIT_ROUNDOFF + underflow", "+ UNIT_ROUNDOFF", UNDERFLOW),
@@ -178,7 +178,7 @@ MUTATIONS = (
     M("trusted/norms/layers.py", "float(sizes.sum(axis=(0, 2, 3)).max())", "float(sizes.sum(axis=(0, 2, 3)).min())", NORMS),
     M("trusted/norms/matrices.py", "largest = max(largest, float(sizes.sum(axis=1).max()))", "largest = float(sizes.max())", NORMS),
     M("trusted/norms/layers.py", "norm, late = max(norm, error.bound), True", "late = True", NORMS),
-    M("trusted/norms/layers.py", "            if exact:\n                raise\n", "", f"{NORMS} test_budgets.py"),
+    M("trusted/norms/layers.py", "            if exact:\n                raise\n", "", f"{NORMS} certifying/test_budgets.py"),
     # The verifier.
     M("trusted/certificate/verify.py", "if not found <= certificate.bound:", "if False:", VERIFY),
     M("trusted/certificate/verify.py", "if certificate.digest != network.digest:", "if False:", VERIFY),
@@ -213,10 +213,10 @@ MUTATIONS = (
     M("trusted/certificate/verify.py", "if not (numeric and 0 <= failure_probability < 1):", "if not numeric:", VERIFY),
     M("trusted/certificate/certificate.py", "if found.domain is not None:", "if False:", VERIFY),
     M("trusted/certificate/certificate.py", "if not 0 <= probability < 1:", "if False:", VERIFY),
-    M("margins.py", "if certificate.digest != network.digest:", "if False:", MARGINS),
-    M("margins.py", "if certificate.domain is not None:", "if False:", MARGINS),
-    M("selection.py", "if not all(0 <= share <= 1 for share", "if not all(True for share", "app/test_select_command.py"),
-    M("selection.py", "failure_probability=failure_probability)", "failure_probability=0.5)", "app/test_select_command.py"),
+    M("certifying/margins.py", "if certificate.digest != network.digest:", "if False:", MARGINS),
+    M("certifying/margins.py", "if certificate.domain is not None:", "if False:", MARGINS),
+    M("choosing/selection.py", "if not all(0 <= share <= 1 for share", "if not all(True for share", "app/test_select_command.py"),
+    M("choosing/selection.py", "failure_probability=failure_probability)", "failure_probability=0.5)", "app/test_select_command.py"),
     # Digests.
     M("trusted/network/digest.py", "all_of((value.func, value.args, value.keywords))", "all_of((value.func, value.args))", DIGESTS),
     M("trusted/network/digest.py", 'return ("float", value.hex())', 'return ("float", f"{value:.6g}")', DIGESTS),
@@ -230,19 +230,19 @@ MUTATIONS = (
     M("trusted/network/graph.py", "found = described(getattr(node.layer, field.name), weights)",
       "found = '' if callable(getattr(node.layer, field.name)) else described(getattr(node.layer, field.name), weights)", DIGESTS),
     # Devices that emulate double precision.
-    M("trusted/rounding.py", '(kind == "cuda" and not emulated)', '(kind == "cuda")', "test_rounding.py"),
-    M("trusted/proofs/randomised.py", "if not rounds_as_ieee(form.device):", "if False:", "certificate/test_randomised_proof.py"),
-    M("trusted/proofs/claim.py", 'device if rounds_as_ieee(device) else "cpu"', "device", "certificate/test_randomised_proof.py"),
+    M("trusted/rounding.py", '(kind == "cuda" and not emulated)', '(kind == "cuda")', "trusted/test_rounding.py"),
+    M("trusted/proofs/randomised.py", "if not rounds_as_ieee(form.device):", "if False:", "trusted/test_randomised_proof.py"),
+    M("trusted/proofs/claim.py", 'device if rounds_as_ieee(device) else "cpu"', "device", "trusted/test_randomised_proof.py"),
     M("trusted/proofs/multifrontal.py", 'device.type != "cuda" or not rounds_as_ieee(device)', 'device.type != "cuda"',
-      "certificate/test_multifrontal.py"),
+      "trusted/test_multifrontal.py"),
     # Logits.
-    M("margins.py", "gap = _below(gap - _above(off.gather(1, predicted[:, None]) + off))", "gap = _below(gap - off)", MARGINS),
-    M("margins.py", "gap = _below(gap - _above(off.gather(1, predicted[:, None]) + off))",
+    M("certifying/radii.py", "gap = _below(gap - _above(off.gather(1, predicted[:, None]) + off))", "gap = _below(gap - off)", MARGINS),
+    M("certifying/radii.py", "gap = _below(gap - _above(off.gather(1, predicted[:, None]) + off))",
       "gap = _below(gap - _above(off.gather(1, predicted[:, None])))", MARGINS),
-    M("margins.py", "below = _below(gap.clamp_min(0.0) / constants[predicted])", "below = (gap.clamp_min(0.0) / constants[predicted])",
+    M("certifying/radii.py", "below = _below(gap.clamp_min(0.0) / constants[predicted])", "below = (gap.clamp_min(0.0) / constants[predicted])",
       MARGINS),
-    M("margins.py", "(values.to(dtype).to(values.dtype) == values) | ~known", "(values != values)", MARGINS),
-    M("margins.py", "or torch.cuda.is_initialized()", "", MARGINS),
+    M("certifying/radii.py", "(values.to(dtype).to(values.dtype) == values) | ~known", "(values != values)", MARGINS),
+    M("certifying/radii.py", "or torch.cuda.is_initialized()", "", MARGINS),
     M("metrics/certified_accuracy.py", "found = torch.nextafter(found, torch.zeros_like(found))", "pass",
       "metrics/test_certified_accuracy.py"),
     M("trusted/regions/intervals.py", "lost = error * (plain.linear(*(c.abs() for c in centres)) + bias)", "lost = error * bias", VALUES),
@@ -295,12 +295,12 @@ MUTATIONS = (
     M("trusted/regions/intervals.py", "raise no_row(layer, \"squared weights\")", "return None", CONTRACT),
     M("trusted/lmi/matrices.py", "raise no_row(layer, \"matrices\")", "return sp.eye_array(int(np.prod(shape)), format=\"csr\")",
       CONTRACT),
-    M("network/sites.py", "raise no_row(layer, \"patterns\")", "pass", CONTRACT),
-    M("network/sites.py", "elif isinstance(layer, (Input, Scale, Reshape, Add)) and",
+    M("planning/orders/sites.py", "raise no_row(layer, \"patterns\")", "pass", CONTRACT),
+    M("planning/orders/sites.py", "elif isinstance(layer, (Input, Scale, Reshape, Add)) and",
       "elif not isinstance(layer, Linear) and", CONTRACT),
     M("trusted/network/graph.py", "if isinstance(self.nodes[i].layer, Copies)]", "if getattr(self.nodes[i].layer, 'alpha', 0) == -1]",
-      "network/test_cut_networks.py"),
-    M("trusted/network/graph.py", "if field.name == \"note\":", "if False:", "network/test_digests.py"),
+      "trusted/test_cut_networks.py"),
+    M("trusted/network/graph.py", "if field.name == \"note\":", "if False:", "trusted/test_digests.py"),
     # Registered layers.
     M("trusted/reading/lowering.py", "constant, _OWN_MATRIX_ULPS, note)", "constant, 0, note)", REGISTERED),
     M("trusted/reading/lowering.py", "_EXPONENTS = (600, 300, 100, 60, 30, 0)", "_EXPONENTS = (0,)", REGISTERED),
@@ -313,18 +313,18 @@ MUTATIONS = (
     M("trusted/reading/lowering.py", "torch.where(size < 0.5, 1.0, 2.0 ** (-60 * (size - 0.5)))", "1.0", REGISTERED),
     M("trusted/reading/lowering.py", " or not bool(torch.isfinite(y).all()):", ":", REGISTERED),
     # Lower bounds.
-    M("robustness.py", "image * (1 - 1e-9) - error * (1 + 1e-3)", "image * (1 - 1e-9)", LOWER),
-    M("robustness.py", "moved[1] + lost + _UNDERFLOW", "moved[1] + lost", LOWER),
-    M("robustness.py", " + _SLOPE_ERROR * layer.lipschitz * _summed(layer, inputs[0][0])", "", LOWER),
-    M("robustness.py", "moved = slope.clamp(layer.alpha, layer.beta)", "moved = slope", LOWER),
-    M("robustness.py", "_STRAY = 1e-6", "_STRAY = 1e-1", LOWER),
+    M("certifying/lower_bound.py", "image * (1 - 1e-9) - error * (1 + 1e-3)", "image * (1 - 1e-9)", LOWER),
+    M("certifying/lower_bound.py", "moved[1] + lost + _UNDERFLOW", "moved[1] + lost", LOWER),
+    M("certifying/lower_bound.py", " + _SLOPE_ERROR * layer.lipschitz * _summed(layer, inputs[0][0])", "", LOWER),
+    M("certifying/lower_bound.py", "moved = slope.clamp(layer.alpha, layer.beta)", "moved = slope", LOWER),
+    M("certifying/lower_bound.py", "_STRAY = 1e-6", "_STRAY = 1e-1", LOWER),
     # Tiles.
     M("trusted/network/tiling.py", "return layer.group == 1", "return True", TILES),
     M("trusted/network/unfolding.py", "len(node.shape) == 3 and reads_boxes(node.layer)", "len(node.shape) == 3", TILES),
     M("trusted/network/tiling.py", "alpha=min(layer.alpha, 0.0), beta=max(layer.beta, 0.0)", "alpha=layer.alpha", TILES),
     M("trusted/network/tiling.py", "_pads_zeros(network, axis) for axis", "True for axis", TILES),
     M("trusted/network/unfolding.py", "max(read[0], 0), min(read[1], piece.nodes[j].shape[1 + axis])", "read[0], read[1]",
-      "partition/test_unfolding.py"),
+      "trusted/test_unfolding.py"),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.hints import HINTS
+from lipguard.certifying.hints import HINTS
 from lipguard.trusted.certificate.verify import share_of_probability
 from lipguard.trusted.layers import Conv2d, Scale
 from lipguard.trusted.lmi.freed import FreedNetwork

@@ -12,9 +12,9 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
+from lipguard.certifying.hints import HINTS
 from lipguard.errors import CertificateError
-from lipguard.hints import HINTS
-from lipguard.solvers.repair import enlarged
+from lipguard.proposing.feasible.uniform import enlarged
 from lipguard.trusted.certificate.verify import verify_certificate
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds

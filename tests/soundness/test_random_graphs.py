@@ -9,10 +9,10 @@ from torch import Tensor
 
 import lipguard
 from lipguard import Box, DCPConfig
-from lipguard.hints import HINTS
-from lipguard.solvers import power
-from lipguard.solvers.power import PowerOptions
-from lipguard.solvers.repair import enlarged
+from lipguard.certifying.hints import HINTS
+from lipguard.proposing.feasible.uniform import enlarged
+from lipguard.proposing.power import run as power
+from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.layers import Activation
 from lipguard.trusted.lmi.freed import propagate
 from lipguard.trusted.proofs.claim import WholeClaim, proves

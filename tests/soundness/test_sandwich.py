@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lipguard
 from lipguard import DCPConfig
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.partition.elimination import elimination_of
+from lipguard.planning.orders.elimination import elimination_of
 from lipguard.trusted.reading.trace import trace
 
 CONFIGS = [

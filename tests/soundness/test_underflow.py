@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import lipguard
-from lipguard.hints import HINTS
+from lipguard.certifying.hints import HINTS
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.lmi.underflow import is_in_range, matrix_losses

@@ -1,0 +1,1 @@
+"""Bounds: the only place that composes plans, proposals and proofs."""

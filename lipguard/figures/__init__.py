@@ -1,0 +1,1 @@
+"""Figures, for which matplotlib is needed."""

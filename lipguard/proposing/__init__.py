@@ -1,0 +1,1 @@
+"""Multipliers, without any guarantee."""

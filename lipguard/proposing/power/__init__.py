@@ -1,0 +1,1 @@
+"""The power iteration on the network itself."""

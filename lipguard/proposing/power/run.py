@@ -1,0 +1,212 @@
+"""Runs of the power iteration, to their end or to a deadline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipguard.proposing.power.iteration import (
+    _BATCHED,
+    _FAST_STEPS,
+    _FEW_STEPS,
+    _FEWEST_VECTORS,
+    _FREE_STEPS,
+    _LARGE,
+    _MOMENTUM,
+    _POLISH,
+    _RESUMED_POLISH,
+    _RESUMED_WINDOW,
+    _WINDOW,
+    Array,
+    _Iteration,
+    _Part,
+)
+from lipguard.proposing.power.options import PowerOptions
+from lipguard.proposing.proposal import Proposal
+from lipguard.trusted.lmi.freed import propagate
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.network.tiling import Tiling
+
+
+def propose(network: Network, options: PowerOptions, state: Mapping[str, Array] | None = None) -> Proposal:
+    """Run the fixed point on the linearised network.
+
+    Args:
+        network: any graph of layers.
+        options: vectors, tolerance, iterations.
+        state: "x" and "u<node>" of an earlier run on the same architecture, to go on from.
+
+    Returns:
+        The multipliers, with a value that is a lower bound of LipSDP's optimum. Time that runs out, and Ctrl-C, end
+        the iteration where it is.
+    """
+    found = _run(lambda o: [_Part(network.to(o.dtype, o.device))], network.input_shape, options, state or {})
+    return found[0]
+
+
+class Relaxation:
+    """The value of the vector relaxation of a network whose weights change, and its gradient.
+
+    With the vectors held fixed the value is an ordinary differentiable function of the weights, a lower bound of
+    LipSDP's optimum at the fixed point. The backward pass that gives its gradient is at the same time one step of the
+    fixed-point iteration, so the vectors follow the weights.
+
+    Args:
+        network: gives the network of the weights as they are, with gradients; always of one architecture.
+        vectors: components of every scalar.
+        warm_up: steps before the first value.
+        seed: of the start.
+    """
+
+    def __init__(self, network: Callable[[], Network], vectors: int = 6, warm_up: int = 20, seed: int = 0) -> None:
+        self.network, self.warm_up = network, warm_up
+        self._options = PowerOptions(vectors=vectors, widening=0.0, seed=seed)
+        self._iteration: _Iteration | None = None
+
+    def value(self) -> Tensor:
+        """The value at the weights as they are, a scalar; its backward pass moves the vectors."""
+        iteration = self._current()
+        x = iteration.x.detach().requires_grad_()
+        for neurons in iteration.neurons.values():
+            neurons.momentum = 0.0
+        x.register_hook(iteration.turn)  # type: ignore[no-untyped-call]
+        (output,) = iteration.forward(x)
+        value: Tensor = torch.linalg.vector_norm(output)
+        return value
+
+    def step(self) -> float:
+        """One step of the iteration, without gradients of the weights; the value before it."""
+        return self._current().step(0.0)
+
+    def _current(self) -> _Iteration:
+        network = self.network()
+        if self._iteration is None:
+            self._iteration = self._begin(network)
+        self._iteration.parts = [_Part(network)]
+        return self._iteration
+
+    def _begin(self, network: Network) -> _Iteration:
+        weights = [t for node in network.nodes for t in vars(node.layer).values() if isinstance(t, Tensor)]
+        own = next((t for t in weights if t.requires_grad), torch.zeros(0))
+        options = dataclasses.replace(self._options, dtype=own.dtype, device=own.device)
+        iteration = _Iteration([_Part(network)], network.input_shape, options, {})
+        for _ in range(self.warm_up):
+            iteration.step(0.0)
+        return iteration
+
+
+def propose_tiles(tiling: Tiling, options: PowerOptions, state: Mapping[str, Array] | None = None) -> list[Proposal]:
+    """Multipliers of all tile shapes together, the best for the largest eigenvalue of the merged form.
+
+    Args:
+        tiling: the tiles.
+        options: as for `propose`.
+        state: of an earlier run on the same tiling.
+
+    Returns:
+        One proposal per shape, with the value of the merged form; the first one has the state.
+    """
+
+    def parts(o: PowerOptions) -> list[_Part]:
+        return [
+            _Part(tiling.shape_network(shape).to(o.dtype, o.device), torch.from_numpy(patches).to(o.device))
+            for shape, patches in zip(tiling.shapes, tiling.patches, strict=True)
+        ]
+
+    return _run(parts, tiling.network.input_shape, options, state or {})
+
+
+def _run(
+    parts: Callable[[PowerOptions], list[_Part]],
+    shape: tuple[int, ...],
+    options: PowerOptions,
+    state: Mapping[str, Array],
+) -> list[Proposal]:
+    own = parts(options)
+    options, affordable = _hurried(own, shape, options, state)
+    if not affordable:
+        return [Proposal(None, math.nan, "failed (no time left)") for _ in own]
+    iteration = _Iteration(own, shape, options, state)
+    values: list[float] = []
+    status = _iterate(iteration, options, values)
+    multipliers = iteration.multipliers() if values and 0 < values[-1] < math.inf else []
+    usable = bool(multipliers) and all(np.isfinite(t).all() for t in multipliers)
+    if options.dtype != torch.float64 and not usable and not status.startswith(("failed", "interrupted")):
+        return _run(parts, shape, dataclasses.replace(options, dtype=torch.float64), {})
+    if not values:
+        return [Proposal(None, math.nan, status) for _ in iteration.parts]
+    if values[-1] == 0:  # of a network that is constant
+        return [Proposal(np.zeros(p.network.neurons), 0.0, "solved", {}, len(values)) for p in iteration.parts]
+    if not usable:
+        return [Proposal(None, math.nan, "failed (not finite)") for _ in iteration.parts]
+    (value, directions), final = iteration.value(), iteration.state()
+    return [
+        Proposal(t, value, status, final if j == 0 else {}, len(values) if j == 0 else 0, directions)
+        for j, t in enumerate(multipliers)
+    ]
+
+
+def _hurried(
+    parts: Sequence[_Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
+) -> tuple[PowerOptions, bool]:
+    """With fewer vectors, where time is too short for some steps with all of them; and whether there is any for one.
+
+    Shown by one vector on its way forward, of large networks, on which that is little beside the rest.
+    """
+    entries = sum(node.size * part.copies for part in parts for node in part.network.nodes)
+    if options.max_seconds is None or entries < _LARGE or "x" in state:
+        return options, True
+    began = time.monotonic()
+    x = torch.ones(1, *shape, dtype=options.dtype, device=options.device)
+    with torch.no_grad():
+        for part in parts:
+            propagate(part.network, part.read(x), lambda i, a: a)
+    passed = time.monotonic() - began
+    left = options.max_seconds - passed
+    vectors = int(left / (_FEW_STEPS * _BATCHED * passed)) if passed > 0 else options.vectors
+    fewer = min(options.vectors, max(vectors, _FEWEST_VECTORS))
+    affordable = left > 3 * _BATCHED * passed * fewer
+    return dataclasses.replace(options, vectors=fewer, max_seconds=max(left, 0.0)), affordable
+
+
+def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) -> str:
+    """Step until the value stands still; says how it ended."""
+    deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
+    resumed = iteration.resumed
+    free = 0 if resumed else _FREE_STEPS
+    window, polish = (_RESUMED_WINDOW, _RESUMED_POLISH) if resumed else (_WINDOW, _POLISH)
+    begun, last = 0, options.max_iterations
+    now, shortest = time.monotonic(), math.inf
+    try:
+        while len(values) < last:
+            before, now = now, time.monotonic()
+            shortest = min(shortest, now - before) if values else math.inf
+            # Nor a step that would end after it; what follows the last one takes as long as half a step.
+            if now >= deadline or (values and now + 1.5 * shortest > deadline):
+                return "inaccurate (no time left)" if values else "failed (no time left)"
+            n = len(values)
+            # Momentum may overshoot: a value that falls is a reason to do without it for a while.
+            if n >= 2 and values[-1] < values[-2] * (1 - 1e-3):
+                free = n + _FREE_STEPS
+            still = last < options.max_iterations
+            values.append(iteration.step(0.0 if n < free or still else _MOMENTUM[n >= _FAST_STEPS]))
+            if not 0 < values[-1] < math.inf:
+                return "solved"
+            recent = values[begun:][-window - 1 :]
+            change = max(recent) - min(recent) if len(recent) > window else math.inf
+            if (n - begun) % _WINDOW == 0 and iteration.is_full(change / values[-1]):
+                iteration.grow()
+                begun, free, last = n + 1, n + 1 + _FREE_STEPS, options.max_iterations
+            elif not still and change <= options.tolerance * values[-1]:
+                # Parts of the network that the best input leaves alone decay, and momentum makes them oscillate: a few
+                # steps without it give them multipliers of their own.
+                last = min(len(values) + polish, options.max_iterations)
+    except KeyboardInterrupt:
+        return "interrupted"
+    return "solved" if last < options.max_iterations else "inaccurate (iterations used up)"
