@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from lipguard.planning.orders.elimination import eliminate
 from lipguard.planning.orders.sites import SiteGraph
-from lipguard.trusted.lmi.matrices import Indices, Matrix
+from lipguard.trusted.layers import Indices, Matrix
 from lipguard.trusted.proofs.order import Elimination
 
 

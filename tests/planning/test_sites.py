@@ -16,7 +16,6 @@ from torch import nn
 from lipguard.planning.orders import sites
 from lipguard.planning.orders.sites import SiteGraph, gram_site_graph, layer_site_graph, site_graph
 from lipguard.trusted.layers import Conv2d
-from lipguard.trusted.lmi.matrices import layer_matrix
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs import sparse
@@ -66,7 +65,7 @@ def test_networks_of_all_kinds(sample: Sample) -> None:
 def test_convolutions_of_every_geometry(case: tuple[Conv2d, tuple[int, ...]]) -> None:
     layer, shape = case
     output = tuple(layer.linear(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
-    W = layer_matrix(layer, shape, output)
+    W = layer.matrix(shape, output)
     own = sp.block_array([[None, W.T], [W, None]], format="csr")
     gram = W @ W.T if W.shape[0] <= W.shape[1] else W.T @ W
     for most, _ in GRIDS:

@@ -33,7 +33,7 @@ MARGINS = "certifying/test_margins.py"
 VALUES = "trusted/test_values.py"
 CERTIFIED = "integration/test_certified_while_training.py"
 PARAMETERS = "trusted/test_activation_parameters.py"
-CONTRACT = "trusted/test_layer_contract.py"
+CONTRACT = "contracts/test_layers.py"
 REGISTERED = "trusted/test_registered_layers.py"
 LOWER = "certifying/test_robustness.py"
 TILES = "trusted/test_is_tileable.py trusted/test_tile_geometry.py trusted/test_tile_matrices.py"
@@ -287,15 +287,25 @@ MUTATIONS = (
     # What no table knows.
     M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def linear(", "    def linear(", CONTRACT),
     M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def absolute(", "    def absolute(", CONTRACT),
+    M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def support(", "    def support(", CONTRACT),
+    M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def squared(", "    def squared(", CONTRACT),
     M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def roundings(", "    def roundings(", CONTRACT),
     M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def adjoint_roundings(", "    def adjoint_roundings(", CONTRACT),
-    M("trusted/layers/layer.py", "if Layer not in cls.__bases__ and stated & set(vars(cls)):", "if False:", CONTRACT),
+    M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def matrix(", "    def matrix(", CONTRACT),
+    M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def multiplications(", "    def multiplications(", CONTRACT),
+    M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def windows(", "    def windows(", CONTRACT),
+    M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def padded(", "    def padded(", CONTRACT),
+    M("trusted/layers/layer.py", "    @abc.abstractmethod\n    def on_box(", "    def on_box(", CONTRACT),
+    M("trusted/layers/layer.py", "and FACTS & set(vars(cls)):", "and False:", CONTRACT),
     M("trusted/norms/layers.py", "raise no_row(layer, \"norms\")", "return 1.0", CONTRACT),
-    M("trusted/regions/restriction.py", "raise no_row(layer, \"weights of one\")", "return layer", CONTRACT),
-    M("trusted/regions/intervals.py", "raise no_row(layer, \"squared weights\")", "return None", CONTRACT),
-    M("trusted/lmi/matrices.py", "raise no_row(layer, \"matrices\")", "return sp.eye_array(int(np.prod(shape)), format=\"csr\")",
+    M("trusted/layers/weights.py", "scale=(self.scale != 0).to(self.scale)", "scale=self.scale", CONTRACT),
+    M("trusted/layers/convolution.py", "weight=self.weight.square(), bias=None", "weight=self.weight.abs(), bias=None",
       CONTRACT),
-    M("planning/orders/sites.py", "raise no_row(layer, \"patterns\")", "pass", CONTRACT),
+    M("trusted/layers/convolution.py", "dilation * (taps - 1) + 1", "taps", CONTRACT),
+    M("trusted/layers/convolution.py", "befores = (self.padding[2], self.padding[0])",
+      "befores = (self.padding[0], self.padding[2])", CONTRACT),
+    M("trusted/layers/moves.py", "Window(before=before[2]), Window(before=before[0])", "Window(), Window()", CONTRACT),
+    M("trusted/layers/weights.py", "if value is not None and not is_constant(value)", "if False", CONTRACT),
     M("planning/orders/sites.py", "elif isinstance(layer, (Input, Scale, Reshape, Add)) and",
       "elif not isinstance(layer, Linear) and", CONTRACT),
     M("trusted/network/graph.py", "if isinstance(self.nodes[i].layer, Copies)]", "if getattr(self.nodes[i].layer, 'alpha', 0) == -1]",
@@ -319,8 +329,8 @@ MUTATIONS = (
     M("certifying/lower_bound.py", "moved = slope.clamp(layer.alpha, layer.beta)", "moved = slope", LOWER),
     M("certifying/lower_bound.py", "_STRAY = 1e-6", "_STRAY = 1e-1", LOWER),
     # Tiles.
-    M("trusted/network/tiling.py", "return layer.group == 1", "return True", TILES),
-    M("trusted/network/unfolding.py", "len(node.shape) == 3 and reads_boxes(node.layer)", "len(node.shape) == 3", TILES),
+    M("trusted/layers/activation.py", "return ITSELF if self.group == 1 else None", "return ITSELF", TILES),
+    M("trusted/network/unfolding.py", "len(node.shape) == 3 and node.layer.windows() is not None", "len(node.shape) == 3", TILES),
     M("trusted/network/tiling.py", "alpha=min(layer.alpha, 0.0), beta=max(layer.beta, 0.0)", "alpha=layer.alpha", TILES),
     M("trusted/network/tiling.py", "_pads_zeros(network, axis) for axis", "True for axis", TILES),
     M("trusted/network/unfolding.py", "max(read[0], 0), min(read[1], piece.nodes[j].shape[1 + axis])", "read[0], read[1]",

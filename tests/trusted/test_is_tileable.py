@@ -81,7 +81,7 @@ def test_groups_are_not_cut_into_tiles() -> None:
     network, alone = in_groups(4), in_groups(1)
     assert not is_tileable(network)
     assert most_tiles(network) == (1, 1)
-    with pytest.raises(NotImplementedError, match="tiles"):
+    with pytest.raises(NotImplementedError, match="boxes"):
         _ = Tiling(network, (3, 2)).shapes
     with pytest.raises(ValueError, match="at most"):
         unfolded(network, {0: (1, 2)})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lipguard.trusted.layers import Add, Conv2d, Input, Layer, Linear, Pad, Reshape, Scale, Shape, relu
 from lipguard.trusted.lmi.freed import propagate
-from lipguard.trusted.lmi.matrices import freed_matrices, layer_matrix
+from lipguard.trusted.lmi.matrices import freed_matrices
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
 
@@ -33,7 +33,7 @@ def probed(layer: Layer, shape: Shape) -> tuple[Array, Shape]:
 
 def assert_is_the_matrix(layer: Layer, shape: Shape) -> None:
     expected, output = probed(layer, shape)
-    found = layer_matrix(layer, shape, output)
+    found = layer.matrix(shape, output)
     assert found.shape == expected.shape
     assert found.dtype == np.float64
     assert np.array_equal(found.toarray(), expected)  # entries are weights: nothing is rounded
@@ -80,7 +80,7 @@ WEIGHT = torch.arange(1.0, 37.0, dtype=torch.float64)
 )
 def test_chosen_layers(layer: Layer, shape: Shape) -> None:
     if isinstance(layer, Input):
-        assert np.array_equal(layer_matrix(layer, shape, shape).toarray(), np.eye(6))
+        assert np.array_equal(layer.matrix(shape, shape).toarray(), np.eye(6))
     else:
         assert_is_the_matrix(layer, shape)
 
@@ -88,20 +88,20 @@ def test_chosen_layers(layer: Layer, shape: Shape) -> None:
 def test_every_branch_of_a_sum_is_the_identity() -> None:
     for inputs in (2, 3):
         values = torch.randn(inputs, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        matrix = layer_matrix(Add(), (2, 3), (2, 3))
+        matrix = Add().matrix((2, 3), (2, 3))
         total = sum(matrix @ value.numpy().ravel() for value in values)
         np.testing.assert_allclose(total, Add().linear(*values).numpy().ravel(), rtol=1e-15)
 
 
 def test_only_what_is_inside_is_stored() -> None:
     layer = Conv2d(WEIGHT[:9].reshape(1, 1, 3, 3), padding=(1, 1, 1, 1))
-    matrix = layer_matrix(layer, (1, 100, 100), (1, 100, 100))
+    matrix = layer.matrix((1, 100, 100), (1, 100, 100))
     assert matrix.nnz == (3 * 98 + 2 * 2) ** 2
 
 
 def test_an_activation_has_no_matrix() -> None:
-    with pytest.raises(NotImplementedError, match="Activation has no row in the table of matrices"):
-        layer_matrix(relu(), (3,), (3,))
+    with pytest.raises(NotImplementedError, match="relu has no linear part"):
+        relu().matrix((3,), (3,))
 
 
 def probed_freed(network: Network) -> tuple[Array, Array]:

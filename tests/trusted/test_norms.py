@@ -55,7 +55,7 @@ def test_the_frequency_route_is_exact_where_nothing_is_padded() -> None:
     layer, shape = Conv2d(weight, None, (2, 2)), (2, 8, 8)
     with pytest.MonkeyPatch.context() as patch:
         without_matrix(patch)
-        patch.setattr(of_convolutions, "layer_matrix", lambda *_: pytest.fail("the matrix was written out"))
+        patch.setattr(Conv2d, "matrix", lambda *_: pytest.fail("the matrix was written out"))
         assert layer_norms.layer_norm(layer, shape, HINTS) == pytest.approx(exact_norm(layer, shape), rel=1e-8)
 
 

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
-from lipguard.trusted.lmi.matrices import Indices, Matrix
+from lipguard.trusted.layers import Indices, Matrix
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -18,8 +18,7 @@ import scipy.sparse.linalg
 
 from lipguard.planning.orders.dissection import dissected
 from lipguard.planning.orders.sites import SiteGraph, gram_site_graph, layer_site_graph, site_graph
-from lipguard.trusted.layers import Conv2d, Shape
-from lipguard.trusted.lmi.matrices import Indices, Matrix
+from lipguard.trusted.layers import Conv2d, Indices, Matrix, Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs.order import Elimination, Front, NoOrderError
 

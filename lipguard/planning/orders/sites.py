@@ -22,18 +22,17 @@ from lipguard.trusted.layers import (
     Activation,
     Add,
     Conv2d,
+    Indices,
     Input,
     Layer,
-    Linear,
-    Mosaic,
+    Matrix,
     Pad,
     Pick,
     Reshape,
     Scale,
     Shape,
-    no_row,
 )
-from lipguard.trusted.lmi.matrices import Indices, Matrix, freed_matrices, layer_matrix
+from lipguard.trusted.lmi.matrices import freed_matrices
 from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
@@ -192,8 +191,6 @@ class _Grid:
             return _pattern(to, read, self.sites(shape), self.sites(input_shape))
         elif isinstance(layer, (Input, Scale, Reshape, Add)) and math.prod(input_shape) == math.prod(shape):
             return _pattern(self._site(shape), self._site(input_shape), self.sites(shape), self.sites(input_shape))
-        elif not isinstance(layer, (Conv2d, Pad, Linear, Mosaic)):
-            raise no_row(layer, "patterns")
         return sp.csr_array(np.ones((self.sites(shape), self.sites(input_shape))))
 
 
@@ -205,7 +202,7 @@ def _of_pixels(layer: Conv2d | Pad, input_shape: Shape, shape: Shape) -> Matrix 
         layer = Pad(layer.padding[:4])  # a padding of channels, as of a concatenation, moves no pixel
     else:
         layer = dataclasses.replace(layer, weight=torch.ones(1, 1, *layer.weight.shape[2:]), bias=None, groups=1)
-    return layer_matrix(layer, (1, *input_shape[1:]), (1, *shape[1:]))
+    return layer.matrix((1, *input_shape[1:]), (1, *shape[1:]))
 
 
 def _pattern(rows: Indices, columns: Indices, m: int, n: int) -> Matrix:

@@ -26,8 +26,21 @@ from lipguard.trusted.layers.functions import softshrink as softshrink
 from lipguard.trusted.layers.functions import softsign as softsign
 from lipguard.trusted.layers.functions import tanh as tanh
 from lipguard.trusted.layers.functions import tanhshrink as tanhshrink
+from lipguard.trusted.layers.layer import FACTS as FACTS
+from lipguard.trusted.layers.layer import ITSELF as ITSELF
+from lipguard.trusted.layers.layer import Box as Box
+from lipguard.trusted.layers.layer import Indices as Indices
+from lipguard.trusted.layers.layer import Interval as Interval
 from lipguard.trusted.layers.layer import Layer as Layer
+from lipguard.trusted.layers.layer import Matrix as Matrix
+from lipguard.trusted.layers.layer import Padding as Padding
 from lipguard.trusted.layers.layer import Shape as Shape
+from lipguard.trusted.layers.layer import Weightless as Weightless
+from lipguard.trusted.layers.layer import Window as Window
+from lipguard.trusted.layers.layer import Windows as Windows
+from lipguard.trusted.layers.layer import assembled as assembled
+from lipguard.trusted.layers.layer import identity as identity
+from lipguard.trusted.layers.layer import no_images as no_images
 from lipguard.trusted.layers.layer import no_row as no_row
 from lipguard.trusted.layers.moves import Add as Add
 from lipguard.trusted.layers.moves import Input as Input
@@ -38,3 +51,4 @@ from lipguard.trusted.layers.moves import Reshape as Reshape
 from lipguard.trusted.layers.moves import picks as picks
 from lipguard.trusted.layers.weights import Linear as Linear
 from lipguard.trusted.layers.weights import Scale as Scale
+from lipguard.trusted.layers.weights import is_constant as is_constant

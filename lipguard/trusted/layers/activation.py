@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lipguard.trusted.layers.layer import Layer
+from lipguard.trusted.layers.layer import ITSELF, Box, Layer, Matrix, Padding, Shape, Weightless, Windows
 
 
 @dataclass(frozen=True, eq=False)
-class Activation(Layer):
+class Activation(Weightless):
     """An element-wise function whose difference quotients all lie in [alpha, beta].
 
-    It has no linear part: what stands in for it is the caller's choice (a free variable, a slope, a relaxation).
+    It has no linear part: what stands in for it is the caller's choice (a free variable, a slope, a relaxation). Errors
+    are carried by what is between activations, and their slopes are bounded apart.
+
     The function has a name of its own, or is a partial of one that has, so that networks travel to other processes.
 
     With a `group` above one, the last axis of the value, of that size, is a group: what is known is that its answer is
@@ -50,14 +52,23 @@ class Activation(Layer):
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.function(inputs[0])
 
-    def absolute(self) -> Activation:
-        return self  # what is between activations is linear; their slopes are bounded apart
-
     def roundings(self) -> int:
         return 0
 
     def adjoint_roundings(self) -> int:
         return 0
+
+    def matrix(self, input_shape: Shape, shape: Shape) -> Matrix:
+        raise NotImplementedError(f"{self.name} has no linear part.")
+
+    def windows(self) -> Windows | None:
+        return ITSELF if self.group == 1 else None  # a group is known as a whole, and is never cut in two
+
+    def padded(self, padding: Padding) -> None:
+        return
+
+    def on_box(self, box: Box, shape: Shape) -> Layer:
+        return self
 
     @property
     def lipschitz(self) -> float:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
+import numpy as np
+import scipy.sparse as sp
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipguard.trusted.layers.layer import Layer
+from lipguard.trusted.layers.layer import ITSELF, Box, Layer, Matrix, Padding, Shape, Windows, no_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +33,34 @@ class Linear(Layer):
     def absolute(self) -> Linear:
         return dataclasses.replace(self, weight=self.weight.abs(), bias=None)
 
+    def support(self) -> Linear:
+        return dataclasses.replace(self, weight=(self.weight != 0).to(self.weight))
+
+    def squared(self) -> Linear:
+        return dataclasses.replace(self, weight=self.weight.square(), bias=None)
+
     def roundings(self) -> int:
         return self.weight.shape[1] + self.weight_ulps
 
     def adjoint_roundings(self) -> int:
         return self.weight.shape[0] + self.weight_ulps
+
+    def multiplications(self, shape: Shape) -> float:
+        return float(self.weight.numel() * math.prod(shape[:-1]))
+
+    def windows(self) -> None:
+        return
+
+    def padded(self, padding: Padding) -> None:
+        return
+
+    def on_box(self, box: Box, shape: Shape) -> Layer:
+        raise no_images(self)
+
+    def matrix(self, input_shape: Shape, shape: Shape) -> Matrix:
+        weight = sp.csr_array(self.weight.cpu().numpy())
+        repeats = int(np.prod(input_shape[:-1]))
+        return weight if repeats == 1 else sp.kron(sp.eye_array(repeats), weight, format="csr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +82,41 @@ class Scale(Layer):
     def absolute(self) -> Scale:
         return dataclasses.replace(self, scale=self.scale.abs(), bias=None, bias_terms=None)
 
+    def support(self) -> Scale:
+        return dataclasses.replace(self, scale=(self.scale != 0).to(self.scale))
+
+    def squared(self) -> Scale:
+        return dataclasses.replace(self, scale=self.scale.square(), bias=None, bias_terms=None)
+
     def roundings(self) -> int:
         return 1 + self.weight_ulps
 
     def adjoint_roundings(self) -> int:
         return self.roundings()
+
+    def multiplications(self, shape: Shape) -> float:
+        return 0.0
+
+    def windows(self) -> Windows:
+        return ITSELF
+
+    def padded(self, padding: Padding) -> None:
+        return
+
+    def on_box(self, box: Box, shape: Shape) -> Scale:
+        (top, bottom), (left, right) = box
+        values = {"scale": self.scale, "bias": self.bias}
+        parts = {
+            name: value.expand(1, *shape)[..., top:bottom, left:right]
+            for name, value in values.items()
+            if value is not None and not is_constant(value)
+        }
+        return dataclasses.replace(self, **parts)  # type: ignore[arg-type]
+
+    def matrix(self, input_shape: Shape, shape: Shape) -> Matrix:
+        return sp.diags_array(np.broadcast_to(self.scale.cpu().numpy(), (1, *shape)).ravel(), format="csr")
+
+
+def is_constant(factor: Tensor) -> bool:
+    """Whether a factor is the same at all positions of an image."""
+    return tuple(factor.shape[-2:]) == (1, 1)

@@ -24,10 +24,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lipguard.trusted.layers import Activation, Add, Conv2d, Input, Layer, Pad, Scale, no_row
+from lipguard.trusted.layers import Activation, Interval, Layer, Pad, Scale, Window, is_constant, no_images
 from lipguard.trusted.network.graph import Network, Node, reaches_without_activation
 
-Interval = tuple[int, int]  # half-open; may leave the grid
 _ROWS, _COLUMNS = 0, 1
 
 
@@ -66,27 +65,7 @@ def _reaching_zero(layer: Activation) -> Activation:
 
 
 def _keeps_translations(layer: Layer) -> bool:
-    return reads_boxes(layer) and not (isinstance(layer, Scale) and tuple(layer.scale.shape[-2:]) != (1, 1))
-
-
-def reads_boxes(layer: Layer) -> bool:
-    """Whether a box of an image that a layer makes is made of a box of the image that it reads.
-
-    A group is known as a whole, and is never cut in two: what makes groups of entries does not read boxes.
-    """
-    if isinstance(layer, Pad):
-        return len(layer.padding) <= 4
-    if isinstance(layer, Activation):
-        return layer.group == 1
-    return isinstance(layer, (Input, Conv2d, Scale, Add))
-
-
-def _step(layer: Layer, axis: int) -> int:
-    if isinstance(layer, Conv2d):
-        return layer.stride[axis]
-    if reads_boxes(layer):
-        return 1
-    raise no_row(layer, "tiles")
+    return layer.windows() is not None and not (isinstance(layer, Scale) and not is_constant(layer.scale))
 
 
 def _strides(network: Network, axis: int) -> list[int] | None:
@@ -97,7 +76,7 @@ def _strides(network: Network, axis: int) -> list[int] | None:
         own = strides[i]
         assert own is not None
         for j in network.nodes[i].inputs:
-            moved = own * _step(network.nodes[i].layer, axis)
+            moved = own * _window(network.nodes[i].layer, axis).stride
             if strides[j] not in (None, moved):
                 return None
             strides[j] = moved
@@ -110,17 +89,14 @@ def reads(layer: Layer, box: Interval, axis: int) -> Interval:
     Raises:
         NotImplementedError: the layer has no such boxes.
     """
-    if not reads_boxes(layer):
-        raise no_row(layer, "tiles")
-    low, high = box
-    if isinstance(layer, Conv2d):
-        before = layer.padding[2 - 2 * axis]
-        reach = layer.dilation[axis] * (layer.weight.shape[2 + axis] - 1)
-        return low * layer.stride[axis] - before, (high - 1) * layer.stride[axis] - before + reach + 1
-    if isinstance(layer, Pad):
-        padding = (*layer.padding, 0, 0, 0, 0)
-        return low - padding[2 - 2 * axis], high - padding[2 - 2 * axis]
-    return box
+    return _window(layer, axis).reads(box)
+
+
+def _window(layer: Layer, axis: int) -> Window:
+    windows = layer.windows()
+    if windows is None:
+        raise no_images(layer)
+    return windows[axis]
 
 
 def _receptive_fields(network: Network, output: Interval, axis: int) -> list[Interval]:
@@ -237,14 +213,9 @@ class Tiling:
             for j in node.inputs:
                 wanted = [reads(node.layer, box[axis], axis) for axis in (_ROWS, _COLUMNS)]
                 inputs.append(self._fitted(nodes, index[j], shape.boxes[j], wanted, node))
-            if isinstance(node.layer, Conv2d) and node.inputs:
-                layer: Layer = dataclasses.replace(node.layer, padding=(0, 0, 0, 0))
-            elif isinstance(node.layer, Pad):
-                layer = Pad((0, 0))
-            elif isinstance(node.layer, Activation):
-                layer = _reaching_zero(node.layer)
-            else:
-                layer = node.layer
+            layer = node.layer.padded((0, 0, 0, 0)) or node.layer
+            if isinstance(layer, Activation):
+                layer = _reaching_zero(layer)
             nodes.append(Node(node.path, layer, tuple(inputs), (node.shape[0], *extent)))
             index.append(len(nodes) - 1)
         return Network(tuple(nodes))

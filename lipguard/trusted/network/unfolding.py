@@ -12,12 +12,11 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from lipguard.trusted.layers import Conv2d, Layer, Mosaic, Pad, Scale, copies
+from lipguard.trusted.layers import Box, Interval, Mosaic, Pad, copies
 from lipguard.trusted.network.graph import Network, Node
-from lipguard.trusted.network.tiling import Interval, reads, reads_boxes
+from lipguard.trusted.network.tiling import reads
 
 Grid = tuple[int, int]  # tiles per axis: rows, columns
-Box = tuple[Interval, Interval]
 WHOLE: Grid = (1, 1)
 
 
@@ -49,7 +48,7 @@ def unfolded(network: Network, grids: Mapping[int, Grid]) -> Network:
 
 def most_tiles(piece: Network) -> Grid:
     """The finest grid of tiles that a piece can have; (1, 1) where it is not made of images, or has groups."""
-    images = all(len(node.shape) == 3 and reads_boxes(node.layer) for node in piece.nodes)
+    images = all(len(node.shape) == 3 and node.layer.windows() is not None for node in piece.nodes)
     if not (images and len(piece.nodes) > 1):
         return WHOLE
     return piece.output_shape[1], piece.output_shape[2]
@@ -83,12 +82,10 @@ def _add_tile(nodes: list[Node], source: int, piece: Network, output: Box) -> in
     for i, node in enumerate(piece.nodes[1:], start=1):
         shape = (node.shape[0], *(high - low for low, high in boxes[i]))
         wanted: Box = (reads(node.layer, boxes[i][0], 0), reads(node.layer, boxes[i][1], 1))
-        if isinstance(node.layer, (Conv2d, Pad)):
-            (j,) = node.inputs
-            layer: Layer = dataclasses.replace(node.layer, padding=_padding(boxes[j], wanted))
-            inputs = [index[j]]
-        else:
-            layer = _scale_of(node, boxes[i]) if isinstance(node.layer, Scale) else node.layer
+        layer = node.layer.padded(_padding(boxes[node.inputs[0]], wanted))
+        inputs = [index[j] for j in node.inputs]
+        if layer is None:
+            layer = node.layer.on_box(boxes[i], node.shape)
             inputs = [
                 _cropped(nodes, index[j], (piece.nodes[j].shape, boxes[j]), wanted, node.path) for j in node.inputs
             ]
@@ -128,16 +125,3 @@ def _cropped(nodes: list[Node], source: int, have: tuple[tuple[int, ...], Box], 
         return source
     nodes.append(Node(path, Pad(padding), (source,), (channels, *(high - low for low, high in want))))
     return len(nodes) - 1
-
-
-def _scale_of(node: Node, box: Box) -> Scale:
-    """The part of an entrywise scale that lies on a box."""
-    assert isinstance(node.layer, Scale)
-    (top, bottom), (left, right) = box
-    values = {"scale": node.layer.scale, "bias": node.layer.bias}
-    parts = {
-        name: value.expand(1, *node.shape)[..., top:bottom, left:right]
-        for name, value in values.items()
-        if value is not None and tuple(value.shape[-2:]) != (1, 1)
-    }
-    return dataclasses.replace(node.layer, **parts)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lipguard.trusted.layers import (
     Conv2d,
+    Matrix,
     Shape,
 )
-from lipguard.trusted.lmi.matrices import Matrix, layer_matrix
 from lipguard.trusted.norms.frequencies import frequency_norm
 from lipguard.trusted.norms.matrices import DENSE_SIDE, Array, LateNormError, check, crude_matrix_norm, matrix_norm
 from lipguard.trusted.proofs.cholesky import largest_eigenvalue, slacks
@@ -43,7 +43,7 @@ def convolution_norm(layer: Conv2d, input_shape: Shape, hints: Hints, deadline: 
     example = layer.linear(torch.zeros(1, *input_shape, dtype=torch.float64))
     n_in, n_out, output = math.prod(input_shape), example.numel(), example.shape[2:]
     if min(n_in, n_out) <= DENSE_SIDE:
-        W = layer_matrix(layer, input_shape, (len(layer.weight), *output))
+        W = layer.matrix(input_shape, (len(layer.weight), *output))
         if min(n_in, n_out) > _SPARSE_SIDE:
             gram = _NARROW * min(n_in, n_out) <= max(n_in, n_out)
             try:

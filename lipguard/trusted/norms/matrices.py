@@ -11,7 +11,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from lipguard.trusted.lmi.matrices import Matrix
+from lipguard.trusted.layers import Matrix
 from lipguard.trusted.proofs.cholesky import largest_eigenvalue_bound
 from lipguard.trusted.rounding import gamma_up, ldexp_up, mul_up, sqrt_up, up
 

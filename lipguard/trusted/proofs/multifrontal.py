@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.trusted.lmi.matrices import Matrix
+from lipguard.trusted.layers import Matrix
 from lipguard.trusted.proofs.order import Elimination, Front
 from lipguard.trusted.rounding import rounds_as_ieee
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lipguard.trusted.lmi.matrices import Indices
+from lipguard.trusted.layers import Indices
 
 
 class NoOrderError(Exception):

@@ -13,8 +13,9 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
+from lipguard.trusted.layers import Matrix
 from lipguard.trusted.lmi.freed import pre_activations, roundings, slope_ranges
-from lipguard.trusted.lmi.matrices import Matrix, freed_matrices
+from lipguard.trusted.lmi.matrices import freed_matrices
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.lmi.underflow import row_losses
 from lipguard.trusted.proofs.cholesky import factorisation_error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -11,24 +10,14 @@ from torch import Tensor
 
 from lipguard.trusted.layers import (
     Activation,
-    Add,
-    Conv2d,
-    Input,
     Layer,
-    Linear,
-    Mosaic,
-    Pad,
-    Pick,
-    Reshape,
     Scale,
-    no_row,
 )
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.product import product_bounds
 from lipguard.trusted.regions.region import Domain
 from lipguard.trusted.rounding import SMALLEST_NORMAL, gamma_up, lengths, mul_up
 
-UNWEIGHTED = (Input, Pad, Reshape, Pick, Add, Mosaic, Activation)  # what has no weights, or weights of one only
 _FEW = 8  # roundings beside those that a layer counts
 _TINY = 1e-300  # far above what underflow loses
 _FUNCTION_SLACK = 1e-9  # relative error of an activation as torch computes it, with room to spare
@@ -59,7 +48,7 @@ def intervals(network: Network, domain: Domain, norms: Sequence[float]) -> dict[
 def _moves(network: Network, j: int, reach: list[float]) -> Tensor | float:
     """How far an entry of node j is from where it is at the centre: by the length of its row, where there is one."""
     node = network.nodes[j]
-    rows = _squared(node.layer)
+    rows = node.layer.squared()
     if rows is None or not math.isfinite(reach[node.inputs[0]]):
         return reach[j] * (1 + 1e-12)
     (source,) = node.inputs
@@ -69,16 +58,6 @@ def _moves(network: Network, j: int, reach: list[float]) -> Tensor | float:
     # A square that underflows is below the smallest normal number.
     moved: Tensor = (rows.linear(ones) * grown + terms * SMALLEST_NORMAL).sqrt() * (reach[source] * grown) + _TINY
     return moved
-
-
-def _squared(layer: Layer) -> Layer | None:
-    if isinstance(layer, (Conv2d, Linear)):
-        return dataclasses.replace(layer, weight=layer.weight.square(), bias=None)
-    if isinstance(layer, Scale):
-        return dataclasses.replace(layer, scale=layer.scale.square(), bias=None, bias_terms=None)
-    if isinstance(layer, UNWEIGHTED):
-        return None
-    raise no_row(layer, "squared weights")
 
 
 def _carried(network: Network, centre: Tensor, halves: Tensor) -> dict[int, tuple[Tensor, Tensor]]:

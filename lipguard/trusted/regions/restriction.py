@@ -19,15 +19,12 @@ from torch import Tensor
 from lipguard.trusted.layers import (
     Activation,
     Add,
-    Conv2d,
     Layer,
-    Linear,
     Scale,
-    no_row,
 )
 from lipguard.trusted.lmi.freed import propagate
 from lipguard.trusted.network.graph import Network, Node
-from lipguard.trusted.regions.intervals import UNWEIGHTED, intervals
+from lipguard.trusted.regions.intervals import intervals
 from lipguard.trusted.regions.region import Domain
 
 
@@ -75,7 +72,7 @@ def restricted(network: Network, domain: Domain, norms: Sequence[float]) -> Netw
 
 def _reads(network: Network, found: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
     """For every activation, which of its answers may reach the output: paths are counted, through weights of one."""
-    plain = Network(tuple(dataclasses.replace(node, layer=_ones(node.layer)) for node in network.nodes))
+    plain = Network(tuple(dataclasses.replace(node, layer=node.layer.support()) for node in network.nodes))
     probes: dict[int, Tensor] = {}
 
     def step(i: int, a: Tensor) -> Tensor:
@@ -92,16 +89,6 @@ def _reads(network: Network, found: Mapping[int, tuple[Tensor, Tensor]]) -> dict
         y = propagate(plain, torch.zeros(1, *network.input_shape, dtype=torch.float64), step)
         counts = torch.autograd.grad(y.sum(), list(probes.values()))
     return {i: (count != 0)[0] for i, count in zip(probes, counts, strict=True)}  # what overflows is read, too
-
-
-def _ones(layer: Layer) -> Layer:
-    if isinstance(layer, (Conv2d, Linear)):
-        return dataclasses.replace(layer, weight=(layer.weight != 0).to(torch.float64))
-    if isinstance(layer, Scale):
-        return dataclasses.replace(layer, scale=(layer.scale != 0).to(torch.float64))
-    if isinstance(layer, UNWEIGHTED):
-        return layer
-    raise no_row(layer, "weights of one")
 
 
 def _rest(q: Tensor, function: Any, alpha: Tensor, spread: Tensor) -> Tensor:
