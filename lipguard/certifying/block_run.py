@@ -30,11 +30,11 @@ from lipguard.proposing.feasible.uniform import enlarged, repaired
 from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.proposal import Directions, Proposal
+from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.certificate.verify import ProvedBlock, block_norms, checked_multipliers, share_of_probability
 from lipguard.trusted.layers import Activation, Conv2d, Linear
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.lmi.scaled import ScaledForm
-from lipguard.trusted.network.blocks import Block, PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
@@ -308,10 +308,11 @@ class BlockRun:
         multipliers = [chosen[0] for chosen in found if chosen is not None]
         if len(multipliers) < len(self.parts):
             return
+        tiling = self.block.tiling(self.block.network(self.network))
         for slack in slacks(max(freed.n_x + freed.neurons for freed in self.freed)):
             if self._is_late():
                 return
-            proof = prove_tiles(self.network, self.block, self.freed, multipliers, slack, self.config.merge)
+            proof = prove_tiles(tiling, self.freed, multipliers, slack, self.config.merge)
             if proof is None:
                 continue
             if proof.bound >= self.proved.bound < self.product:

@@ -28,9 +28,9 @@ from lipguard.planning.prices import iteration_seconds
 from lipguard.planning.search import find_plan, search_deadline, settings_of
 from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions
+from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.certificate.verify import block_product, total_bound, weakest_proof
-from lipguard.trusted.network.blocks import PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.matrices import LateNormError

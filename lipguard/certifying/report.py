@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.errors import CertificateError
+from lipguard.trusted.certificate.blocks import PartitionPlan, table
 from lipguard.trusted.certificate.certificate import Certificate
-from lipguard.trusted.network.blocks import PartitionPlan, table
 
 Array = NDArray[np.float64]
 

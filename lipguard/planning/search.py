@@ -17,8 +17,8 @@ from lipguard.errors import ConfigError
 from lipguard.planning.cuts import Cuts, candidates, chosen_cuts, segments
 from lipguard.planning.machine import CostModel, cost_model
 from lipguard.planning.prices import Proof, choose_proof, iteration_seconds, prices, sparse_seconds, which_multipliers
+from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.layers import Add, Conv2d, Linear, Scale
-from lipguard.trusted.network.blocks import Block, PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling, is_tileable, lmi_sizes, proof_size
 from lipguard.trusted.network.unfolding import WHOLE

@@ -24,7 +24,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.app.data import IdxData
 from lipguard.app.models import Classifier
-from lipguard.trusted.network.blocks import table
+from lipguard.trusted.certificate.blocks import table
 
 CNN1 = [
     {"kind": "conv", "channels": 5, "kernel": 5}, {"kind": "relu"}, {"kind": "conv", "channels": 5, "kernel": 5},

@@ -18,7 +18,7 @@ from lipguard.planning.memory import free_memory
 from lipguard.planning.orders.elimination import elimination_of
 from lipguard.planning.prices import choose_proof, which_multipliers
 from lipguard.planning.search import find_plan
-from lipguard.trusted.network.blocks import PartitionPlan
+from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
 

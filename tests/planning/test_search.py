@@ -19,8 +19,8 @@ from lipguard.errors import ConfigError
 from lipguard.planning.machine import CostModel
 from lipguard.planning.search import find_plan, settings_of
 from lipguard.proposing.conic.problem import Problem
+from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.lmi.freed import FreedNetwork
-from lipguard.trusted.network.blocks import PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
 

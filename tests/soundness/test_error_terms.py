@@ -17,11 +17,11 @@ from torch import nn
 import lipguard
 from lipguard import DCPConfig
 from lipguard.certifying.hints import HINTS
+from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.certificate.verify import share_of_probability
 from lipguard.trusted.layers import Conv2d, Scale
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.lmi.scaled import ScaledForm
-from lipguard.trusted.network.blocks import Block, PartitionPlan
 from lipguard.trusted.network.tiling import Tiling
 from lipguard.trusted.norms import convolutions, frequencies, matrices
 from lipguard.trusted.norms import layers as layer_norms

@@ -14,8 +14,8 @@ from torch import nn
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.search import find_plan
+from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.layers import Activation, Conv2d, Input
-from lipguard.trusted.network.blocks import Block, PartitionPlan
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.network.tiling import Tiling, is_tileable
 from lipguard.trusted.network.unfolding import most_tiles, unfolded

@@ -16,7 +16,7 @@ from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.machine import CostModel
 from lipguard.planning.search import find_plan, settings_of
-from lipguard.trusted.network.blocks import Block, PartitionPlan
+from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.errors import CertificateError, ConfigError
+from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.certificate.files import read, write
 from lipguard.trusted.layers import Shape
-from lipguard.trusted.network.blocks import PartitionPlan
 from lipguard.trusted.regions.region import Domain, from_arrays, in_words, to_arrays
 
 FORMAT = 6

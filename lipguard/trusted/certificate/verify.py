@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipguard.errors import CertificateError, ConfigError
+from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.lmi.freed import FreedNetwork, are_tied
-from lipguard.trusted.network.blocks import Block, PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
@@ -198,9 +198,9 @@ def _verified_block(
         if not proves(claim, parts[0], how.hints, entropy=how.entropy):
             raise CertificateError(refused)
         return ProvedBlock(min(sqrt_up(claim.rho), product), product)
-    found = prove_tiles(
-        network, block, [FreedNetwork.assemble(part) for part in parts], multipliers, slack, certificate.merge
-    )
+    tiling = block.tiling(block.network(network))
+    freed = [FreedNetwork.assemble(part) for part in parts]
+    found = prove_tiles(tiling, freed, multipliers, slack, certificate.merge)
     if found is None:
         raise CertificateError(refused)
     return ProvedBlock(min(found.bound, product), product, found.merges)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipguard.trusted.lmi.freed import FreedNetwork
-from lipguard.trusted.network.blocks import Block
-from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling
 from lipguard.trusted.proofs.cholesky import largest_eigenvalue_bound
 from lipguard.trusted.proofs.dense import Array, is_form, numerical_form
@@ -31,20 +29,14 @@ class BlockBound:
 
 @np.errstate(over="ignore", invalid="ignore")  # infinite and undefined results are refused, not warned of
 def prove_tiles(
-    network: Network,
-    block: Block,
-    freed: Sequence[FreedNetwork],
-    multipliers: Sequence[Array],
-    slack: float,
-    merge: str,
+    tiling: Tiling, freed: Sequence[FreedNetwork], multipliers: Sequence[Array], slack: float, merge: str
 ) -> BlockBound | None:
     """The bound that these multipliers prove for a tiled block, or None where the proof fails.
 
     Args:
-        network: the whole network.
-        block: of kind "tiles".
-        freed: the freed networks of `block.parts(network)`.
-        multipliers: non-negative, one array per part.
+        tiling: of the block's network.
+        freed: the freed networks of its tile shapes.
+        multipliers: non-negative, one array per shape.
         slack: relative widening of the forms.
         merge: "form", "coverage" or "sum".
     """
@@ -52,7 +44,7 @@ def prove_tiles(
     proved = [form for form in forms if form is not None]
     if len(proved) < len(forms):
         return None
-    merges = _merged(block.tiling(block.network(network)), proved, merge)
+    merges = _merged(tiling, proved, merge)
     return BlockBound(min(merges.values()), merges)
 
 
