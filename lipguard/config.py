@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lipguard.errors import ConfigError
+from lipguard.trusted.proofs.kinds import CHECKS
 from lipguard.trusted.proofs.tiles import MERGES
 
 PARTITIONS = ("auto", "none", "cuts", "tiles")
 SOLVERS = ("power", "scs", "clarabel")
-PROOFS = ("auto", "dense", "sparse", "randomised")
+PROOFS = ("auto", *CHECKS)
 MULTIPLIERS = ("auto", "neuron", "channel")
 
 
@@ -76,8 +77,8 @@ class DCPConfig:
         p = self.failure_probability
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
             raise ConfigError(f"Expected failure_probability in [0, 1), but got {p!r}.")
-        if self.proof == "randomised" and p == 0:
-            raise ConfigError("proof='randomised' needs a failure_probability above 0.")
+        if self.proof != "auto" and CHECKS[self.proof].errs and p == 0:
+            raise ConfigError(f"proof={self.proof!r} needs a failure_probability above 0.")
         if self.multipliers == "channel" and self.solver != "power":
             raise ConfigError(f"multipliers='channel' needs solver='power', not {self.solver!r}.")
         if self.max_block_size is not None:

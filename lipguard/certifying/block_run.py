@@ -39,7 +39,8 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
 from lipguard.trusted.proofs.cholesky import slacks
-from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.claim import Claim, Means
+from lipguard.trusted.proofs.kinds import errs, proves
 from lipguard.trusted.proofs.randomised import VECTORS, OutOfTimeError, course, largest_loss
 from lipguard.trusted.proofs.tiles import LARGEST_MATRIX, SMALLEST_FORM, prove_tiles
 from lipguard.trusted.rounding import sqrt_up
@@ -345,7 +346,7 @@ class BlockRun:
             for p in proposals if p.multipliers is not None and p.value > 0
         ]  # fmt: skip
         if self.warm is not None and self._has_warm_multipliers(self.warm):
-            rho = self.warm.certificate.rhos[self.index]
+            rho = float(self.warm.certificate.forms[self.index].max())
             candidates.append((self.warm.certificate.multipliers[self.index][0], rho, None))
         tolerance = self.config.tolerance
         # No multipliers prove less than a value of the relaxation, but for its rounding.
@@ -424,7 +425,7 @@ class BlockRun:
             if high <= low * (1 + self.config.tolerance / 50) or now + 2 * longest > self.deadline:
                 break
             middle = math.sqrt(low * high)
-            accepted = proves(WholeClaim(t, middle, "sparse"), self.parts[0], HINTS, None, self.deadline, self.device)
+            accepted = proves(Claim(t, middle, "sparse"), self.parts[0], self._means())
             low, high = (low, middle) if accepted else (middle, high)
             longest = max(longest, time.monotonic() - now)
         self._claim(t, high * (1 + 2e-7), 0.0)
@@ -597,14 +598,22 @@ class BlockRun:
         if self.rho and rho >= self.rho:
             return False
         kind = self.block.proof
-        probability = share_of_probability(self.plan, self.config.failure_probability) if kind == "randomised" else 0.0
-        claim = WholeClaim(t, rho, kind, margin, probability)
-        freed = self.freed[0] if kind == "dense" else None
-        if not proves(claim, self.parts[0], HINTS, freed, self.deadline, self.device):
+        probability = share_of_probability(self.plan, self.config.failure_probability) if errs(kind) else 0.0
+        claim = Claim(t, rho, kind, margin, probability)
+        if not proves(claim, self.parts[0], self._means()):
             return False
         self.multipliers, self.slack, self.rho = (t,), margin, rho
-        self.proved = ProvedBlock(min(sqrt_up(rho), self.product), self.product)
+        self.proved = ProvedBlock.of_form(claim, self.product)
         return True
+
+    @property
+    def form(self) -> Array:
+        """What is proved at the input, for a certificate; empty where there is none."""
+        return np.array([self.rho] if self.rho else [])
+
+    def _means(self) -> Means:
+        freed = self.freed[0] if self.block.proof == "dense" else None
+        return Means(HINTS, freed, self.deadline, self.device)
 
     def _chosen(self, j: int) -> tuple[Array, float] | None:
         """The proposed multipliers of part j, or the last ones where those are better, made feasible; with the norm."""

@@ -35,6 +35,7 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.matrices import LateNormError
 from lipguard.trusted.norms.product import product_bounds
+from lipguard.trusted.proofs.kinds import errs
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.regions.region import Domain
 from lipguard.trusted.regions.restriction import restricted
@@ -320,11 +321,11 @@ def _report(
     total = total_bound([run.proved for run in blocks], exact)
     bound = min(mul_up(total, 1 + _HEADROOM), product)
     weakest = weakest_proof(plan, [bool(run.multipliers) for run in blocks])
-    probability = config.failure_probability if weakest == "randomised" else 0.0
+    probability = config.failure_probability if errs(weakest) else 0.0
     proof = weakest if bound < product else "product"
     certificate = Certificate(
         network.digest, network.input_shape, plan, config.merge, tuple(run.multipliers for run in blocks),
-        tuple(run.slack for run in blocks), tuple(run.rho for run in blocks), bound, proof, probability, domain,
+        tuple(run.slack for run in blocks), tuple(run.form for run in blocks), bound, proof, probability, domain,
         __version__,
     )  # fmt: skip
     known = None if warm is None else warm.points

@@ -26,7 +26,8 @@ import lipguard
 from lipguard import Certificate, DCPConfig
 from lipguard.certifying.hints import HINTS
 from lipguard.trusted.lmi.freed import FreedNetwork
-from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.claim import Claim, Means
+from lipguard.trusted.proofs.kinds import proves
 from lipguard.trusted.reading.trace import trace
 
 HEADER = ("network", "rows", "proof", "proof's rho over plain", "reported over plain", "time over plain", "verify, s")
@@ -52,7 +53,7 @@ def _row(sample: Sample) -> tuple[str, ...]:
     network = trace(sample.model, sample.input_shape)
     freed = FreedNetwork.assemble(network)
     assert freed.input_is_apart
-    (Q, R), rho = freed.hidden(t), report.certificate.rhos[0]
+    (Q, R), rho = freed.hidden(t), float(report.certificate.forms[0][0])
 
     def plain(value: float) -> bool:
         matrix = R - Q @ Q.T / value
@@ -63,7 +64,7 @@ def _row(sample: Sample) -> tuple[str, ...]:
         return True
 
     def rigorous(value: float) -> bool:
-        return proves(WholeClaim(t, value, block.proof), network, HINTS)
+        return proves(Claim(t, value, block.proof), network, Means(HINTS))
 
     least = _smallest(plain, rho)
     excess = math.sqrt(_smallest(rigorous, rho) / least) - 1

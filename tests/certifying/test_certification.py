@@ -26,7 +26,7 @@ from lipguard.proposing.power import run as power
 from lipguard.proposing.proposal import Proposal
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling
-from lipguard.trusted.proofs.claim import proves
+from lipguard.trusted.proofs.kinds import proves
 
 SHAPE = (1, 8, 8)
 

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -193,13 +194,13 @@ def test_what_was_tampered_with_is_refused(reports: tuple[nn.Module, dict[str, l
     network, found = reports
     for report in found.values():
         certificate = report.certificate
-        lower = {"rhos": tuple(0.9 * rho for rho in certificate.rhos), "bound": 0.95 * certificate.bound}
+        lower = {"forms": tuple(0.9 * form for form in certificate.forms), "bound": 0.95 * certificate.bound}
         for change in (
             lower,
             {"bound": 0.999 * certificate.bound},
-            {"rhos": ()},
-            {"rhos": tuple(-rho for rho in certificate.rhos)},
-            {"rhos": (float("nan"),) * len(certificate.rhos)},
+            {"forms": ()},
+            {"forms": tuple(-form for form in certificate.forms)},
+            {"forms": tuple(np.nan * form for form in certificate.forms)},
             {"proof": "sparse" if certificate.proof == "dense" else "dense"},
             {"failure_probability": 0.0 if certificate.failure_probability else 1e-3},
             {"multipliers": tuple(tuple(0.5 * t for t in parts) for parts in certificate.multipliers)},

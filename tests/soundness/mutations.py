@@ -34,6 +34,7 @@ VALUES = "trusted/test_values.py"
 CERTIFIED = "integration/test_certified_while_training.py"
 PARAMETERS = "trusted/test_activation_parameters.py"
 CONTRACT = "contracts/test_layers.py"
+FORMS = "contracts/test_forms.py"
 REGISTERED = "trusted/test_registered_layers.py"
 LOWER = "certifying/test_robustness.py"
 TILES = "trusted/test_is_tileable.py trusted/test_tile_geometry.py trusted/test_tile_matrices.py"
@@ -130,7 +131,7 @@ MUTATIONS = (
     M("trusted/proofs/randomised.py", "return 2 * math.asinh(math.sqrt(margin / top))",
       "return 4 * math.asinh(math.sqrt(margin / top))", RANDOMISED),
     M("trusted/proofs/randomised.py", "mul_(2).sub_(before)", "mul_(2).add_(before)", RANDOMISED),
-    M("trusted/proofs/claim.py", "seed = text.encode() + claim.t.tobytes() + entropy", "seed = b''", RANDOMISED),
+    M("trusted/proofs/randomised.py", "seed = text.encode() + claim.t.tobytes() + means.entropy", "seed = b''", RANDOMISED),
     M("trusted/certificate/verify.py", "share = total / count", "share = total", f"{VERIFY} {TERMS}"),
     # Norms.
     M("trusted/norms/matrices.py", "error = 1.01 * gamma_up(W.shape[1] + 2 * weight_ulps + 4) * np.outer(lengths, lengths) + 2.0**-1000",
@@ -161,8 +162,20 @@ MUTATIONS = (
     M("trusted/lmi/scaled.py", "mul_up(float(self.scale.max()), most)", "0.0", UNDERFLOW),
     M("trusted/lmi/scaled.py", "most = add_up(max(backward[i] for i in (0, *network.activations)), max(direct))", "most = max(direct)",
       UNDERFLOW),
-    M("trusted/proofs/claim.py", "if not (is_in_range(claim.t, claim.rho, *slope_ranges(network)) and",
-      "if not (0 < claim.rho < np.inf and", UNDERFLOW),
+    M("trusted/proofs/claim.py", "return is_in_range(self.t, self.diagonal, *slope_ranges(network)) and",
+      "return bool((self.diagonal > 0).all()) and", UNDERFLOW),
+    M("trusted/proofs/claim.py", "self.diagonal.shape not in ((1,), (network.nodes[0].size,)) or", "", FORMS),
+    M("trusted/proofs/dense.py", "M = R - (Q / s) @ Q.T", "M = R - (Q / s.max()) @ Q.T", FORMS),
+    M("trusted/proofs/randomised.py", 'for s in claim.diagonal.tolist())', 'for s in claim.diagonal[:1].tolist())',
+      "trusted/test_randomised_proof.py"),
+    M("trusted/norms/input_norm.py", "return float(form.max())", "return float(form[0])", FORMS),
+    M("trusted/norms/input_norm.py", ".max(axis=1).tolist()", ".mean(axis=1).tolist()", FORMS),
+    M("trusted/norms/input_norm.py", "div_up(div_up(s, std), std)", "s / std / std", FORMS),
+    M("trusted/norms/input_norm.py", "if len(self.std) != shape[0]:", "if False:", FORMS),
+    M("trusted/norms/input_norm.py", "return up(math.fsum(form))", "return math.fsum(form)", FORMS),
+    M("trusted/norms/input_norm.py", "mul_up(float(form[0]), float(math.prod(shape)))", "float(form[0])", FORMS),
+    M("trusted/certificate/verify.py", "norm.of_l2(product, shape))", "product)", FORMS),
+    M("trusted/certificate/verify.py", "own = norm.of_l2(first.bound, shape)", "own = first.bound", FORMS),
     M("trusted/proofs/dense.py", "add_up(lost, freed.form_underflow())", "freed.form_underflow()", UNDERFLOW),
     M("trusted/proofs/dense.py", "magnitude + freed.form_underflow()", "magnitude", UNDERFLOW),
     M("trusted/proofs/sparse.py", "underflow = _underflow(form, len(diagonal))", "underflow = 0.0", UNDERFLOW),
@@ -204,11 +217,11 @@ MUTATIONS = (
     M("trusted/certificate/verify.py", "(wanted is not None and are_equal(", "(wanted is not None or are_equal(", DOMAIN),
     M("trusted/certificate/verify.py", "        _check_chance(certificate, failure_probability)\n", "        pass\n", VERIFY),
     M("trusted/certificate/verify.py", "if chance > Fraction(most):", "if chance > 1:", VERIFY),
-    M("trusted/certificate/verify.py", 'share * sum(block.proof == "randomised" and', 'share * any(block.proof == "randomised" and', VERIFY),
+    M("trusted/certificate/verify.py", 'share * sum(errs(block.proof) and', 'share * any(errs(block.proof) and', VERIFY),
     M("trusted/certificate/verify.py", "<= Fraction(total) else math.nextafter(share, 0.0)", "<= Fraction(total) else share", VERIFY),
-    M("trusted/certificate/verify.py", 'certificate.proof == "product" and product <= certificate.bound', 'certificate.proof == "product"',
+    M("trusted/certificate/verify.py", 'certificate.proof == BY_NORMS and product <= certificate.bound', 'certificate.proof == BY_NORMS',
       VERIFY),
-    M("trusted/certificate/verify.py", '(probability > 0) != (found == "randomised") or', "", VERIFY),
+    M("trusted/certificate/verify.py", '(probability > 0) != errs(found) or', "", VERIFY),
     M("trusted/certificate/verify.py", "or not 0 <= probability < 1:", "and False:", VERIFY),
     M("trusted/certificate/verify.py", "if not (numeric and 0 <= failure_probability < 1):", "if not numeric:", VERIFY),
     M("trusted/certificate/certificate.py", "if found.domain is not None:", "if False:", VERIFY),
@@ -232,7 +245,7 @@ MUTATIONS = (
     # Devices that emulate double precision.
     M("trusted/rounding.py", '(kind == "cuda" and not emulated)', '(kind == "cuda")', "trusted/test_rounding.py"),
     M("trusted/proofs/randomised.py", "if not rounds_as_ieee(form.device):", "if False:", "trusted/test_randomised_proof.py"),
-    M("trusted/proofs/claim.py", 'device if rounds_as_ieee(device) else "cpu"', "device", "trusted/test_randomised_proof.py"),
+    M("trusted/proofs/randomised.py", 'means.device if rounds_as_ieee(means.device) else "cpu"', "means.device", "trusted/test_randomised_proof.py"),
     M("trusted/proofs/multifrontal.py", 'device.type != "cuda" or not rounds_as_ieee(device)', 'device.type != "cuda"',
       "trusted/test_multifrontal.py"),
     # Logits.

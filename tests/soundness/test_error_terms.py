@@ -167,7 +167,7 @@ def test_the_schur_complement_is_within_its_error(claims: list[tuple[Array, Arra
     freed = FreedNetwork.assemble(trace(case.model, case.input_shape))
     assert freed.input_is_apart
     t, rho = np.random.default_rng(0).uniform(1.0, 2.0, freed.neurons), 31.7
-    dense.is_scalar_form(freed, t, rho)
+    dense.is_diagonal_form(freed, t, np.array([rho]))
     A = exact.lmi(case, t, 0.0)
     Q = A[9:, :9]
     assert_covered(*claims[0], A[9:, 9:] - Q @ Q.T / Fraction(rho), gamma(2 * (2 * 9 + freed.neurons) + 9))
@@ -329,7 +329,7 @@ def test_sparse_proofs_of_norms_have_room_for_their_errors(monkeypatch: pytest.M
 def test_the_reported_bound_is_above_the_root_of_what_is_proved() -> None:
     for proof in ("dense", "sparse"):
         report = lipguard.certify(sample().model, (9,), DCPConfig(proof=proof))
-        assert Fraction(report.bound) ** 2 >= Fraction(report.certificate.rhos[0])
+        assert Fraction(report.bound) ** 2 >= Fraction(float(report.certificate.forms[0][0]))
 
 
 def test_sparse_proofs_have_room_for_what_was_lost_in_assembling(monkeypatch: pytest.MonkeyPatch) -> None:

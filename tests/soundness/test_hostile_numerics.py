@@ -216,7 +216,7 @@ def test_claims_in_extreme_units_hold_in_ball_arithmetic(scale: float) -> None:
     report = bounded(model, (3,))
     assert report is not None
     (multipliers,) = report.certificate.multipliers[0]
-    A = balls.lmi(Sample(model, (3,)), multipliers, report.certificate.rhos[0])
+    A = balls.lmi(Sample(model, (3,)), multipliers, float(report.certificate.forms[0][0]))
     for i in range(A.nrows()):
         A[i, i] *= 1 + balls.flint.fmpq(1, 10**40)
     assert balls.is_positive_definite(A, 400)

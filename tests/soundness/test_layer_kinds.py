@@ -18,7 +18,8 @@ from lipguard.proposing.feasible.uniform import enlarged
 from lipguard.trusted.certificate.verify import verify_certificate
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
-from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.claim import Claim, Means
+from lipguard.trusted.proofs.kinds import proves
 from lipguard.trusted.reading.trace import trace
 
 SHAPE = (2, 5, 6)
@@ -115,7 +116,7 @@ def test_multipliers_of_a_group_are_one(solver: str) -> None:
     wrong[0] *= 1.001
     for kind in ("dense", "sparse", "randomised"):
         for multipliers, verdict in ((larger, True), (wrong, False)):
-            assert proves(WholeClaim(multipliers, rho, kind, 0.01, 1e-6), part, HINTS) is verdict
+            assert proves(Claim(multipliers, rho, kind, 0.01, 1e-6), part, Means(HINTS)) is verdict
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((1, 3), 1, dilation=2)])

@@ -29,12 +29,15 @@ def proved_again_by_balls(sample: Sample, config: DCPConfig) -> bool:
     (block, *others), (multipliers, *_) = report.plan.blocks, report.certificate.multipliers
     if others or block.kind != "whole" or block.cuts or not multipliers:
         return False
-    A = balls.lmi(sample, multipliers[0], report.certificate.rhos[0])
+    A = balls.lmi(sample, multipliers[0], float(report.certificate.forms[0][0]))
     hair = max((abs(x) for x in A.entries()), default=flint.fmpq(1)) / 10**40
     for i in range(A.nrows()):  # the verifier proves semidefiniteness; a hair makes it definite
         A[i, i] += hair
     assert balls.is_positive_definite(A), "the verifier accepted what ball arithmetic does not prove"
-    assert Fraction(report.bound) ** 2 >= Fraction(report.certificate.rhos[0]) or report.bound == report.product_bound
+    assert (
+        Fraction(report.bound) ** 2 >= Fraction(float(report.certificate.forms[0][0]))
+        or report.bound == report.product_bound
+    )
     return True
 
 

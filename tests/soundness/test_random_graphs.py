@@ -15,7 +15,8 @@ from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.layers import Activation
 from lipguard.trusted.lmi.freed import propagate
-from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.claim import Claim, Means
+from lipguard.trusted.proofs.kinds import proves
 from lipguard.trusted.reading.trace import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -83,7 +84,7 @@ def test_proofs_agree(ten: int) -> None:
         if not certified.multipliers[0]:
             continue
         (t,) = certified.multipliers[0]
-        larger, rho = enlarged(network, t, certified.rhos[0], 0.2)
+        larger, rho = enlarged(network, t, float(certified.forms[0][0]), 0.2)
         for kind in ("dense", "sparse", "randomised"):
-            assert proves(WholeClaim(larger, rho, kind, 0.01, 1e-6), network, HINTS), (seed, kind)
-            assert not proves(WholeClaim(t, 0.9 * found.value**2, kind, 1e-4, 1e-6), network, HINTS), (seed, kind)
+            assert proves(Claim(larger, rho, kind, 0.01, 1e-6), network, Means(HINTS)), (seed, kind)
+            assert not proves(Claim(t, 0.9 * found.value**2, kind, 1e-4, 1e-6), network, Means(HINTS)), (seed, kind)

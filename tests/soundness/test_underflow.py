@@ -21,7 +21,8 @@ from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.lmi.underflow import is_in_range, matrix_losses
 from lipguard.trusted.norms import matrices
 from lipguard.trusted.proofs import dense, randomised, sparse
-from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.claim import Claim, Means
+from lipguard.trusted.proofs.kinds import proves
 from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
@@ -56,7 +57,7 @@ def wide(seed: int, activation: nn.Module, spread: float) -> Sample:
 def proved(sample: Sample, t: list[float] | Array, rho: float, proof: str) -> bool:
     network = trace(sample.model, sample.input_shape)
     chance = {"margin": 0.01, "failure_probability": 1e-12} if proof == "randomised" else {}
-    return proves(WholeClaim(np.asarray(t, dtype=np.float64), rho, proof, **chance), network, HINTS)
+    return proves(Claim(np.asarray(t, dtype=np.float64), rho, proof, **chance), network, Means(HINTS))
 
 
 RELU = nn.ReLU()
@@ -129,7 +130,7 @@ def test_matrices_and_forms_carry_what_underflow_took(
         meant = [A.copy()]
         meant[0][: freed.n_x, : freed.n_x] += exact.exact(S)
         if freed.input_is_apart:
-            dense.is_scalar_form(freed, t, rho)
+            dense.is_diagonal_form(freed, t, np.array([rho]))
             Q = A[freed.n_x :, : freed.n_x]
             meant.append(A[freed.n_x :, freed.n_x :] - Q @ Q.T / Fraction(rho))
     for (M, error), true in zip(seen, meant, strict=True):

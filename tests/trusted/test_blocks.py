@@ -26,7 +26,7 @@ def test_the_schur_complement_proves_what_the_full_matrix_proves(relative: float
     _, freed, t = network_and_multipliers(nn.Tanh())
     assert freed.input_is_apart
     rho = schur.form_norm(freed, t) * (1 + relative)
-    assert dense.is_scalar_form(freed, t, rho) == full_matrix_proof(freed, t, rho) == (relative > 0)
+    assert dense.is_diagonal_form(freed, t, np.array([rho])) == full_matrix_proof(freed, t, rho) == (relative > 0)
 
 
 def test_an_input_that_meets_a_leaky_activation_is_not_apart() -> None:

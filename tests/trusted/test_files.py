@@ -97,6 +97,24 @@ def huge_header(entries: int, dtype: str = "<f8") -> bytes:
     return stream.getvalue() + bytes(8)
 
 
+def former(change: Callable[[list[str]], list[str]], data: bytes | None = None) -> bytes:
+    """The certificate in the format before this one, which had a number for every block in place of a form."""
+    contents = members(data or whole())
+    names = sorted(name for name in contents if name.startswith("s_"))
+    squares = {int(name[2:-4]): float(np.load(io.BytesIO(contents.pop(name)))[0]) for name in names}
+
+    def metadata(state: dict[str, Any]) -> dict[str, Any]:
+        rhos = [squares.get(i, 0.0).hex() for i in range(len(state["plan"]["blocks"]))]
+        return state | {"format": 6, "rhos": change(rhos)}
+
+    return with_metadata(metadata, packed(contents))
+
+
+def test_the_format_before_is_read(tmp_path: Path) -> None:
+    for data in (whole(), in_blocks(), saved(DCPConfig(partition="tiles"))):
+        assert verified(former(lambda rhos: rhos, data), tmp_path) == verified(data, tmp_path)
+
+
 def scaled(number: str, factor: float) -> str:
     return (float.fromhex(number) * factor).hex()
 
@@ -104,7 +122,7 @@ def scaled(number: str, factor: float) -> str:
 def malicious(folder: Path) -> dict[str, bytes]:
     good = whole()
     parts = members(good)
-    t = parts["t_0_0.npy"]
+    t, s = parts["t_0_0.npy"], np.load(io.BytesIO(parts["s_0.npy"]))
     flipped = bytearray(good)
     flipped[good.index(b"\x93NUMPY") + 200] ^= 1
     trap = pickle.dumps(_Runs(str(folder / "executed")))
@@ -153,10 +171,22 @@ def malicious(folder: Path) -> dict[str, bytes]:
         "a shape that is no number": with_metadata(lambda state: state | {"input_shape": [float("inf")]}),
         "a smaller bound": with_metadata(lambda state: state | {"bound": scaled(state["bound"], 0.999999)}),
         "a bound that is no number": with_metadata(lambda state: state | {"bound": "nan"}),
-        "a smaller rho": with_metadata(lambda s: s | {"rhos": [scaled(s["rhos"][0], 0.99)]}),
-        "a negative rho": with_metadata(lambda state: state | {"rhos": [(-1.0).hex()]}),
-        "an infinite rho": with_metadata(lambda state: state | {"rhos": ["inf"]}),
-        "a rho too many": with_metadata(lambda state: state | {"rhos": [(1.0).hex()] * 2}),
+        "a smaller form": packed(parts | {"s_0.npy": npy(0.99 * s)}),
+        "a negative form": packed(parts | {"s_0.npy": npy(-s)}),
+        "a form of zeros": packed(parts | {"s_0.npy": npy(np.zeros(3))}),
+        "an infinite form": packed(parts | {"s_0.npy": npy(np.array([np.inf]))}),
+        "a form that is no number": packed(parts | {"s_0.npy": npy(np.array([np.nan]))}),
+        "a form of too few entries": packed(parts | {"s_0.npy": npy(np.full(3, s[0]))}),
+        "a form of too many entries": packed(parts | {"s_0.npy": npy(np.full(5, s[0]))}),
+        "one entry of a form smaller": packed(parts | {"s_0.npy": npy(s * np.array([1.0, 0.9, 1.0, 1.0]))}),
+        "no form": packed({name: data for name, data in parts.items() if name != "s_0.npy"}),
+        "a form of a block that is not there": packed(parts | {"s_1.npy": npy(s)}),
+        "the former format with a smaller square": former(lambda rhos: [scaled(rhos[0], 0.99)]),
+        "the former format with a negative square": former(lambda rhos: [(-1.0).hex()]),
+        "the former format with an infinite square": former(lambda rhos: ["inf"]),
+        "the former format with a square too many": former(lambda rhos: [(1.0).hex()] * 2),
+        "the former format without squares": former(lambda rhos: []),
+        "the former format with a form": packed(members(former(lambda rhos: rhos)) | {"s_0.npy": npy(s)}),
         "another proof": with_metadata(lambda state: state | {"proof": "sparse"}),
         "a proof that does not exist": with_metadata(lambda state: state | {"proof": "trust me"}),
         "a failure probability": with_metadata(lambda state: state | {"failure_probability": 0.5}),

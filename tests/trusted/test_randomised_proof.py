@@ -22,8 +22,9 @@ from lipguard.certifying.hints import HINTS
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs import randomised
-from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.claim import Claim, Means
 from lipguard.trusted.proofs.hints import Hints
+from lipguard.trusted.proofs.kinds import proves
 from lipguard.trusted.proofs.randomised import is_positive_semidefinite_randomly, steps_needed
 from lipguard.trusted.proofs.sparse import is_form_positive_semidefinite
 from lipguard.trusted.reading.trace import trace
@@ -259,9 +260,9 @@ def test_networks_with_a_margin_are_proved_and_others_are_not(sample: Any) -> No
     network, t, least = with_smallest_rho(sample)
     margin = smallest_eigenvalue(network, t, 1.2 * least)
     assume(margin > 1e-7)
-    assert proves(WholeClaim(t, 1.2 * least, "randomised", 0.9 * margin, P), network, HINTS)
+    assert proves(Claim(t, 1.2 * least, "randomised", 0.9 * margin, P), network, Means(HINTS))
     for relative in (1e-6, 1e-2, 0.5):
-        assert not proves(WholeClaim(t, least * (1 - relative), "randomised", 1e-3, P), network, HINTS)
+        assert not proves(Claim(t, least * (1 - relative), "randomised", 1e-3, P), network, Means(HINTS))
 
 
 def chain() -> Network:
@@ -285,7 +286,7 @@ def test_bounds_that_are_too_small_are_refused(build: Any, smallest: float) -> N
     trials = 100
     false = sum(is_proved(form, 2e-2, 0.5, seed) for seed in range(trials))
     assert false <= 0.5 * trials
-    assert not proves(WholeClaim(t, rho, "randomised", 1e-3, P), network, HINTS)
+    assert not proves(Claim(t, rho, "randomised", 1e-3, P), network, Means(HINTS))
 
 
 def test_single_precision_proves_nothing() -> None:
@@ -314,7 +315,7 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
     """Nobody can choose them: another claim, or other weights, have others."""
     seeds: list[bytes] = []
     monkeypatch.setattr(
-        "lipguard.trusted.proofs.claim.is_positive_semidefinite_randomly", lambda *args: seeds.append(args[4])
+        "lipguard.trusted.proofs.randomised.is_positive_semidefinite_randomly", lambda *args: seeds.append(args[4])
     )
     network, (t, rho) = chain(), proposed(chain())
     other = chain()
@@ -327,7 +328,7 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
         (other, t, rho, 1e-3, P),
     ]  # fmt: skip
     for own, multipliers, square, margin, probability in claims:
-        proves(WholeClaim(multipliers, square, "randomised", margin, probability), own, HINTS)
+        proves(Claim(multipliers, square, "randomised", margin, probability), own, Means(HINTS))
     assert len(seeds) == len(claims)
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) == len(claims) - 1
@@ -349,5 +350,5 @@ def test_what_such_a_device_was_to_prove_is_proved_on_the_cpu(
 ) -> None:
     monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
     network, (t, rho) = chain(), proposed(chain())
-    assert proves(WholeClaim(t, 1.05 * rho, proof, 1e-3, P), network, HINTS, device=device)
-    assert not proves(WholeClaim(t, 0.9 * rho, proof, 1e-3, P), network, HINTS, device=device)
+    assert proves(Claim(t, 1.05 * rho, proof, 1e-3, P), network, Means(HINTS, device=device))
+    assert not proves(Claim(t, 0.9 * rho, proof, 1e-3, P), network, Means(HINTS, device=device))

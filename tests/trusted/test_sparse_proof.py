@@ -26,14 +26,15 @@ from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs import sparse
 from lipguard.trusted.proofs.cholesky import factorisation_error
-from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.claim import Claim, Means
+from lipguard.trusted.proofs.kinds import proves
 from lipguard.trusted.reading.trace import trace
 
 Array = NDArray[np.float64]
 
 
 def is_proved(network: Network, t: Array, rho: float, proof: str = "sparse") -> bool:
-    return proves(WholeClaim(t, rho, proof), network, HINTS)
+    return proves(Claim(t, rho, proof), network, Means(HINTS))
 
 
 @given(networks())

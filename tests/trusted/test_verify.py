@@ -192,7 +192,7 @@ def test_a_randomised_certificate_is_proved_again_by_chance_and_without(monkeypa
     assert lipguard.verify(certificate, model, deterministic=True) == report.bound
     t = certificate.multipliers[0][0]
     wrong = dataclasses.replace(
-        certificate, multipliers=((t,),), rhos=(certificate.rhos[0] * 0.9,), bound=report.bound * 0.95
+        certificate, multipliers=((t,),), forms=(certificate.forms[0] * 0.9,), bound=report.bound * 0.95
     )
     for how in ({}, {"fresh": True}, {"deterministic": True}):
         with pytest.raises(CertificateError, match="positive semidefinite"):

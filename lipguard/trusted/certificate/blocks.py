@@ -12,13 +12,13 @@ from lipguard.errors import CertificateError
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling, is_tileable
 from lipguard.trusted.network.unfolding import WHOLE, unfolded
+from lipguard.trusted.proofs.kinds import CHECKS, OF_TILES
 
 _TIED = {
     "channel": "one multiplier per channel: there is no time for more",
     "both": "one multiplier per channel, which few iterations find, and one per neuron: the better ones are taken",
 }
 KINDS = ("norm", "whole", "tiles")
-PROOFS = ("dense", "sparse", "randomised")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Block:
         tiles: number of tiles that the LMIs stand for.
         ratio: predicted bound over the block's product of norms.
         seconds: predicted time of the solves and of the proof.
-        proof: "dense", "sparse" or "randomised"; tiles are proved by dense matrices.
+        proof: a key of `CHECKS`; tiles have one of their own.
         reason: why this proof, in words.
         cuts: nodes of the network, inside a block of one LMI, behind which it is cut: a diagonal form is handed on.
         grids: tiles per axis of what is between two cuts; none where nothing is in tiles.
@@ -50,7 +50,7 @@ class Block:
     tiles: int = 0
     ratio: float = 1.0
     seconds: float = 0.0
-    proof: str = "dense"
+    proof: str = OF_TILES
     reason: str = ""
     cuts: tuple[int, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
@@ -148,7 +148,7 @@ class PartitionPlan:
                 raise CertificateError(
                     f"The partition plan has a block from node {block.start} to {block.stop}, which is no cut."
                 )
-            if block.proof not in PROOFS or (block.kind == "tiles" and block.proof != "dense"):
+            if block.proof not in CHECKS or (block.kind == "tiles" and block.proof != OF_TILES):
                 raise CertificateError(f"The partition plan names the proof {block.proof!r} where it cannot be.")
             if block.cuts and not (
                 block.kind == "whole" and set(block.cuts) <= set(range(block.start + 1, block.stop))
@@ -193,7 +193,7 @@ def _block(state: Mapping[str, Any]) -> Block:
 
 
 def _can_unfold(block: Block, network: Network) -> bool:
-    if block.kind != "whole" or block.proof != "sparse":
+    if block.kind != "whole" or not CHECKS[block.proof].in_pieces:
         return False
     cut = block.network(network).cut([i - block.start for i in block.cuts])
     if len(block.grids) != len(block.cuts) + 1 or len(cut.pieces) != len(block.grids):

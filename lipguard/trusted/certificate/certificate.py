@@ -19,7 +19,8 @@ from lipguard.trusted.certificate.files import read, write
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.regions.region import Domain, from_arrays, in_words, to_arrays
 
-FORMAT = 6
+FORMAT = 7
+_FORMER = 6  # has the square of a bound for every form
 Array = NDArray[np.float64]
 
 
@@ -35,7 +36,8 @@ class Certificate:
         multipliers: for every block one array per part; empty where the block stands on its product of norms.
         slacks: for every block the relative margin that its proof needs: by which the forms of tiles are widened, or
             that a randomised proof counts on.
-        rhos: for every block that is one LMI the square of its claimed bound; 0 for the others.
+        forms: for every block that is one LMI the diagonal form that it is claimed to have at its input, shape (1,)
+            where all entries are the same, or (entries,); empty for the others.
         bound: the claimed Lipschitz bound.
         proof: the weakest among the blocks' proofs, "randomised", "sparse" or "dense"; "product" where no block needed
             an LMI.
@@ -50,7 +52,7 @@ class Certificate:
     merge: str
     multipliers: tuple[tuple[Array, ...], ...]
     slacks: tuple[float, ...]
-    rhos: tuple[float, ...]
+    forms: tuple[Array, ...]
     bound: float
     proof: str
     failure_probability: float = 0.0
@@ -131,34 +133,41 @@ class Certificate:
         return json.dumps({
             "format": FORMAT, "digest": self.digest, "input_shape": self.input_shape, "plan": self.plan.to_dict(),
             "merge": self.merge, "slacks": self.slacks,
-            "rhos": [rho.hex() for rho in self.rhos], "bound": self.bound.hex(), "proof": self.proof,
+            "bound": self.bound.hex(), "proof": self.proof,
             "failure_probability": self.failure_probability, "version": self.version,
             "domain": None if self.domain is None else to_arrays(self.domain, self.input_shape)[0],
         })  # fmt: skip
 
     def _arrays(self) -> dict[str, Array]:
         own = {} if self.domain is None else to_arrays(self.domain, self.input_shape)[1]
-        return own | {f"t_{i}_{j}": t for i, parts in enumerate(self.multipliers) for j, t in enumerate(parts)}
+        forms = {f"s_{i}": form for i, form in enumerate(self.forms) if len(form)}
+        return own | forms | {f"t_{i}_{j}": t for i, parts in enumerate(self.multipliers) for j, t in enumerate(parts)}
 
     @classmethod
     def _build(cls, metadata: str, arrays: Mapping[str, Array]) -> Certificate:
         try:
             state = json.loads(metadata)
-            if state["format"] != FORMAT:
-                raise CertificateError(f"Expected certificate format {FORMAT}, but got {state['format']!r}.")
+            if state["format"] == _FORMER:
+                arrays = dict(arrays) | _former_forms(state, arrays)
+            elif state["format"] != FORMAT:
+                raise CertificateError(
+                    f"Expected certificate format {FORMAT} or {_FORMER}, but got {state['format']!r}. Certify again."
+                )
             plan = PartitionPlan.from_dict(state["plan"])
             names = [[f"t_{i}_{j}" for j in range(len(block.variables))] for i, block in enumerate(plan.blocks)]
             kept = [[name for name in parts if name in arrays] for parts in names]
             shape = tuple(int(n) for n in state["input_shape"])
             placed = {name: array for name, array in arrays.items() if name.startswith("domain_")}
             domain = None if state["domain"] is None else from_arrays(state["domain"], placed, shape)
-            if sum(map(len, kept)) + (0 if domain is None else len(placed)) != len(arrays):
+            none = np.zeros(0)
+            forms = tuple(np.array(arrays.get(f"s_{i}", none)) for i in range(len(plan.blocks)))
+            known = sum(map(len, kept)) + sum(bool(form.size) for form in forms)
+            if known + (0 if domain is None else len(placed)) != len(arrays):
                 raise CertificateError("The certificate holds arrays that its plan does not name.")
             if any(t.dtype != np.float64 for t in arrays.values()):
                 raise CertificateError("The certificate's multipliers are not numbers of double precision.")
             multipliers = tuple(tuple(np.array(arrays[name]) for name in parts) for parts in kept)
             slacks = tuple(float(slack) for slack in state["slacks"])
-            rhos = tuple(float.fromhex(rho) for rho in state["rhos"])
             bound = float.fromhex(state["bound"])
             probability = float(state["failure_probability"])
             if not bound >= 0:
@@ -166,8 +175,18 @@ class Certificate:
             if not 0 <= probability < 1:
                 raise CertificateError(f"Expected a failure probability from 0 to 1, but got {probability}.")
             return cls(
-                str(state["digest"]), shape, plan, str(state["merge"]), multipliers, slacks, rhos, bound,
+                str(state["digest"]), shape, plan, str(state["merge"]), multipliers, slacks, forms, bound,
                 str(state["proof"]), probability, domain, str(state["version"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
             raise CertificateError(f"The certificate's metadata cannot be read: {error!r}.") from error
+
+
+def _former_forms(state: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The forms of a file of the former format: the square of a bound for every block, 0 without one."""
+    if any(name.startswith("s_") for name in arrays):
+        raise CertificateError("The certificate holds arrays that its plan does not name.")
+    squares = [float.fromhex(rho) for rho in state["rhos"]]
+    if len(squares) != len(state["plan"]["blocks"]):
+        raise CertificateError("The certificate has not one entry per block of its plan.")
+    return {f"s_{i}": np.array([square]) for i, square in enumerate(squares) if square != 0}

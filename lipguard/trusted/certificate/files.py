@@ -21,7 +21,7 @@ from lipguard.errors import CertificateError
 
 Array = NDArray[np.float64]
 _METADATA = "metadata"
-_NAMES = re.compile(rf"({_METADATA}|t_\d{{1,9}}_\d{{1,9}}|domain_[a-z]{{1,9}})\.npy")
+_NAMES = re.compile(rf"({_METADATA}|t_\d{{1,9}}_\d{{1,9}}|s_\d{{1,9}}|domain_[a-z]{{1,9}})\.npy")
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?P<length>..)\{'descr': '(?P<dtype><f8|\|u1)', 'fortran_order': (?:False|True), "
     rb"'shape': \((?P<entries>\d{1,18}),\), \} *\n",
@@ -76,7 +76,9 @@ def _check(members: list[zipfile.ZipInfo], size: int) -> None:
     names = [info.filename for info in members]
     strange = [name for name in names if not _NAMES.fullmatch(name)]
     if strange or len(set(names)) < len(names) or f"{_METADATA}.npy" not in names:
-        raise ValueError(f"expected {_METADATA}.npy and arrays t_I_J.npy, once each, but found {strange or names}")
+        raise ValueError(
+            f"expected {_METADATA}.npy and arrays t_I_J.npy and s_I.npy, once each, but found {strange or names}"
+        )
     if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in members):
         raise ValueError("its members are compressed")
     if sum(info.file_size for info in members) > size:

@@ -14,28 +14,45 @@ from numpy.typing import NDArray
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.layers import Shape
 from lipguard.trusted.lmi.freed import FreedNetwork, are_tied
 from lipguard.trusted.network.graph import Network
+from lipguard.trusted.norms.input_norm import L2, InputNorm
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
-from lipguard.trusted.proofs.claim import WholeClaim, proves
+from lipguard.trusted.proofs.claim import Claim, Means
 from lipguard.trusted.proofs.hints import Hints
+from lipguard.trusted.proofs.kinds import BY_NORMS, DETERMINISTIC, errs, proves, weakest
 from lipguard.trusted.proofs.tiles import MERGES, prove_tiles
 from lipguard.trusted.regions.region import Ball, Box, Domain, are_equal, in_words
 from lipguard.trusted.regions.restriction import restricted
 from lipguard.trusted.rounding import mul_up, sqrt_up, subnormal_numbers, up
 
 Array = NDArray[np.float64]
+_L2 = L2()
 CHANCE = 1e-9  # the largest failure probability that is accepted, where nothing else is said
 
 
 @dataclass(frozen=True)
 class ProvedBlock:
-    """What is proved of one block: its bound, its product of norms, and the merges of its tiles."""
+    """What is proved of one block.
+
+    Attributes:
+        bound: its Lipschitz constant, l2 to l2.
+        product: its product of norms, which the bound never exceeds.
+        merges: what each merge of its tiles gives.
+        form: the diagonal form at its input, if it has one of its own.
+    """
 
     bound: float
     product: float
     merges: dict[str, float] = field(default_factory=dict)
+    form: Array | None = None
+
+    @classmethod
+    def of_form(cls, claim: Claim, product: float) -> ProvedBlock:
+        """Of a claim that was proved."""
+        return cls(min(sqrt_up(float(claim.diagonal.max())), product), product, form=claim.diagonal)
 
     @property
     def by_norms(self) -> bool:
@@ -48,15 +65,25 @@ def total_bound(blocks: Sequence[ProvedBlock], product: float) -> float:
     return min(mul_up(*(block.bound for block in blocks)), product)
 
 
+def bound_in(norm: InputNorm, blocks: Sequence[ProvedBlock], product: float, shape: Shape) -> float:
+    """The same for a norm of the input, which only the first block meets."""
+    first, *others = blocks
+    own = norm.of_l2(first.bound, shape)
+    if first.form is not None:
+        own = min(own, norm.bound(first.form, shape))
+    return min(mul_up(own, *(block.bound for block in others)), norm.of_l2(product, shape))
+
+
 @subnormal_numbers()
 def verify_certificate(
     certificate: Certificate, network: Network, hints: Hints, *, domain: Domain | None = None,
     failure_probability: float = CHANCE, deterministic: bool = False, fresh: bool = False,
+    input_norm: InputNorm = _L2,
 ) -> float:  # fmt: skip
     """Prove the certificate's bound anew, from its multipliers and the network's weights alone; see `lipguard.verify`.
 
     Returns:
-        The certificate's bound.
+        The certificate's bound, which is one in l2; or what its forms prove in another norm of the input.
 
     Raises:
         CertificateError: a check failed; the message says which.
@@ -83,7 +110,7 @@ def verify_certificate(
         norms = node_norms(network, hints)
     plan = certificate.plan
     plan.check(network)
-    if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.rhos):
+    if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.forms):
         raise CertificateError("The certificate has not one entry per block of its plan.")
     _check_labels(certificate, product)
     if not deterministic:
@@ -93,7 +120,9 @@ def verify_certificate(
     found = total_bound(proved, product)
     if not found <= certificate.bound:
         raise CertificateError(f"The certificate claims {certificate.bound!r}, but proves only {found!r}.")
-    return certificate.bound
+    if isinstance(input_norm, L2):
+        return certificate.bound
+    return bound_in(input_norm, proved, product, tuple(certificate.input_shape))
 
 
 def _check_domain(certificate: Certificate, wanted: Domain | None) -> None:
@@ -118,8 +147,7 @@ def _on_domain(network: Network, domain: Domain, norms: Sequence[float]) -> Netw
 
 def weakest_proof(plan: PartitionPlan, proved: Sequence[bool]) -> str:
     """The proof of a bound, given which blocks rest on an LMI."""
-    used = {block.proof for block, has in zip(plan.blocks, proved, strict=True) if has}
-    return next((kind for kind in ("randomised", "sparse", "dense") if kind in used), "product")
+    return weakest(block.proof for block, has in zip(plan.blocks, proved, strict=True) if has)
 
 
 def _check_labels(certificate: Certificate, product: float) -> None:
@@ -129,9 +157,9 @@ def _check_labels(certificate: Certificate, product: float) -> None:
     """
     found = weakest_proof(certificate.plan, [bool(parts) for parts in certificate.multipliers])
     probability = certificate.failure_probability
-    if certificate.proof != found and not (certificate.proof == "product" and product <= certificate.bound):
+    if certificate.proof != found and not (certificate.proof == BY_NORMS and product <= certificate.bound):
         raise CertificateError(f"The certificate names the proof {certificate.proof!r}, but its blocks have {found!r}.")
-    if (probability > 0) != (found == "randomised") or not 0 <= probability < 1:
+    if (probability > 0) != errs(found) or not 0 <= probability < 1:
         raise CertificateError(f"The certificate names the failure probability {probability!r} for a {found} proof.")
 
 
@@ -140,7 +168,7 @@ def chance_of(certificate: Certificate) -> Fraction:
     share = Fraction(share_of_probability(certificate.plan, certificate.failure_probability))
     plan, multipliers = certificate.plan, certificate.multipliers
     blocks = zip(plan.blocks, multipliers, strict=True)
-    return share * sum(block.proof == "randomised" and bool(parts) for block, parts in blocks)
+    return share * sum(errs(block.proof) and bool(parts) for block, parts in blocks)
 
 
 def _check_chance(certificate: Certificate, most: float) -> None:
@@ -155,7 +183,7 @@ def _check_chance(certificate: Certificate, most: float) -> None:
 
 def share_of_probability(plan: PartitionPlan, total: float) -> float:
     """The failure probability of each randomised proof, so that all of them together have at most `total`."""
-    count = max(sum(block.proof == "randomised" for block in plan.blocks), 1)
+    count = max(sum(errs(block.proof) for block in plan.blocks), 1)
     share = total / count
     return share if Fraction(share) * count <= Fraction(total) else math.nextafter(share, 0.0)
 
@@ -193,11 +221,11 @@ def _verified_block(
     refused = f"The multipliers of block {i} do not prove a bound: its matrix is not positive semidefinite."
     if block.kind == "whole":
         probability = share_of_probability(certificate.plan, certificate.failure_probability)
-        proof = "sparse" if how.deterministic and block.proof == "randomised" else block.proof
-        claim = WholeClaim(multipliers[0], certificate.rhos[i], proof, slack, probability)
-        if not proves(claim, parts[0], how.hints, entropy=how.entropy):
+        kind = DETERMINISTIC if how.deterministic and errs(block.proof) else block.proof
+        claim = Claim(multipliers[0], certificate.forms[i], kind, slack, probability)
+        if not proves(claim, parts[0], Means(how.hints, entropy=how.entropy)):
             raise CertificateError(refused)
-        return ProvedBlock(min(sqrt_up(claim.rho), product), product)
+        return ProvedBlock.of_form(claim, product)
     tiling = block.tiling(block.network(network))
     freed = [FreedNetwork.assemble(part) for part in parts]
     found = prove_tiles(tiling, freed, multipliers, slack, certificate.merge)

@@ -7,7 +7,9 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs.cholesky import is_positive_semidefinite
+from lipguard.trusted.proofs.claim import Claim, Means
 from lipguard.trusted.rounding import SMALLEST_NORMAL, add_up, div_up, gamma_up, mul_up
 
 Array = NDArray[np.float64]
@@ -35,16 +37,31 @@ def numerical_form(freed: FreedNetwork, A: Array) -> Array | None:
     return (S + S.T) / 2
 
 
-def is_scalar_form(freed: FreedNetwork, t: Array, rho: float) -> bool:
-    """Prove [[rho I, Q'], [Q, R]] positive semidefinite by its Schur complement R - Q Q' / rho."""
+def check(claim: Claim, network: Network, means: Means) -> bool:
+    """Whether the claim can be proved with LipSDP's matrix written out."""
+    freed = means.freed or FreedNetwork.assemble(network)
+    if freed.input_is_apart:
+        return is_diagonal_form(freed, claim.t, claim.diagonal)
+    form = np.diag(np.broadcast_to(claim.diagonal, freed.n_x))
+    return is_form(freed, claim.t, freed.quadratic(claim.t), form)
+
+
+def is_diagonal_form(freed: FreedNetwork, t: Array, s: Array) -> bool:
+    """Prove [[diag(s), Q'], [Q, R]] positive semidefinite by its Schur complement R - Q diag(s)^-1 Q'.
+
+    Args:
+        freed: of a network whose input block of LipSDP's matrix is zero.
+        t: multipliers.
+        s: the form, shape (1,) or (n_x,).
+    """
     (Q, R), (Q_abs, R_abs) = freed.hidden(t), freed.hidden_abs(t)
-    M = R - (Q @ Q.T) / rho
-    magnitude = R_abs + (Q_abs @ Q_abs.T) / rho
-    # Twice the roundings of an entry of Q, an inner product over the input, the quotient and the difference.
+    M = R - (Q / s) @ Q.T
+    magnitude = R_abs + (Q_abs / s) @ Q_abs.T
+    # Twice the roundings of an entry of Q, the quotient, an inner product over the input and the difference.
     roundings = 2 * freed.form_roundings + freed.n_x + 4
-    # Underflow in an entry of Q, times a row of Q, and in every product of two of them.
+    # Underflow in an entry of Q, or of a quotient, times a row of Q, and in every product of two of them.
     rows = 1.001 * float(Q_abs.sum(axis=1).max(initial=0.0))
-    lost = mul_up(4.0, SMALLEST_NORMAL, div_up(add_up(freed.n_x + 4.0, rows), rho))
+    lost = mul_up(4.0, SMALLEST_NORMAL, add_up(div_up(rows, float(s.min())), rows, freed.n_x + 4.0))
     return is_positive_semidefinite(
         (M + M.T) / 2, gamma_up(roundings) * 1.001 * magnitude + add_up(lost, freed.form_underflow())
     )

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs.claim import Claim, Means
 from lipguard.trusted.proofs.hints import Hints
 from lipguard.trusted.rounding import UNIT_ROUNDOFF, gamma_up, rounds_as_ieee
 
@@ -48,6 +50,22 @@ class OutOfTimeError(Exception):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the proof's steps take {seconds:.2f} s each, and would not be done in time")
         self.seconds = seconds
+
+
+def check(claim: Claim, network: Network, means: Means) -> bool:
+    """Whether the claim can be proved, but for its failure probability.
+
+    Raises:
+        OutOfTimeError: as `is_positive_semidefinite_randomly`.
+    """
+    device = means.device if rounds_as_ieee(means.device) else "cpu"
+    form = ScaledForm(network, claim.t, claim.diagonal, device)
+    numbers = " ".join(s.hex() for s in claim.diagonal.tolist())
+    text = f"{network.digest} {numbers} {claim.margin.hex()} {claim.failure_probability.hex()}"
+    seed = text.encode() + claim.t.tobytes() + means.entropy
+    return is_positive_semidefinite_randomly(
+        form, means.hints, claim.margin, claim.failure_probability, seed, means.deadline
+    )
 
 
 def is_positive_semidefinite_randomly(

@@ -18,15 +18,24 @@ from lipguard.trusted.lmi.freed import pre_activations, roundings, slope_ranges
 from lipguard.trusted.lmi.matrices import freed_matrices
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.lmi.underflow import row_losses
+from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs.cholesky import factorisation_error
+from lipguard.trusted.proofs.claim import Claim, Means
 from lipguard.trusted.proofs.hints import Hints
 from lipguard.trusted.proofs.multifrontal import factors
 from lipguard.trusted.proofs.order import Elimination, NoOrderError
-from lipguard.trusted.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, gamma_up, mul_up, sqrt_up
+from lipguard.trusted.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, gamma_up, mul_up, rounds_as_ieee, sqrt_up
 
 Array = NDArray[np.float64]
 _ROWS = 4096  # that are scaled at a time
 _MOST_PRODUCTS = 3e8  # entries that slopes which do not reach zero may add
+
+
+def check(claim: Claim, network: Network, means: Means) -> bool:
+    """Whether the claim can be proved by sparse factorisations, on an accelerator where there is one."""
+    device = means.device if rounds_as_ieee(means.device) else "cpu"
+    form = ScaledForm(network, claim.t, claim.diagonal, device)
+    return is_form_positive_semidefinite(form, means.hints, means.deadline)
 
 
 def is_form_positive_semidefinite(form: ScaledForm, hints: Hints, deadline: float = math.inf) -> bool:
