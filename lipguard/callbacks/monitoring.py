@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -27,9 +27,11 @@ from lipguard.callbacks import loggers
 from lipguard.callbacks.background import Queue
 from lipguard.callbacks.harmless import PASSED_ON, harmless
 from lipguard.callbacks.observed import fingerprint, first_input, is_a, stored_module
+from lipguard.callbacks.rows import CERTIFIED, LOGGED, ROUNDED_UP, Row, failed, narrowed, precise, values_of
+from lipguard.callbacks.settings import is_shape
 from lipguard.callbacks.validated import Recomputed, Samples, Validated, certified_counts, disagreement, recompute
 from lipguard.certifying.certify import Request, certify, device_of, plan
-from lipguard.certifying.margins import CERTIFIED_ACCURACY, Margins, accuracy_key, certify_margins, needed_pairs
+from lipguard.certifying.margins import Margins, accuracy_key, certify_margins, needed_pairs
 from lipguard.certifying.report import Report, WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, LipguardError
@@ -38,13 +40,7 @@ from lipguard.proposing.penalty import LipschitzPenalty
 from lipguard.proposing.processes import has_processes
 from lipguard.trusted.reading.private import in_eval_mode, random_states_kept
 from lipguard.trusted.reading.trace import trace
-from lipguard.trusted.rounding import to_float32_down, to_float32_up
 
-Row: TypeAlias = dict[str, Any]  # plain values: it is broadcast, and stored in checkpoints
-
-_LOGGED = ("bound", "product_bound", "lower_bound", "tightness", "seconds")
-_ROUNDED_UP = ("bound", "product_bound")
-_CERTIFIED = (CERTIFIED_ACCURACY, "average_certified_radius", "selection")
 _UNFIT = 1e30  # of selection, where the accuracy is not reached: above every bound, and smaller the nearer it is
 _BETWEEN_FIGURES = 30.0  # seconds
 _SAMPLES = 16  # inputs of the first batch from which the lower bound starts its ascent
@@ -85,7 +81,7 @@ class LipschitzMonitorMixin:
             raise self._configuration_error(f"Expected every_n_epochs to be at least 1, but got {every_n_epochs!r}.")
         if config is not None and not isinstance(config, DCPConfig):
             raise self._configuration_error(f"Expected config to be a DCPConfig or None, but got {config!r}.")
-        if input_shape is not None and not _is_shape(input_shape):
+        if input_shape is not None and not is_shape(input_shape):
             raise self._configuration_error(
                 "Expected input_shape to be the shape of one input without the batch axis, such as (1, 28, 28), "
                 f"but got {input_shape!r}."
@@ -164,7 +160,7 @@ class LipschitzMonitorMixin:
             if str(getattr(checkpoint, "monitor", "")).startswith(f"{self.log_prefix}/")
         ]
         monitored = {str(checkpoint.monitor).removeprefix(f"{self.log_prefix}/") for checkpoint in watching}
-        self._expected = {name for name in monitored if name.startswith(_CERTIFIED)}
+        self._expected = {name for name in monitored if name.startswith(CERTIFIED)}
         if any(getattr(checkpoint, "_train_time_interval", None) is not None for checkpoint in watching):
             raise self._configuration_error(
                 f"ModelCheckpoint(train_time_interval=...) would save weights with the {self.log_prefix} bound of "
@@ -359,7 +355,7 @@ class LipschitzMonitorMixin:
             self.history.append(row)
             if validated and self.epsilons:
                 row |= self._certified(trainer, pl_module)
-                self._expected |= {name for name in row if name.startswith(_CERTIFIED)}
+                self._expected |= {name for name in row if name.startswith(CERTIFIED)}
                 unknown = dict.fromkeys(self._expected - set(row), math.nan)
         if row is not None or not self._logged:  # a resumed run has the row, but monitors need the key as well
             self._log(pl_module, self.history[-1] | unknown)
@@ -398,13 +394,13 @@ class LipschitzMonitorMixin:
         """Log a result of the background with the epoch that it belongs to."""
         if isinstance(result, Report):
             self.last_report, self._warm_start = result, result.warm_start
-            values = _values(result, str(result.status))
+            values = values_of(result, str(result.status))
         else:
             reason = f"{type(result).__name__}: {result}"
             self._warn(f"An epoch's network could not be bounded, training goes on. {reason}")
-            values = _failed(reason, 0.0)
+            values = failed(reason, 0.0)
         self.history.append(label | values)
-        logged = {f"{self.log_prefix}/{name}": _narrowed(values[name], up=name in _ROUNDED_UP) for name in _LOGGED}
+        logged = {f"{self.log_prefix}/{name}": narrowed(values[name], up=name in ROUNDED_UP) for name in LOGGED}
         self._with_loggers(loggers.log_late, trainer, logged | {"epoch": label["epoch"]}, label["step"])
 
     def _row_of_now(self, trainer: Any, pl_module: Any, end_of_epoch: bool, due: bool) -> Row | None:
@@ -419,7 +415,7 @@ class LipschitzMonitorMixin:
             reason = f"{type(error).__name__}: {error}"
             self._warn(f"The weights could not be measured, training goes on. {reason}")
             label = {"epoch": int(trainer.current_epoch), "step": int(trainer.global_step)}
-            return label | _failed(reason, time.monotonic() - began)
+            return label | failed(reason, time.monotonic() - began)
 
     def _new_row(self, trainer: Any, pl_module: Any, end_of_epoch: bool, due: bool) -> Row | None:
         """The row of the current weights, or None if the last one is about them."""
@@ -473,7 +469,7 @@ class LipschitzMonitorMixin:
         if samples is not None and samples.logits.shape[1] == classes:
             found = self._counts(trainer, pl_module, samples, constants)
             counts = counts if found is None else found
-        counts = trainer.strategy.reduce(counts.to(pl_module.device, _precise(pl_module.device)), reduce_op="sum").cpu()
+        counts = trainer.strategy.reduce(counts.to(pl_module.device, precise(pl_module.device)), reduce_op="sum").cpu()
         total = float(counts[0])
         if not total:
             return {}
@@ -628,12 +624,12 @@ class LipschitzMonitorMixin:
             status = f"fallback: {reasons[0]}" if reasons else str(report.status)
             if status.startswith("fallback"):
                 self._warn(f"The bound is looser than it could be, training goes on. {status}")
-            return _values(report, status)
+            return values_of(report, status)
         self._warn(
             f"The network could not be bounded, training goes on and {self.log_prefix}/bound is logged as infinite. "
             f"{reasons[0]}"
         )
-        return _failed(reasons[0], time.monotonic() - started)
+        return failed(reasons[0], time.monotonic() - started)
 
     def _known_shape(self) -> tuple[int, ...]:
         if self._shape is None:
@@ -685,12 +681,12 @@ class LipschitzMonitorMixin:
         device = pl_module.device
         # Lightning makes Python floats float32, which may round an upper bound down. Loggers narrow tensors too, so
         # the value is rounded the safe way beforehand; then a device without float64 keeps it as well.
-        dtype = _precise(device)
-        certified = [name for name in row if name.startswith(_CERTIFIED)]
-        for name in (*_LOGGED, *certified):
+        dtype = precise(device)
+        certified = [name for name in row if name.startswith(CERTIFIED)]
+        for name in (*LOGGED, *certified):
             pl_module.log(
                 f"{self.log_prefix}/{name}",
-                torch.tensor(_narrowed(row[name], up=name in _ROUNDED_UP), dtype=dtype, device=device),
+                torch.tensor(narrowed(row[name], up=name in ROUNDED_UP), dtype=dtype, device=device),
                 prog_bar=name == "bound",
                 reduce_fx="max",
                 batch_size=1,
@@ -708,45 +704,3 @@ class LipschitzMonitorMixin:
         if message not in self._warned:
             self._warned.add(message)
             rank_zero_warn(f"{type(self).__name__}: {message}")
-
-
-def _precise(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _values(report: Report, status: str) -> Row:
-    return {
-        "bound": float(report.bound),
-        "product_bound": float(report.product_bound),
-        "lower_bound": float(report.lower_bound),
-        "tightness": float(report.tightness),
-        "seconds": float(report.seconds),
-        "status": status,
-        "digest": str(report.certificate.digest),
-    }
-
-
-def _failed(reason: str, seconds: float) -> Row:
-    return {
-        "bound": math.inf,  # a true upper bound, and monitors find their key
-        "product_bound": math.inf,
-        "lower_bound": 0.0,
-        "tightness": 0.0,
-        "seconds": seconds,
-        "status": f"failed: {reason}",
-        "digest": None,
-    }
-
-
-def _is_shape(shape: object) -> bool:
-    return (
-        isinstance(shape, Sequence)
-        and len(shape) > 0
-        and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shape)
-    )
-
-
-def _narrowed(value: float, *, up: bool) -> float:
-    if abs(value) > torch.finfo(torch.float32).max:
-        return value  # a logger that narrows makes it infinite; monitors still see the number
-    return to_float32_up(value) if up else to_float32_down(value)

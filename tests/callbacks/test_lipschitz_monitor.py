@@ -14,6 +14,7 @@ from torch import nn
 
 from lipguard import DCPConfig, LipschitzMonitor
 from lipguard.callbacks import lipschitz_monitor, monitoring, observed
+from lipguard.callbacks.rows import narrowed
 
 
 @pytest.mark.parametrize(
@@ -93,14 +94,14 @@ def test_weights_without_bytes_have_no_fingerprint() -> None:
 
 @pytest.mark.parametrize("value", [0.1, 9.7, 1 / 3, 1e-50, 3.0, 0.0])
 def test_values_are_narrowed_the_safe_way(value: float) -> None:
-    up, down = monitoring._narrowed(value, up=True), monitoring._narrowed(value, up=False)
+    up, down = narrowed(value, up=True), narrowed(value, up=False)
     assert down <= value <= up
     assert torch.tensor([up, down]).tolist() == [up, down]  # float32 keeps them
 
 
 @pytest.mark.parametrize("value", [math.inf, 1e39])
 def test_values_beyond_float32_are_left(value: float) -> None:
-    assert monitoring._narrowed(value, up=True) == monitoring._narrowed(value, up=False) == value
+    assert narrowed(value, up=True) == narrowed(value, up=False) == value
 
 
 def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
