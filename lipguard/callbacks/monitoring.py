@@ -554,7 +554,7 @@ class LipschitzMonitorMixin:
             self._warn(f"Margins have no constants of their own, training goes on. {type(error).__name__}: {error}")
             return plain.constants
         reports = self.last_margins.reports.values()
-        self._interrupted = any(report.status.startswith("interrupted") for report in reports)
+        self._interrupted = any(report.status.is_interrupted for report in reports)
         return self.last_margins.constants
 
     # --- loggers ---
