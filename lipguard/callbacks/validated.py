@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from lipguard.metrics.certified_accuracy import signed_radii
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.regions.values import values, work_of
+
+Curve: TypeAlias = tuple[list[float], list[float]]  # radii, and the share that is certified at each
 
 _MOST_ENTRIES = 2**27  # of all inputs and logits that are kept, 0.5 GB in float32
 _MOST_WORK = 5e9  # multiplications of one float64 pass over the samples: some seconds on one core
@@ -243,7 +245,7 @@ def disagreement(samples: Samples, found: Recomputed) -> str:
 def certified_counts(
     logits: Tensor, target: Tensor, margins: Margins, epsilons: Sequence[float], input_std: float,
     error: Tensor | float | None = None,
-) -> tuple[Tensor, tuple[list[float], list[float]]]:  # fmt: skip
+) -> tuple[Tensor, Curve]:  # fmt: skip
     """What margins say of samples.
 
     Returns:

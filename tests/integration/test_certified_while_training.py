@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from lipguard import CertifiedAccuracy, DCPConfig, LipschitzMonitor, Margins
-from lipguard.callbacks import monitoring, validated
+from lipguard.callbacks import certified, measuring, validated
 from lipguard.errors import LipguardError
 from lipguard.trusted.network.graph import Network
 
@@ -126,7 +126,7 @@ def test_margins_that_fail_cost_tightness_only(tmp_path: Path, monkeypatch: pyte
     def broken(*args: Any, **kwargs: Any) -> Margins:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(monitoring, "certify_margins", broken)
+    monkeypatch.setattr(certified, "certify_margins", broken)
     monitor = LipschitzMonitor()
     with pytest.warns(UserWarning, match="Margins have no constants of their own, training goes on. RuntimeError"):
         fit(Tiny(), trainer(tmp_path, monitor))
@@ -351,17 +351,17 @@ def test_logits_that_cannot_be_computed_cost_the_certified_accuracy(
 def test_weights_that_changed_since_the_bound_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = LipschitzMonitor._margin_constants
+    model, real = Tiny(), certified.certify_margins
 
-    def moved(self: LipschitzMonitor, trainer: Any, module: Any, samples: Any) -> Tensor:
-        found = real(self, trainer, module, samples)
+    def moved(*args: Any, **kwargs: Any) -> Margins:
+        found = real(*args, **kwargs)
         with torch.no_grad():
-            module.net[0].bias.add_(1e-6)
+            model.net[0].bias.add_(1e-6)
         return found
 
-    monkeypatch.setattr(LipschitzMonitor, "_margin_constants", moved)
+    monkeypatch.setattr(certified, "certify_margins", moved)
     monitor = LipschitzMonitor()
-    fit(Tiny(), trainer(tmp_path, monitor, max_epochs=1))
+    fit(model, trainer(tmp_path, monitor, max_epochs=1))
     assert not any("certified" in key for row in monitor.history for key in row)
     assert len([m for m in told(caplog) if "the weights are no longer those that were bounded" in m]) == 1
 
@@ -417,9 +417,9 @@ class _Steps(pl.Callback):
 
 def solves(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
-    real = monitoring.certify
+    real = measuring.certify
     monkeypatch.setattr(
-        monitoring, "certify", lambda *a, optimise, **k: found.append(optimise) or real(*a, optimise=optimise, **k)
+        measuring, "certify", lambda *a, optimise, **k: found.append(optimise) or real(*a, optimise=optimise, **k)
     )
     return found
 

@@ -19,7 +19,7 @@ from tiny_training import BATCHES, INPUT_SHAPE, LIGHTNING_WARNINGS, Batches, Tin
 from torch import Tensor, nn
 
 from lipguard import LipschitzMonitor
-from lipguard.callbacks import monitoring
+from lipguard.callbacks import measuring
 
 pytestmark = LIGHTNING_WARNINGS
 
@@ -180,13 +180,13 @@ def test_the_input_shape_is_found_in_a_batch(tmp_path: Path) -> None:
 
 def test_the_input_shape_is_found_in_the_example_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
-    real = monitoring.certify
+    real = measuring.certify
 
     def recording(model: nn.Module, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> Any:
         shapes.append(shape)
         return real(model, shape, *args, **kwargs)
 
-    monkeypatch.setattr(monitoring, "certify", recording)
+    monkeypatch.setattr(measuring, "certify", recording)
     model = Tiny(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
     model.example_input_array = torch.zeros(2, 1, 2, 2)  # not the shape of a batch
     fit(model, trainer(tmp_path, LipschitzMonitor(), max_epochs=1))

@@ -267,8 +267,8 @@ MUTATIONS = (
       "callbacks/test_validated.py"),
     M("callbacks/validated.py", "share = max(samples.rounding, ROUNDING_OF_TF32)", "share = 1.0", CERTIFIED),
     M("callbacks/validated.py", "error = torch.full_like(logits, torch.inf)", "error = torch.zeros_like(logits)", CERTIFIED),
-    M("callbacks/monitoring.py", 'if network.digest != self.history[-1]["digest"]:', "if False:", CERTIFIED),
-    M("callbacks/monitoring.py", "if not bounded:", "if False:", CERTIFIED),
+    M("callbacks/certified.py", 'if network.digest != row["digest"]:', "if False:", CERTIFIED),
+    M("callbacks/certified.py", "if not bounded:", "if False:", CERTIFIED),
     # Parameters of activations.
     M("trusted/layers/slopes.py", "    return _outward(torch.minimum(*ends), torch.maximum(*ends))", "    return _outward(*ends)",
       PARAMETERS),

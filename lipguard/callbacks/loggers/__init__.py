@@ -1,78 +1,73 @@
-"""What loggers show beside scalars: figures and a layout in TensorBoard, summaries and the certificate in W&B."""
+"""What loggers show beside scalars: one row and one file for every kind of logger."""
 
 from __future__ import annotations
 
-import importlib.util
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lipguard.callbacks.harmless import attempted
+from lipguard.callbacks.loggers.logger import Logger
+from lipguard.callbacks.loggers.tensorboard import TensorBoard
+from lipguard.callbacks.loggers.wandb import Wandb
+from lipguard.callbacks.messages import Messages
 from lipguard.callbacks.observed import is_a
-from lipguard.certifying.margins import accuracy_key
-from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.callbacks.record import Record
+from lipguard.callbacks.rows import KEYS, Row
+from lipguard.callbacks.validated import Curve
 
-_SMALLEST = ("bound", "product_bound")  # are the best
-_LARGEST = ("lower_bound", "tightness", "average_certified_radius")
+# By the name of Lightning's class, which both namespaces share.
+LOGGERS: dict[str, type[Logger]] = {"TensorBoardLogger": TensorBoard, "WandbLogger": Wandb}
 
-
-def prepare(loggers: Sequence[Any], prefix: str, epsilons: Sequence[float]) -> None:
-    """Once per fit: a layout of curves that belong together, and what a run's summary is to keep."""
-    names = [accuracy_key(epsilon) for epsilon in epsilons]
-    for logger in loggers:
-        if is_a(logger, "TensorBoardLogger"):
-            layout = {
-                "Lipschitz": {
-                    "bounds": ["Multiline", [f"{prefix}/{n}" for n in ("bound", "product_bound", "lower_bound")]],
-                    **({"certified accuracy": ["Multiline", [f"{prefix}/{n}" for n in names]]} if names else {}),
-                }
-            }
-            logger.experiment.add_custom_scalars(layout)
-        elif is_a(logger, "WandbLogger"):
-            define = logger.experiment.define_metric
-            for name in (*_SMALLEST, *_LARGEST, *names):
-                define(f"{prefix}/{name}", summary="min" if name in _SMALLEST else "max")
+_BETWEEN_FIGURES = 30.0  # seconds
 
 
-def show(
-    loggers: Sequence[Any], prefix: str, step: int, history: Sequence[Mapping[str, Any]],
-    curve: tuple[Sequence[float], Sequence[float]] | None,
-) -> None:  # fmt: skip
-    """Figures: bounds and accuracy by epoch, certified accuracy by radius. Nothing where matplotlib is not installed.
+class Loggers:
+    """A trainer's loggers. One that fails costs its figures, and a message says so.
 
     Args:
-        loggers: of the trainer.
         prefix: of names.
-        step: of the training.
-        history: rows of the monitor.
-        curve: (radii, shares), if there is one.
+        messages: where it is told.
     """
-    shown = [logger for logger in loggers if is_a(logger, "TensorBoardLogger")]
-    if not shown or not history or importlib.util.find_spec("matplotlib") is None:
-        return
-    from lipguard.figures.history import plot_certified_accuracy, plot_history
 
-    for logger in shown:
-        logger.experiment.add_figure(f"{prefix}/accuracy_and_bounds", plot_history(history), step)
-        if curve is not None:
-            logger.experiment.add_figure(f"{prefix}/certified_accuracy", plot_certified_accuracy(*curve), step)
+    def __init__(self, prefix: str, messages: Messages) -> None:
+        self.prefix, self._messages = prefix, messages
+        self._shown = -math.inf  # when figures were drawn
 
+    def prepare(self, trainer: Any, epsilons: Sequence[float]) -> None:
+        """Say what will be logged: with every bound, and of validations at these radii."""
+        keys = {name: key for key in KEYS if key.when != "request" for name in key.names(epsilons)}
+        self._each(trainer, lambda logger: logger.prepare(keys))
 
-def keep(loggers: Sequence[Any], prefix: str, certificate: Certificate) -> None:
-    """The certificate of the last weights, as an artifact of the run in W&B."""
-    for logger in loggers:
-        if is_a(logger, "WandbLogger"):
-            import wandb
+    def show(self, trainer: Any, history: Sequence[Row], curve: Curve | None) -> None:
+        """Figures of what is known so far."""
+        self._shown = time.monotonic()
+        step = int(trainer.global_step)
+        self._each(trainer, lambda logger: logger.show(step, history, curve))
 
-            with tempfile.TemporaryDirectory() as folder:
-                path = certificate.save(Path(folder, "certificate.npz"))
-                metadata = {"bound": certificate.bound, "proof": certificate.proof, "digest": certificate.digest}
-                artifact = wandb.Artifact(f"{prefix}-certificate", "certificate", metadata=metadata)
-                artifact.add_file(str(path))
-                logger.experiment.log_artifact(artifact)
+    def show_now_and_then(self, trainer: Any, history: Sequence[Row], curve: Curve | None) -> None:
+        """Figures, if the last ones are not of just now."""
+        if time.monotonic() - self._shown > _BETWEEN_FIGURES:
+            self.show(trainer, history, curve)
 
+    def finish(self, trainer: Any, record: Record, curve: Curve | None) -> None:
+        """Figures, and the certificate of the last weights, at the end of a fit."""
+        self.show(trainer, record.history, curve)
+        if record.warm_start is not None:
+            certificate = record.warm_start.certificate
+            self._each(trainer, lambda logger: logger.keep(certificate))
 
-def log_late(found: Sequence[Any], prefix: str, values: Mapping[str, float], step: int) -> None:
-    """Values of an earlier step, with their full keys."""
-    for logger in found:
-        logger.log_metrics(dict(values), step=step)
+    def log_late(self, trainer: Any, values: Mapping[str, float], step: int) -> None:
+        """Values of an earlier step, to loggers of all kinds."""
+        for logger in trainer.loggers:
+            attempted(self._lost, lambda own: own.log_metrics(dict(values), step=step), logger)
+
+    def _each(self, trainer: Any, act: Callable[[Logger], None]) -> None:
+        for logger in trainer.loggers:
+            for name, kind in LOGGERS.items():
+                if is_a(logger, name):
+                    attempted(self._lost, lambda own, kind: act(kind(own.experiment, self.prefix)), logger, kind)
+
+    def _lost(self, reason: str) -> None:
+        self._messages.warn(f"A logger took no figures or artifacts, training goes on. {reason}")
