@@ -79,7 +79,7 @@ CERTIFIED = Key(
     _SHARE, "down", "larger", "validation", family=True,
 )  # fmt: skip
 SELECTION = Key(
-    "selection", "the bound where `min_accuracy` is reached, and more than any bound elsewhere",
+    "selection", "the bound of weights that reach `min_accuracy`, and more than any bound for others",
     _CONSTANT, "down", "smaller", "request",
 )  # fmt: skip
 ESTIMATE = Key(

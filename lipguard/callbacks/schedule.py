@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,12 +46,20 @@ class Moment:
 
 
 class Schedule:
-    """When a measurement is due, and what measurements have taken."""
+    """When a measurement is due, and what measurements have taken.
 
-    def __init__(self, settings: MonitorSettings, messages: Messages) -> None:
-        self.settings, self._messages = settings, messages
+    Args:
+        settings: of the monitor.
+        messages: where it is said that a solve was left out.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, settings: MonitorSettings, messages: Messages, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.settings, self._messages, self._clock = settings, messages, clock
         self._saving_steps: tuple[int, ...] = ()  # every so many of which a checkpoint that monitors a key is saved
-        self._begun = math.nan  # of `time.monotonic()`, the fit
+        self._begun = math.nan  # of the clock, the fit
         self._measuring = 0.0  # seconds of it
         self._last_solve = 0.0
 
@@ -61,7 +69,7 @@ class Schedule:
 
     def begin(self) -> None:
         """A fit begins."""
-        self._begun, self._measuring = time.monotonic(), 0.0
+        self._begun, self._measuring = self._clock(), 0.0
 
     def estimates(self, step: int) -> bool:
         """Whether an estimate is due after a step."""
@@ -92,7 +100,7 @@ class Schedule:
         share = self.settings.max_overhead
         if share is None:
             return True
-        passed = time.monotonic() - self._begun
+        passed = self._clock() - self._begun
         affordable = self._measuring + self._last_solve <= share * (passed + self._last_solve)
         if not affordable:
             self._messages.warn(
@@ -104,13 +112,13 @@ class Schedule:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """The time in it is that of a measurement."""
-        began = time.monotonic()
+        began = self._clock()
         yield
-        self._measuring += time.monotonic() - began
+        self._measuring += self._clock() - began
 
     @contextmanager
     def solving(self) -> Iterator[None]:
         """The time in it is that of a full solve."""
-        began = time.monotonic()
+        began = self._clock()
         yield
-        self._last_solve = time.monotonic() - began
+        self._last_solve = self._clock() - began
