@@ -13,18 +13,11 @@ from torch import Tensor, nn
 from lipguard.callbacks.harmless import attempted
 from lipguard.callbacks.messages import Messages
 from lipguard.callbacks.observed import Inputs, stored_module
+from lipguard.callbacks.recomputed import Curve, Recomputed, certified_counts, disagreement, recompute
 from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import RADIUS, SELECTION, Row, of_validation, precise
 from lipguard.callbacks.settings import MonitorSettings
-from lipguard.callbacks.validated import (
-    Curve,
-    Recomputed,
-    Samples,
-    Validated,
-    certified_counts,
-    disagreement,
-    recompute,
-)
+from lipguard.callbacks.validated import Samples, Validated
 from lipguard.certifying.certify import device_of
 from lipguard.certifying.margins import Margins, accuracy_key, certify_margins, needed_pairs
 from lipguard.certifying.report import Report

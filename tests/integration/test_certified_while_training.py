@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from lipguard import CertifiedAccuracy, DCPConfig, LipschitzMonitor, Margins
-from lipguard.callbacks import certified, measuring, validated
+from lipguard.callbacks import certified, measuring, recomputed, validated
 from lipguard.errors import LipguardError
 from lipguard.trusted.network.graph import Network
 
@@ -299,17 +299,17 @@ def test_inputs_that_are_changed_are_no_reason_to_log_something_false(
 def test_where_the_samples_are_too_many_the_likeliest_are_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, able: int
 ) -> None:
-    real, computed = validated.values, []
+    real, computed = recomputed.values, []
 
     def watched(network: Network, x: Tensor, norms: Any = None) -> tuple[Tensor, Tensor]:
         computed.append(len(x))
         return real(network, x, norms)
 
     found = []
-    monkeypatch.setattr(validated, "values", watched)
+    monkeypatch.setattr(recomputed, "values", watched)
     for limit in (24, able):
         computed.clear()
-        monkeypatch.setattr(validated, "_MOST_WORK", limit * 19)  # a matrix of 4 x 3, and one for each entry
+        monkeypatch.setattr(recomputed, "_MOST_WORK", limit * 19)  # a matrix of 4 x 3, and one for each entry
         monitor = LipschitzMonitor(epsilons=(0.3, 0.5), margin_seconds=math.inf)
         layer = linear()
         with torch.no_grad():
@@ -340,7 +340,7 @@ def test_logits_that_cannot_be_computed_cost_the_certified_accuracy(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise MemoryError("full")
 
-    monkeypatch.setattr(validated, "values", broken)
+    monkeypatch.setattr(recomputed, "values", broken)
     monitor = LipschitzMonitor()
     fit(Tiny(), trainer(tmp_path, monitor))
     assert all(math.isfinite(row["bound"]) for row in monitor.history)

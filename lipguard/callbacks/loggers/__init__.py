@@ -13,9 +13,9 @@ from lipguard.callbacks.loggers.tensorboard import TensorBoard
 from lipguard.callbacks.loggers.wandb import Wandb
 from lipguard.callbacks.messages import Messages
 from lipguard.callbacks.observed import is_a
+from lipguard.callbacks.recomputed import Curve
 from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import KEYS, Row
-from lipguard.callbacks.validated import Curve
 
 # By the name of Lightning's class, which both namespaces share.
 LOGGERS: dict[str, type[Logger]] = {"TensorBoardLogger": TensorBoard, "WandbLogger": Wandb}

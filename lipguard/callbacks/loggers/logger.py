@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lipguard.callbacks.recomputed import Curve
 from lipguard.callbacks.rows import Key
-from lipguard.callbacks.validated import Curve
 from lipguard.trusted.certificate.certificate import Certificate
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lipguard.callbacks.loggers.logger import Logger
+from lipguard.callbacks.recomputed import Curve
 from lipguard.callbacks.rows import BOUND, CERTIFIED, LOWER_BOUND, PRODUCT_BOUND, Key
-from lipguard.callbacks.validated import Curve
 from lipguard.trusted.certificate.certificate import Certificate
 
 _CURVES = {"bounds": (BOUND, PRODUCT_BOUND, LOWER_BOUND), "certified accuracy": (CERTIFIED,)}

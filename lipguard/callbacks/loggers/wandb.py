@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lipguard.callbacks.loggers.logger import Logger
+from lipguard.callbacks.recomputed import Curve
 from lipguard.callbacks.rows import Key
-from lipguard.callbacks.validated import Curve
 from lipguard.trusted.certificate.certificate import Certificate
 
 
