@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +64,7 @@ class Measuring:
             return None
         record.last.fingerprint, record.last.solved = weights, full
         progress = trainer.progress_bar_callback is not None
-        if full:
-            with self._schedule.solving():
-                values, status = self.bound(model, full, progress)
-        else:
+        with self._schedule.solving() if full else nullcontext():
             values, status = self.bound(model, full, progress)
         return Measured(moment.label | values, status.is_interrupted)
 
