@@ -8,18 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lipguard.app.models import ACCURACY
+from lipguard.callbacks.rows import OF_BOUNDS, Row
 
-Row = dict[str, Any]
-
+_STYLES = {"tightness": ".3f", "seconds": ".2f"}
 # column of the table, key of the row, how a number is written
 _COLUMNS = (
     ("epoch", "epoch", "d"),
     ("accuracy", "accuracy", ".4f"),
-    ("bound", "bound", ".4f"),
-    ("product bound", "product_bound", ".4f"),
-    ("lower bound", "lower_bound", ".4f"),
-    ("tightness", "tightness", ".3f"),
-    ("seconds", "seconds", ".2f"),
+    *((key.name.replace("_", " "), key.name, _STYLES.get(key.name, ".4f")) for key in OF_BOUNDS),
     ("status", "status", ""),
 )
 

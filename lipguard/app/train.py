@@ -16,8 +16,9 @@ from lipguard.app.building import build, build_all, dcp_config
 from lipguard.app.checkpoints import require_same_architecture
 from lipguard.app.data import ImageData
 from lipguard.app.folders import require_writable
-from lipguard.app.history import AccuracyHistory, Row, epoch_table, merged_history
+from lipguard.app.history import AccuracyHistory, epoch_table, merged_history
 from lipguard.app.models import Classifier
+from lipguard.callbacks.rows import Row
 from lipguard.errors import ConfigError
 from lipguard.figures.history import plot_history, require_matplotlib
 

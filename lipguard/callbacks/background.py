@@ -10,10 +10,22 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Any
 
+from torch import nn
+
+from lipguard.callbacks.harmless import attempted, in_words
+from lipguard.callbacks.loggers import Loggers
+from lipguard.callbacks.messages import Messages
+from lipguard.callbacks.observed import Inputs, fingerprint, stored_module
+from lipguard.callbacks.record import Record
+from lipguard.callbacks.rows import OF_BOUNDS, Row, failed, values_of
+from lipguard.callbacks.schedule import Moment, Schedule
+from lipguard.callbacks.settings import MonitorSettings
 from lipguard.certifying.certify import Request
 from lipguard.certifying.many import certified
 from lipguard.certifying.report import Report
 from lipguard.proposing.processes import thread_limits
+from lipguard.trusted.reading.private import in_eval_mode
+from lipguard.trusted.reading.trace import trace
 
 
 class Queue:
@@ -86,3 +98,80 @@ class Queue:
             own: Executor = loky.ProcessPoolExecutor(1, timeout=None, env=thread_limits(self._threads))
             self._own = own
         return self._own
+
+
+class Background:
+    """Measurements that are known later: logged, straight to the loggers, with the epoch that they belong to."""
+
+    def __init__(
+        self, settings: MonitorSettings, record: Record, inputs: Inputs, schedule: Schedule, loggers: Loggers,
+        messages: Messages,
+    ) -> None:  # fmt: skip
+        self.settings, self._record, self._inputs = settings, record, inputs
+        self._schedule, self._loggers, self._messages = schedule, loggers, messages
+        self._queue = Queue(settings.max_queue, settings.executor)
+
+    def measure(self, trainer: Any, module: nn.Module, moment: Moment) -> None:
+        """Take up what is done, and submit the current weights when they are due; in the process of rank zero."""
+        if not trainer.is_global_zero:
+            return
+        self._take_up(trainer)
+        if not self._schedule.ends_an_interval(moment):
+            return
+        model = stored_module(trainer, module)
+        weights = fingerprint(model)
+        if self._record.knows(weights):
+            return
+        if self._queue.is_full:
+            self._messages.warn(
+                f"The certificate of epoch {moment.epoch} is left out: {len(self._queue)} earlier ones are not done "
+                "yet. Raise every_n_epochs or max_queue, or give a time budget: DCPConfig(max_seconds=...)."
+            )
+            return
+        self._record.last.fingerprint = weights
+        attempted(lambda reason: self._keep(trainer, moment.label, reason), self._submit, model, moment)
+
+    def _submit(self, model: nn.Module, moment: Moment) -> None:
+        network = trace(in_eval_mode(model), self._inputs.known_shape())
+        request = Request(network, self.settings.config, self._record.warm_start, self._inputs.data)
+        self._queue.submit(moment.label, request)
+
+    def stored(self, trainer: Any, module: nn.Module) -> None:
+        """Nothing: its bound is not known yet."""
+
+    def finish(self, trainer: Any) -> None:
+        """Wait for what is still being computed, with a progress bar; say what was not done in time."""
+        from tqdm import tqdm  # comes with Lightning
+
+        hidden = trainer.progress_bar_callback is None or not self._queue
+        with tqdm(total=len(self._queue), desc="certificates", disable=hidden, leave=False) as bar:
+            for label, result in self._queue.finished(self.settings.max_wait):
+                self._keep(trainer, label, result)
+                bar.update()
+        lost = self._queue.close()
+        if lost:
+            epochs = ", ".join(str(label["epoch"]) for label in lost)
+            wait = f"{self.settings.max_wait:.0f}"
+            self._messages.warn(f"The certificates of epochs {epochs} were not done {wait} s after the training.")
+
+    def give_up(self, trainer: Any) -> None:
+        """Keep what is done, and do not wait for the rest."""
+        self._take_up(trainer)
+        self._queue.close()
+
+    def _take_up(self, trainer: Any) -> None:
+        for label, result in self._queue.finished():
+            self._keep(trainer, label, result)
+
+    def _keep(self, trainer: Any, label: Row, result: Report | Exception | str) -> None:
+        """Log a result, or why there is none, with the epoch that it belongs to."""
+        if isinstance(result, Report):
+            self._record.learn(result)
+            values = values_of(result, result.status)
+        else:
+            reason = result if isinstance(result, str) else in_words(result)
+            self._messages.warn(f"An epoch's network could not be bounded, training goes on. {reason}")
+            values = failed(reason, 0.0)
+        self._record.history.append(label | values)
+        logged = {f"{self.settings.log_prefix}/{key.name}": key.narrowed(values[key.name]) for key in OF_BOUNDS}
+        self._loggers.log_late(trainer, logged | {"epoch": label["epoch"]}, label["step"])

@@ -58,6 +58,7 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
         executor: what computes them instead, such as `dask.distributed.Client(...).get_executor()`.
 
     Attributes:
+        settings: the arguments, frozen, in one form; most are attributes as well, for reading.
         history: one row of plain values per measurement, with the keys ``epoch``, ``step``, ``bound``,
             ``product_bound``, ``lower_bound``, ``tightness``, ``seconds``, ``status`` and ``digest`` (of the network
             that the bound is about, None if there is no certificate). It is saved in checkpoints and continued.

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipguard.callbacks.messages import Messages
+
+_SAMPLES = 16  # inputs of the first batch from which the lower bound starts its ascent
+
 
 def is_a(value: object, *names: str) -> bool:
     """By class name: the classes of the two Lightning namespaces, and of all versions, cannot all be imported."""
@@ -55,3 +59,65 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
         yield from itertools.chain.from_iterable(map(tensors_of, batch.values()))
     elif isinstance(batch, Sequence) and not isinstance(batch, str):
         yield from itertools.chain.from_iterable(map(tensors_of, batch))
+
+
+class Inputs:
+    """What the network's inputs look like.
+
+    Args:
+        shape: of one input, without the batch axis, if it was given; found otherwise.
+        messages: where it is told what was found.
+
+    Attributes:
+        shape: as far as it is known.
+        data: a few of the first batch, on the CPU, if it has any of this shape.
+    """
+
+    def __init__(self, shape: tuple[int, ...] | None, messages: Messages) -> None:
+        self._given, self._messages = shape, messages
+        self.shape = shape
+        self.data: Tensor | None = None
+        self._from_batch = False
+
+    def begin(self) -> None:
+        """A fit begins: its data are others."""
+        self.data = None
+
+    def look_at(self, module: nn.Module) -> None:
+        """Take the shape of the module's example, if it has one."""
+        self._from_batch = self._given is None
+        example = first_input(getattr(module, "example_input_array", None))
+        if self._given is None and example is not None:
+            self.shape, self._from_batch = tuple(example.shape[1:]), False
+
+    def see(self, batch: Any) -> None:
+        """Keep a few inputs of the first batch."""
+        if self.data is not None:
+            return
+        inputs = first_input(batch)
+        if inputs is None:
+            return
+        shape = tuple(inputs.shape[1:])
+        if self._from_batch and shape != self.shape:
+            self.shape = shape
+            self._messages.tell(f"inputs have shape {shape}, as in the first training batch.")
+        if shape == self.shape:
+            self.data = inputs[:_SAMPLES].detach().cpu().clone()  # a slice alone would hold the whole batch
+
+    def restore(self, shape: Sequence[int] | None) -> None:
+        """The shape that a checkpoint knows, unless one was given."""
+        if self._given is None and shape is not None:
+            self.shape = tuple(shape)
+
+    def known_shape(self) -> tuple[int, ...]:
+        """The shape.
+
+        Raises:
+            ValueError: it is not known.
+        """
+        if self.shape is None:
+            raise ValueError(
+                "the input shape is not known, because no tensor of floats was found in the training batch. "
+                f"Pass {self._messages.name}(input_shape=...) or set example_input_array."
+            )
+        return self.shape

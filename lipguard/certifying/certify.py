@@ -20,6 +20,7 @@ from lipguard.certifying.block_run import BlockRun
 from lipguard.certifying.hints import HINTS
 from lipguard.certifying.lower_bound import warm_lower_bound
 from lipguard.certifying.report import Report, WarmStart
+from lipguard.certifying.status import Outcome, Status
 from lipguard.certifying.threads import few_threads
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
@@ -102,7 +103,8 @@ def certify(
         try:
             within = certify_network(request, time.monotonic(), progress, executor, deadline)
         except LateNormError:  # what holds everywhere holds on the domain
-            late = dataclasses.replace(report, lower_bound=0.0, status="fallback: no time for the slopes on the domain")
+            status = Status(Outcome.FALLBACK, "no time for the slopes on the domain")
+            late = dataclasses.replace(report, lower_bound=0.0, status=status)
             return dataclasses.replace(report, restricted=late)
         if within.bound >= report.bound:
             within = dataclasses.replace(report, lower_bound=within.lower_bound, notes=within.notes)
@@ -202,7 +204,7 @@ def _certify_network(
         interrupted = True
     interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
     report = _report(request, network, plan, norms, blocks, (start, deadline), interrupted, warm)
-    if warm is None and optimise and report.status == "complete" and deadline == math.inf:
+    if warm is None and optimise and report.status.is_complete and deadline == math.inf:
         try:
             _learn(network, config, blocks)
         except Exception as error:  # a cache that cannot be written, say: later plans are a little worse
@@ -357,11 +359,11 @@ def _report(
     )  # fmt: skip
 
 
-def _status(blocks: Sequence[BlockRun], optimise: bool, interrupted: bool, known: bool) -> str:
+def _status(blocks: Sequence[BlockRun], optimise: bool, interrupted: bool, known: bool) -> Status:
     lost = [f"block {run.index}: {run.status}" for run in blocks if run.is_lost]
     if interrupted:
-        return "interrupted" + (": " + "; ".join(lost) if lost else "")
+        return Status(Outcome.INTERRUPTED, "; ".join(lost))
     if not optimise:
-        products = " (product of norms for " + ", ".join(lost) + ")" if lost else ""
-        return ("reused" if known else "not solved") + products
-    return "fallback: " + "; ".join(lost) if lost else "complete"
+        products = "product of norms for " + ", ".join(lost) if lost else ""
+        return Status(Outcome.REUSED if known else Outcome.NOT_SOLVED, products)
+    return Status(Outcome.FALLBACK, "; ".join(lost)) if lost else Status(Outcome.COMPLETE)

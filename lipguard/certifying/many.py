@@ -14,6 +14,7 @@ from torch import nn
 
 from lipguard.certifying.certify import Request, certify_network
 from lipguard.certifying.report import Report, WarmStart
+from lipguard.certifying.status import Outcome, Status
 from lipguard.config import DCPConfig
 from lipguard.errors import LipguardError
 from lipguard.planning.search import find_plan
@@ -91,9 +92,8 @@ def _reports(
         if isinstance(result, Exception):
             _LOG.warning("Network %d has no more than its product of norms: %r", i, result)
             unsolved = dataclasses.replace(requests[i], optimise=False, warm=None)
-            result = dataclasses.replace(
-                certify_network(unsolved, time.monotonic()), status=f"fallback: {type(result).__name__}: {result}"
-            )
+            status = Status(Outcome.FALLBACK, f"{type(result).__name__}: {result}")
+            result = dataclasses.replace(certify_network(unsolved, time.monotonic()), status=status)
         yield i, result
 
 

@@ -127,7 +127,7 @@ def certify_margins(
             last = reports[pair] = certify_network(request, time.monotonic())
             i, j = pair
             constants[i, j] = constants[j, i] = min(float(constants[i, j]), last.bound)
-            if last.status.startswith("interrupted"):
+            if last.status.is_interrupted:
                 break
     return Margins(constants, reports)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lipguard.certifying.status import Status
 from lipguard.errors import CertificateError
 from lipguard.trusted.certificate.blocks import PartitionPlan, table
 from lipguard.trusted.certificate.certificate import Certificate
@@ -74,7 +75,8 @@ class Report:
         plan: the partition.
         seconds: time of the whole certification.
         status: "complete"; "reused" where nothing was optimised, "not solved" where nothing ever was; "interrupted"
-            by Ctrl-C, with the best that was proved until then; "fallback: ..." with what was lost and why.
+            by Ctrl-C, with the best that was proved until then; "fallback: ..." with what was lost and why. A string
+            that also knows its parts: `status.outcome`, `status.reason`, `status.is_fallback`, ...
         warm_start: for the next certification of this architecture.
         rows: one mapping per block, see `details`.
         restricted: of the bound on a domain, where one was asked for: never above `bound`, and true on the domain only.
@@ -90,7 +92,7 @@ class Report:
     certificate: Certificate
     plan: PartitionPlan
     seconds: float
-    status: str
+    status: Status
     warm_start: WarmStart
     rows: tuple[Mapping[str, Any], ...] = ()
     restricted: Report | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lipguard import DCPConfig, LipschitzMonitor
-from lipguard.callbacks import lipschitz_monitor, monitoring, observed
+from lipguard.callbacks import lipschitz_monitor, observed
 
 
 @pytest.mark.parametrize(
@@ -89,27 +88,6 @@ def test_weights_without_bytes_have_no_fingerprint() -> None:
     net = nn.Linear(2, 2)
     net.register_buffer("mask", torch.eye(2).to_sparse())
     assert observed.fingerprint(net) == ""
-
-
-@pytest.mark.parametrize("value", [0.1, 9.7, 1 / 3, 1e-50, 3.0, 0.0])
-def test_values_are_narrowed_the_safe_way(value: float) -> None:
-    up, down = monitoring._narrowed(value, up=True), monitoring._narrowed(value, up=False)
-    assert down <= value <= up
-    assert torch.tensor([up, down]).tolist() == [up, down]  # float32 keeps them
-
-
-@pytest.mark.parametrize("value", [math.inf, 1e39])
-def test_values_beyond_float32_are_left(value: float) -> None:
-    assert monitoring._narrowed(value, up=True) == monitoring._narrowed(value, up=False) == value
-
-
-def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(monitoring, "certify", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        LipschitzMonitor(input_shape=(2,))._estimate(nn.Linear(2, 2), full=True, progress=False)
 
 
 def test_the_docstring_runs() -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import lipguard
-from lipguard.callbacks.validated import Samples, Validated, disagreement, recompute
+from lipguard.callbacks.recomputed import disagreement, recompute
+from lipguard.callbacks.validated import Samples, Validated
 from lipguard.certifying.margins import Margins
 from lipguard.certifying.radii import ROUNDING
 from lipguard.trusted.reading.trace import trace

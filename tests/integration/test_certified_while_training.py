@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from lipguard import CertifiedAccuracy, DCPConfig, LipschitzMonitor, Margins
-from lipguard.callbacks import monitoring, validated
+from lipguard.callbacks import certified, measuring, recomputed, validated
 from lipguard.errors import LipguardError
 from lipguard.trusted.network.graph import Network
 
@@ -126,7 +126,7 @@ def test_margins_that_fail_cost_tightness_only(tmp_path: Path, monkeypatch: pyte
     def broken(*args: Any, **kwargs: Any) -> Margins:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(monitoring, "certify_margins", broken)
+    monkeypatch.setattr(certified, "certify_margins", broken)
     monitor = LipschitzMonitor()
     with pytest.warns(UserWarning, match="Margins have no constants of their own, training goes on. RuntimeError"):
         fit(Tiny(), trainer(tmp_path, monitor))
@@ -299,17 +299,17 @@ def test_inputs_that_are_changed_are_no_reason_to_log_something_false(
 def test_where_the_samples_are_too_many_the_likeliest_are_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, able: int
 ) -> None:
-    real, computed = validated.values, []
+    real, computed = recomputed.values, []
 
     def watched(network: Network, x: Tensor, norms: Any = None) -> tuple[Tensor, Tensor]:
         computed.append(len(x))
         return real(network, x, norms)
 
     found = []
-    monkeypatch.setattr(validated, "values", watched)
+    monkeypatch.setattr(recomputed, "values", watched)
     for limit in (24, able):
         computed.clear()
-        monkeypatch.setattr(validated, "_MOST_WORK", limit * 19)  # a matrix of 4 x 3, and one for each entry
+        monkeypatch.setattr(recomputed, "_MOST_WORK", limit * 19)  # a matrix of 4 x 3, and one for each entry
         monitor = LipschitzMonitor(epsilons=(0.3, 0.5), margin_seconds=math.inf)
         layer = linear()
         with torch.no_grad():
@@ -340,7 +340,7 @@ def test_logits_that_cannot_be_computed_cost_the_certified_accuracy(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise MemoryError("full")
 
-    monkeypatch.setattr(validated, "values", broken)
+    monkeypatch.setattr(recomputed, "values", broken)
     monitor = LipschitzMonitor()
     fit(Tiny(), trainer(tmp_path, monitor))
     assert all(math.isfinite(row["bound"]) for row in monitor.history)
@@ -351,17 +351,17 @@ def test_logits_that_cannot_be_computed_cost_the_certified_accuracy(
 def test_weights_that_changed_since_the_bound_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = LipschitzMonitor._margin_constants
+    model, real = Tiny(), certified.certify_margins
 
-    def moved(self: LipschitzMonitor, trainer: Any, module: Any, samples: Any) -> Tensor:
-        found = real(self, trainer, module, samples)
+    def moved(*args: Any, **kwargs: Any) -> Margins:
+        found = real(*args, **kwargs)
         with torch.no_grad():
-            module.net[0].bias.add_(1e-6)
+            model.net[0].bias.add_(1e-6)
         return found
 
-    monkeypatch.setattr(LipschitzMonitor, "_margin_constants", moved)
+    monkeypatch.setattr(certified, "certify_margins", moved)
     monitor = LipschitzMonitor()
-    fit(Tiny(), trainer(tmp_path, monitor, max_epochs=1))
+    fit(model, trainer(tmp_path, monitor, max_epochs=1))
     assert not any("certified" in key for row in monitor.history for key in row)
     assert len([m for m in told(caplog) if "the weights are no longer those that were bounded" in m]) == 1
 
@@ -417,9 +417,9 @@ class _Steps(pl.Callback):
 
 def solves(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
-    real = monitoring.certify
+    real = measuring.certify
     monkeypatch.setattr(
-        monitoring, "certify", lambda *a, optimise, **k: found.append(optimise) or real(*a, optimise=optimise, **k)
+        measuring, "certify", lambda *a, optimise, **k: found.append(optimise) or real(*a, optimise=optimise, **k)
     )
     return found
 

@@ -15,7 +15,7 @@ from tiny_training import LIGHTNING_WARNINGS, Tiny, fit, trainer
 from torch import nn
 
 from lipguard import LipschitzMonitor, verify
-from lipguard.callbacks import monitoring
+from lipguard.callbacks import measuring
 from lipguard.trusted.certificate.certificate import Certificate
 
 pytestmark = LIGHTNING_WARNINGS
@@ -86,9 +86,9 @@ def test_a_full_solve_waits_for_the_end_of_the_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], expected: list[bool]
 ) -> None:
     solved = []
-    real = monitoring.certify
+    real = measuring.certify
     monkeypatch.setattr(
-        monitoring, "certify", lambda *a, optimise, **k: solved.append(optimise) or real(*a, optimise=optimise, **k)
+        measuring, "certify", lambda *a, optimise, **k: solved.append(optimise) or real(*a, optimise=optimise, **k)
     )
     monitor = LipschitzMonitor(every_n_epochs=2)
     fit(Tiny(), trainer(tmp_path, monitor, val_check_interval=0.4, **how))

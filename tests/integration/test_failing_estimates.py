@@ -14,7 +14,7 @@ from tiny_training import LIGHTNING_WARNINGS, Batches, Tiny, fit, trainer
 from torch import Tensor, nn
 
 from lipguard import DCPConfig, LipschitzMonitor
-from lipguard.callbacks import monitoring
+from lipguard.callbacks import measuring
 
 pytestmark = LIGHTNING_WARNINGS
 
@@ -23,7 +23,7 @@ def test_an_estimate_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("the solver is on fire")
 
-    monkeypatch.setattr(monitoring, "certify", broken)
+    monkeypatch.setattr(measuring, "certify", broken)
     monitor = LipschitzMonitor()
     watchers = (EarlyStopping("lipschitz/bound", check_finite=False), ModelCheckpoint(monitor="lipschitz/bound"))
     fitter = trainer(tmp_path, monitor, *watchers, max_epochs=2)
@@ -40,14 +40,14 @@ def test_an_estimate_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_solve_that_fails_leaves_a_cheaper_certified_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = monitoring.certify
+    real = measuring.certify
 
     def no_solver(*args: Any, optimise: bool = True, **kwargs: Any) -> Any:
         if optimise:
             raise MemoryError("LMI too large")
         return real(*args, optimise=False, **kwargs)
 
-    monkeypatch.setattr(monitoring, "certify", no_solver)
+    monkeypatch.setattr(measuring, "certify", no_solver)
     monitor = LipschitzMonitor()
     with pytest.warns(match="looser than it could be.*MemoryError: LMI too large"):
         fit(Tiny(), trainer(tmp_path, monitor, max_epochs=1))

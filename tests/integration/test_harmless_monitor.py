@@ -18,7 +18,8 @@ from tiny_training import LIGHTNING_WARNINGS, trainer
 from torch import Tensor, nn
 
 from lipguard import LipschitzMonitor
-from lipguard.callbacks import loggers, monitoring, observed
+from lipguard.callbacks import certified, guards, measuring, observed
+from lipguard.callbacks.loggers.tensorboard import TensorBoard
 
 pytestmark = [LIGHTNING_WARNINGS, pytest.mark.filterwarnings("ignore:.*training goes on:UserWarning")]
 
@@ -96,10 +97,11 @@ def raising(error: BaseException, draws: bool = True) -> Callable[..., Any]:
 
 
 WHERE: dict[str, tuple[Any, str]] = {
-    "certify": (monitoring, "certify"), "plan": (monitoring, "plan"), "reading": (monitoring, "in_eval_mode"),
-    "margins": (monitoring, "certify_margins"), "fingerprint": (monitoring, "fingerprint"),
-    "the first input": (monitoring, "first_input"), "logits": (monitoring, "recompute"),
-    "figures": (loggers, "show"), "preparing loggers": (loggers, "prepare"), "labels": (observed, "tensors_of"),
+    "certify": (measuring, "certify"), "plan": (guards, "plan"), "reading": (measuring, "in_eval_mode"),
+    "margins": (certified, "certify_margins"), "fingerprint": (measuring, "fingerprint"),
+    "the first input": (observed, "first_input"), "logits": (certified, "recompute"),
+    "reading for logits": (certified, "in_eval_mode"), "labels": (observed, "tensors_of"),
+    "figures": (TensorBoard, "show"), "preparing loggers": (TensorBoard, "prepare"),
 }  # fmt: skip
 
 
@@ -112,7 +114,7 @@ def test_whatever_raises_costs_the_training_nothing(
     looks = where in ("the first input", "labels", "figures", "preparing loggers")  # and draws nothing
     monkeypatch.setattr(*WHERE[where], raising(error, not looks))
     monitor = LipschitzMonitor(input_shape=(4,))
-    assert_same(usual, trained(tmp_path, plain, monitor))
+    assert_same(usual, trained(tmp_path, plain, monitor, logger=TensorBoardLogger()))
 
 
 def test_an_interrupt_of_a_certificate_is_one_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def test_an_interrupt_of_a_certificate_is_one_of_the_training(tmp_path: Path, mo
                 raise KeyboardInterrupt
 
     outcomes = []
-    monkeypatch.setattr(monitoring, "certify", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(measuring, "certify", raising(KeyboardInterrupt()))
     for callback in (Interrupting(), LipschitzMonitor(input_shape=(4,))):
         fitter = trainer(tmp_path, callback)
         try:
@@ -134,7 +136,7 @@ def test_an_interrupt_of_a_certificate_is_one_of_the_training(tmp_path: Path, mo
 
 
 def test_margins_that_were_interrupted_interrupt_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, epochs = monitoring.certify_margins, []
+    own, epochs = certified.certify_margins, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         from lipguard.certifying import certify as certification
@@ -147,7 +149,7 @@ def test_margins_that_were_interrupted_interrupt_the_training(tmp_path: Path, mo
             patch.setattr(certification.BlockRun, "prove", stopped)
             return own(*args, **kwargs)
 
-    monkeypatch.setattr(monitoring, "certify_margins", interrupted)
+    monkeypatch.setattr(certified, "certify_margins", interrupted)
     fitter = trainer(tmp_path, LipschitzMonitor(input_shape=(4,)))
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fitter.fit(Classifier(plain()), data(), data(False))

@@ -19,11 +19,10 @@ from tiny_training import BATCHES, INPUT_SHAPE, LIGHTNING_WARNINGS, Batches, Tin
 from torch import Tensor, nn
 
 from lipguard import LipschitzMonitor
-from lipguard.callbacks import monitoring
+from lipguard.callbacks import measuring
+from lipguard.callbacks.rows import OF_BOUNDS
 
 pytestmark = LIGHTNING_WARNINGS
-
-KEYS = ("bound", "product_bound", "lower_bound", "tightness", "seconds")
 
 
 def test_the_event_file_holds_every_epoch_rounded_the_safe_way(tmp_path: Path) -> None:
@@ -32,18 +31,18 @@ def test_the_event_file_holds_every_epoch_rounded_the_safe_way(tmp_path: Path) -
     fit(Tiny(), trainer(tmp_path, monitor, logger=[board, table]))
 
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
-    scalars = {key: [event.value for event in events.Scalars(f"lipschitz/{key}")] for key in KEYS}
+    names = [key.name for key in OF_BOUNDS]
+    scalars = {name: [event.value for event in events.Scalars(f"lipschitz/{name}")] for name in names}
     accuracies = events.Scalars("val_acc")
 
     assert [row["epoch"] for row in monitor.history] == [0, 1, 2]
     assert [row["step"] for row in monitor.history] == [BATCHES, 2 * BATCHES, 3 * BATCHES]
     for i, row in enumerate(monitor.history):
         assert 0 < row["lower_bound"] <= row["bound"] <= row["product_bound"]
-        for key in ("bound", "product_bound"):
-            assert row[key] <= scalars[key][i] <= row[key] * (1 + 2**-23)
-        for key in ("lower_bound", "tightness"):
-            assert row[key] * (1 - 2**-23) <= scalars[key][i] <= row[key]
-        assert scalars["seconds"][i] == pytest.approx(row["seconds"])
+        for key in OF_BOUNDS:
+            value, logged = row[key.name], scalars[key.name][i]
+            below, above = (1, 1 + 2**-23) if key.rounded == "up" else (1 - 2**-23, 1)
+            assert value * below <= logged <= value * above, key.name
     # On one axis with the user's own metric.
     assert [event.step for event in events.Scalars("lipschitz/bound")] == [event.step for event in accuracies]
     assert "lipschitz/bound" in (tmp_path / "csv" / "metrics.csv").read_text()
@@ -180,13 +179,13 @@ def test_the_input_shape_is_found_in_a_batch(tmp_path: Path) -> None:
 
 def test_the_input_shape_is_found_in_the_example_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
-    real = monitoring.certify
+    real = measuring.certify
 
     def recording(model: nn.Module, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> Any:
         shapes.append(shape)
         return real(model, shape, *args, **kwargs)
 
-    monkeypatch.setattr(monitoring, "certify", recording)
+    monkeypatch.setattr(measuring, "certify", recording)
     model = Tiny(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
     model.example_input_array = torch.zeros(2, 1, 2, 2)  # not the shape of a batch
     fit(model, trainer(tmp_path, LipschitzMonitor(), max_epochs=1))
