@@ -14,7 +14,7 @@ from helpers.networks import Sample, with_weights
 from torch import Tensor, nn
 
 from lipguard.trusted.lmi.freed import propagate
-from lipguard.trusted.reading.lowering import KINDS
+from lipguard.trusted.reading.table import KINDS
 from lipguard.trusted.reading.trace import trace
 
 Call = Callable[[Any, Any], Any]
