@@ -15,10 +15,10 @@ from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.layers import Layer, Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
-from lipguard.trusted.reading.lowering import _lower
+from lipguard.trusted.reading.lowering import lowered
 from lipguard.trusted.reading.private import PrivateCopy, in_eval_mode
-from lipguard.trusted.reading.trace import _checked_shape, _first_tensor, _reading, trace
-from lipguard.trusted.reading.tracer import _graph, _Tracer
+from lipguard.trusted.reading.trace import checked_shape, first_tensor, trace, undisturbed
+from lipguard.trusted.reading.tracer import Tracer, traced_graph
 
 
 class Relaxation:
@@ -86,20 +86,20 @@ class LiveNetwork:
     """
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
-        self.model, self.shape = model, _checked_shape(input_shape)
+        self.model, self.shape = model, checked_shape(input_shape)
         trace(in_eval_mode(model), self.shape)  # for its checks
         self._read()
 
     def _read(self) -> None:
-        first = _first_tensor(self.model)
-        with _reading(first.device):
+        first = first_tensor(self.model)
+        with undisturbed(first.device):
             copied = PrivateCopy(self.model)
             example = torch.zeros(BATCH, *self.shape, dtype=first.dtype, device=first.device)
-            self._tracer = _Tracer(example, copied.original)
-            self._graph = _graph(copied.module.eval(), self._tracer)
+            self._tracer = Tracer(example, copied.original)
+            self._graph = traced_graph(copied.module.eval(), self._tracer)
             plain = Builder()
             with _evaluated(self.model):
-                _lower(self._graph, self._tracer, self.shape, plain)
+                lowered(self._graph, self._tracer, self.shape, plain)
         self._shapes = [node.shape for node in plain.nodes]
         # What is computed from weights alone has been computed while tracing.
         reads: set[fx.Node] = set()
@@ -113,7 +113,7 @@ class LiveNetwork:
         if self._computed:
             self._read()
         with _evaluated(self.model):
-            return _lower(self._graph, self._tracer, self.shape, LiveBuilder(shapes=self._shapes))
+            return lowered(self._graph, self._tracer, self.shape, LiveBuilder(shapes=self._shapes))
 
 
 @contextmanager
@@ -137,7 +137,7 @@ class LiveBuilder(Builder):
 
     def emit(self, layer: Layer, *inputs: Ref) -> Ref:
         """Append a node, of the known shape."""
-        return self._append(layer, tuple(ref.index for ref in inputs), self.shapes[len(self.nodes)])
+        return self.append(layer, tuple(ref.index for ref in inputs), self.shapes[len(self.nodes)])
 
     def constant(self, value: Tensor | None, what: str) -> Tensor | None:
         """The weight itself; of half precision as the single precision that it fits in."""

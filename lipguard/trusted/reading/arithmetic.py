@@ -15,7 +15,7 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
-from lipguard.trusted.reading.moving import _moved, _reshaped
+from lipguard.trusted.reading.moving import moved, reshaped
 
 _MATRIX_ULPS = 16  # of weights that torch, or we, computed: sums of products of a few numbers
 
@@ -27,13 +27,13 @@ def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None
     )
 
 
-def _along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
+def along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
     """A matrix (out, in), each entry of which is rounded a few times, on one axis of a sample."""
     layer = layers.Linear(matrix, weight_ulps=_MATRIX_ULPS)
     if axis == len(x.shape) - 1:
         return builder.emit(layer, x)
-    found = builder.emit(layer, _moved(builder, x, lambda v: v.transpose(axis + 1, -1)))
-    return _moved(builder, found, lambda v: v.transpose(axis + 1, -1))
+    found = builder.emit(layer, moved(builder, x, lambda v: v.transpose(axis + 1, -1)))
+    return moved(builder, found, lambda v: v.transpose(axis + 1, -1))
 
 
 def _mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
@@ -50,25 +50,25 @@ def _sum(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, *, me
         raise InvalidNetworkError(f"{builder.path}: it reduces the batch axis. Name the axes of a sample.")
     kept = [d for d in range(1, axes) if d not in over]
     count = math.prod(x.shape[d - 1] for d in over)
-    gathered = _moved(builder, x, lambda v: v.permute(0, *kept, *over).flatten(1 + len(kept)))
+    gathered = moved(builder, x, lambda v: v.permute(0, *kept, *over).flatten(1 + len(kept)))
     if not kept:
-        gathered = _reshaped(builder, gathered, lambda v: v[:, None])
+        gathered = reshaped(builder, gathered, lambda v: v[:, None])
     total = builder.emit(layers.Linear(torch.ones(1, count, dtype=torch.float64)), gathered)
     if mean:
         total = builder.emit(layers.Scale(torch.full((1,), 1 / count, dtype=torch.float64), weight_ulps=1), total)
     shape = [1 if d in over else x.shape[d - 1] for d in range(1, axes) if keepdim or d not in over]
-    return _reshaped(builder, total, lambda v: v.reshape(len(v), *shape))
+    return reshaped(builder, total, lambda v: v.reshape(len(v), *shape))
 
 
 def _add(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
     if not (isinstance(x, Ref) and isinstance(y, Ref)):
         if not isinstance(x, Ref):
-            x, y = (_scaled(builder, y, alpha), x)
+            x, y = (scaled(builder, y, alpha), x)
             alpha = 1
         return _shifted(builder, x, y, alpha)
     if x.shape != y.shape:
         raise builder.unsupported(f"adding shapes {x.shape} and {y.shape}", "Add equal shapes.")
-    return builder.emit(layers.Add(), x, _scaled(builder, y, alpha))
+    return builder.emit(layers.Add(), x, scaled(builder, y, alpha))
 
 
 def _subtract(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
@@ -81,7 +81,7 @@ def _multiply(builder: Builder, x: Any, y: Any) -> Ref:
             "the product of two values that depend on the input",
             "It has no global Lipschitz constant. Scale by a constant, or add.",
         )
-    return _scaled(builder, *((x, y) if isinstance(x, Ref) else (y, x)))
+    return scaled(builder, *((x, y) if isinstance(x, Ref) else (y, x)))
 
 
 def _divide(builder: Builder, x: Any, y: Any) -> Ref:
@@ -96,7 +96,7 @@ def _divide(builder: Builder, x: Any, y: Any) -> Ref:
 
 
 def _negate(builder: Builder, x: Ref) -> Ref:
-    return _scaled(builder, x, -1)
+    return scaled(builder, x, -1)
 
 
 def _constant_of(builder: Builder, value: Any, shape: Shape) -> Tensor:
@@ -113,7 +113,8 @@ def _constant_of(builder: Builder, value: Any, shape: Shape) -> Tensor:
     return constant.reshape(*(1 for _ in range(len(shape) - constant.dim())), *constant.shape)
 
 
-def _scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
+def scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
+    """A constant times a value."""
     if isinstance(factor, (int, float)) and factor == 1:
         return x
     return builder.emit(layers.Scale(_constant_of(builder, factor, x.shape)), x)

@@ -18,7 +18,6 @@ from lipguard.trusted import layers
 from lipguard.trusted.layers import Layer, Shape
 from lipguard.trusted.network.graph import Node
 
-Pair = int | tuple[int, int]
 _LEAST_QUOTIENT = 2.0**-1000  # far above the smallest normal number
 # Probe batches have this size: an operation that mixes the batch axis with others shows by its shape.
 BATCH = 3
@@ -43,13 +42,18 @@ class Builder:
     def emit(self, layer: Layer, *inputs: Ref) -> Ref:
         """Append a node and return a reference to its value."""
         shape = tuple(layer.forward(*(torch.zeros(1, *ref.shape, dtype=torch.float64) for ref in inputs)).shape[1:])
-        return self._append(layer, tuple(ref.index for ref in inputs), shape)
+        return self.append(layer, tuple(ref.index for ref in inputs), shape)
 
     def input(self, shape: Shape) -> Ref:
         """Append the input node."""
-        return self._append(layers.Input(), (), shape)
+        return self.append(layers.Input(), (), shape)
 
-    def _append(self, layer: Layer, inputs: tuple[int, ...], shape: Shape) -> Ref:
+    def append(self, layer: Layer, inputs: tuple[int, ...], shape: Shape) -> Ref:
+        """Append a node whose output has this shape.
+
+        Raises:
+            InvalidNetworkError: it holds no entries.
+        """
         if 0 in shape:
             raise InvalidNetworkError(f"{self.path}: its output has the shape {shape}, which holds no entries.")
         self.nodes.append(Node(self.path, layer, inputs, shape, self.note))
@@ -115,10 +119,11 @@ class Kind:
     functions: tuple[Callable[..., Any] | str, ...] = ()
 
 
-def _attributes(*names: str) -> Callable[[nn.Module], Mapping[str, Any]]:
+def attributes(*names: str) -> Callable[[nn.Module], Mapping[str, Any]]:
     """The arguments of a rule that a module holds under the same names."""
     return lambda module: {name: getattr(module, name) for name in names}
 
 
-def _several(value: Any, count: int) -> tuple[int, ...]:
+def several(value: Any, count: int) -> tuple[int, ...]:
+    """A size for each of `count` axes, where one may be given for all."""
     return (int(value),) * count if isinstance(value, int) else tuple(int(v) for v in value)

@@ -12,7 +12,7 @@ from lipguard.errors import InvalidNetworkError
 
 
 @contextmanager
-def _hooks_that_only_look(module: nn.Module, path: str) -> Iterator[None]:
+def hooks_that_only_look(module: nn.Module, path: str) -> Iterator[None]:
     """Refuse forward hooks of a layer that return something: it would replace the layer's input or output."""
 
     def watched(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +37,7 @@ def _hooks_that_only_look(module: nn.Module, path: str) -> Iterator[None]:
             register.update(original)
 
 
-def _check_in_place(graph: fx.Graph) -> None:
+def check_in_place(graph: fx.Graph) -> None:
     """Refuse a value that is read again after an operation has changed it in place: the graph reads the old one."""
     order = {node: i for i, node in enumerate(graph.nodes)}
     origins: dict[fx.Node, set[fx.Node]] = {}  # of every node those whose memory it shares, itself included

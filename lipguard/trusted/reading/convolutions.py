@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.builder import Builder, Kind, Pair, Ref, _attributes, _several
-from lipguard.trusted.reading.moving import _moved
+from lipguard.trusted.reading.builder import Builder, Kind, Ref, attributes, several
+from lipguard.trusted.reading.moving import moved
+
+Pair = int | tuple[int, int]
 
 
 def _pair(value: Pair) -> tuple[int, int]:
@@ -57,7 +59,7 @@ def _conv2d_module(module: nn.Conv2d) -> Mapping[str, Any]:
 def _convolution(builder: Builder, x: Ref, padding_mode: str, sides: Sequence[int], **arguments: Any) -> Ref:
     """A module's convolution: other padding than by zeros moves entries first."""
     if padding_mode != "zeros":
-        x = _moved(builder, x, lambda v: F.pad(v, tuple(sides), mode=padding_mode))
+        x = moved(builder, x, lambda v: F.pad(v, tuple(sides), mode=padding_mode))
         arguments["padding"] = 0
     rule = {3: _conv1d, 4: _conv2d, 5: _conv3d}[arguments["weight"].dim()]
     return rule(builder, x, **arguments)
@@ -92,13 +94,13 @@ def _conv3d(
     _axes(builder, x, 4, "a 3-d convolution")
     constant = builder.constant(weight, "weight")
     assert constant is not None
-    (s, *step), (d, *spacing) = _several(stride, 3), _several(dilation, 3)
+    (s, *step), (d, *spacing) = several(stride, 3), several(dilation, 3)
     kernel = constant.shape[2:]
     if padding == "same":
         total = d * (kernel[0] - 1)
         before, after, sides = total // 2, total - total // 2, "same"
     else:
-        before, *rest = (0, 0, 0) if padding == "valid" else _several(padding, 3)
+        before, *rest = (0, 0, 0) if padding == "valid" else several(padding, 3)
         after, sides = before, (rest[0], rest[1])  # type: ignore[assignment]
     depth = x.shape[1]
     slices = (depth + before + after - d * (kernel[0] - 1) - 1) // s + 1
@@ -125,7 +127,7 @@ def _conv_transpose(
     """A convolution of the input with zeros between its entries, with the kernel the other way round."""
     axes = weight.dim() - 2
     _axes(builder, x, axes + 1, f"a transposed {axes}-d convolution")
-    step, sides, extra, spacing = (_several(v, axes) for v in (stride, padding, output_padding, dilation))
+    step, sides, extra, spacing = (several(v, axes) for v in (stride, padding, output_padding, dilation))
 
     def spread(v: Tensor) -> Tensor:
         wide = v.new_zeros(*v.shape[:2], *((n - 1) * s + 1 for n, s in zip(v.shape[2:], step, strict=True)))
@@ -138,11 +140,11 @@ def _conv_transpose(
     assert constant is not None
     turned = constant.flip(*range(2, 2 + axes)).reshape(groups, -1, *constant.shape[1:]).transpose(1, 2)
     rule = {1: _conv1d, 2: _conv2d, 3: _conv3d}[axes]
-    moved = _moved(builder, x, spread)
-    return rule(builder, moved, turned.reshape(-1, *turned.shape[2:]), bias, 1, 0, dilation, groups)
+    spaced = moved(builder, x, spread)
+    return rule(builder, spaced, turned.reshape(-1, *turned.shape[2:]), bias, 1, 0, dilation, groups)
 
 
-_conv_transpose_module = _attributes("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+_conv_transpose_module = attributes("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
 
 def _axes(builder: Builder, x: Ref, axes: int, what: str) -> None:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipguard.trusted.reading.arithmetic import _along
-from lipguard.trusted.reading.builder import Builder, Kind, Ref, _attributes
-from lipguard.trusted.reading.moving import _moved
-from lipguard.trusted.reading.pooling import _adaptive_avg_pool
+from lipguard.trusted.reading.arithmetic import along
+from lipguard.trusted.reading.builder import Builder, Kind, Ref, attributes
+from lipguard.trusted.reading.moving import moved
+from lipguard.trusted.reading.pooling import adaptive_avg_pool
 
 
 def _upsample(
@@ -22,10 +22,10 @@ def _upsample(
         return F.interpolate(v, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
 
     if mode in ("nearest", "nearest-exact"):
-        return _moved(builder, x, run)
+        return moved(builder, x, run)
     shape = run(torch.zeros(1, *x.shape, dtype=torch.float64)).shape[1:]
     if mode == "area":
-        return _adaptive_avg_pool(builder, x, shape[1:])
+        return adaptive_avg_pool(builder, x, shape[1:])
     factors = _several_factors(scale_factor, len(x.shape) - 1)
     plain = mode if mode == "bicubic" else "bilinear"
     for axis in range(1, len(x.shape)):  # by what the interpolation makes of unit vectors along one axis
@@ -35,7 +35,7 @@ def _upsample(
         # Two columns, for of one torch takes the rows wrongly where it is to smooth.
         units = torch.eye(n, dtype=torch.float64).reshape(n, 1, n, 1).repeat(1, 1, 1, 2)
         weight = F.interpolate(units, mode=plain, align_corners=align_corners, antialias=antialias, **sizes)
-        x = _along(builder, x, axis, weight[:, 0, :, 0].T.contiguous())
+        x = along(builder, x, axis, weight[:, 0, :, 0].T.contiguous())
     return x
 
 
@@ -45,7 +45,7 @@ def _several_factors(scale_factor: Any, axes: int) -> tuple[float, ...] | None:
     return (float(scale_factor),) * axes if isinstance(scale_factor, (int, float)) else tuple(map(float, scale_factor))
 
 
-_upsample_module = _attributes("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+_upsample_module = attributes("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
 
 KINDS: tuple[Kind, ...] = (
     *(Kind(_upsample, module, _upsample_module) for module in (nn.Upsample, nn.UpsamplingNearest2d)),

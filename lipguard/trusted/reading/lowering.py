@@ -12,16 +12,28 @@ from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
-from lipguard.trusted.reading.checks import _check_in_place
+from lipguard.trusted.reading.checks import check_in_place
 from lipguard.trusted.reading.refusals import reason_against
 from lipguard.trusted.reading.table import function_kind, module_kind, supported
-from lipguard.trusted.reading.tracer import _Tracer
+from lipguard.trusted.reading.tracer import Tracer
 
 _Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes
 
 
-def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape, builder: Builder | None = None) -> Network:
-    _check_in_place(graph)
+def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | None = None) -> Network:
+    """The network of a traced graph.
+
+    Args:
+        graph: as `tracer` has traced it.
+        tracer: with the values of its nodes.
+        shape: of one sample.
+        builder: collects the nodes; one of the weights as they are unless another is given.
+
+    Raises:
+        UnsupportedLayerError: an operation that acts on the input has no row in the table.
+        InvalidNetworkError: weights that are not finite, an operation that does not fit, no one output.
+    """
+    check_in_place(graph)
     builder = builder or Builder()
     refs: _Refs = {}
     for node in graph.nodes:
@@ -42,7 +54,7 @@ def _lower(graph: fx.Graph, tracer: _Tracer, shape: Shape, builder: Builder | No
     raise InvalidNetworkError("The network has no output.")
 
 
-def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: _Tracer) -> Ref | list[Ref]:
+def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) -> Ref | list[Ref]:
     known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.source(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
     if node.op == "call_module":
@@ -73,7 +85,7 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: _Tracer) -
         ) from error
 
 
-def _note(node: fx.Node, refs: _Refs, tracer: _Tracer) -> str:
+def _note(node: fx.Node, refs: _Refs, tracer: Tracer) -> str:
     """Says that weights are computed, from other tensors that the module holds: they are none of its own."""
     computed = any(
         source not in refs and source.op != "get_attr" and isinstance(tracer.value(source), Tensor)

@@ -18,7 +18,7 @@ from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Ref, Rule
 
 def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Ref:
     if mode != "constant":
-        return _moved(builder, x, lambda v: F.pad(v, tuple(pad), mode=mode))
+        return moved(builder, x, lambda v: F.pad(v, tuple(pad), mode=mode))
     if value not in (None, 0):
         padded = builder.emit(layers.Pad(tuple(pad)), x)
         outside = F.pad(torch.zeros(1, *x.shape, dtype=torch.float64), tuple(pad), value=float(value))
@@ -28,7 +28,7 @@ def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant",
     return builder.emit(layers.Pad(tuple(pad)), x)
 
 
-def _reshaped(builder: Builder, x: Ref, reshape: Callable[[Tensor], Tensor]) -> Ref:
+def reshaped(builder: Builder, x: Ref, reshape: Callable[[Tensor], Tensor]) -> Ref:
     """Any operation that only renames the axes of one sample."""
     index = torch.arange(BATCH * torch.Size(x.shape).numel()).reshape(BATCH, *x.shape)
     result = reshape(index)
@@ -42,14 +42,14 @@ def _reshaped(builder: Builder, x: Ref, reshape: Callable[[Tensor], Tensor]) -> 
 
 
 def _flatten(builder: Builder, x: Ref, start_dim: int = 0, end_dim: int = -1) -> Ref:
-    return _reshaped(builder, x, lambda v: v.flatten(start_dim, end_dim))
+    return reshaped(builder, x, lambda v: v.flatten(start_dim, end_dim))
 
 
 def _reshape(builder: Builder, x: Ref, *shape: Any) -> Ref:
-    return _reshaped(builder, x, lambda v: v.reshape(*shape))
+    return reshaped(builder, x, lambda v: v.reshape(*shape))
 
 
-def _moved(builder: Builder, x: Ref, move: Callable[[Tensor], Tensor]) -> Ref:
+def moved(builder: Builder, x: Ref, move: Callable[[Tensor], Tensor]) -> Ref:
     """Any operation that moves, repeats or drops the entries of each sample, or puts zeros between them."""
     n = math.prod(x.shape)
     numbers = torch.arange(1, n + 1, dtype=torch.float64).reshape(x.shape)
@@ -68,13 +68,13 @@ def _moves(name: str) -> Rule:
     """The rule of a tensor method that moves entries."""
 
     def rule(builder: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
-        return _moved(builder, x, lambda v: getattr(v, name)(*args, **kwargs))
+        return moved(builder, x, lambda v: getattr(v, name)(*args, **kwargs))
 
     return rule
 
 
 def _getitem(builder: Builder, x: Ref | list[Ref], key: Any) -> Ref:
-    return x[key] if isinstance(x, list) else _moved(builder, x, lambda v: v[key])
+    return x[key] if isinstance(x, list) else moved(builder, x, lambda v: v[key])
 
 
 def _parts(name: str) -> Rule:
@@ -82,21 +82,21 @@ def _parts(name: str) -> Rule:
 
     def rule(builder: Builder, x: Ref, *args: Any, **kwargs: Any) -> list[Ref]:
         count = len(getattr(torch.zeros(BATCH, *x.shape), name)(*args, **kwargs))
-        return [_moved(builder, x, lambda v, k=k: getattr(v, name)(*args, **kwargs)[k]) for k in range(count)]  # type: ignore[misc]
+        return [moved(builder, x, lambda v, k=k: getattr(v, name)(*args, **kwargs)[k]) for k in range(count)]  # type: ignore[misc]
 
     return rule
 
 
 def _pixel_shuffle(builder: Builder, x: Ref, upscale_factor: int) -> Ref:
-    return _moved(builder, x, lambda v: F.pixel_shuffle(v, upscale_factor))
+    return moved(builder, x, lambda v: F.pixel_shuffle(v, upscale_factor))
 
 
 def _pixel_unshuffle(builder: Builder, x: Ref, downscale_factor: int) -> Ref:
-    return _moved(builder, x, lambda v: F.pixel_unshuffle(v, downscale_factor))
+    return moved(builder, x, lambda v: F.pixel_unshuffle(v, downscale_factor))
 
 
 def _channel_shuffle(builder: Builder, x: Ref, groups: int) -> Ref:
-    return _moved(builder, x, lambda v: v.reshape(len(v), groups, -1, *v.shape[2:]).transpose(1, 2).reshape(v.shape))
+    return moved(builder, x, lambda v: v.reshape(len(v), groups, -1, *v.shape[2:]).transpose(1, 2).reshape(v.shape))
 
 
 def _cat(builder: Builder, tensors: Sequence[Any], dim: int = 0, axis: int | None = None) -> Ref:
@@ -156,15 +156,15 @@ KINDS: tuple[Kind, ...] = (
     ),
     *(Kind(_parts(name), functions=(getattr(torch, name), name)) for name in ("chunk", "split", "unbind")),
     Kind(
-        lambda builder, x, *args, **kwargs: _reshaped(builder, x, lambda v: v.squeeze(*args, **kwargs)),
+        lambda builder, x, *args, **kwargs: reshaped(builder, x, lambda v: v.squeeze(*args, **kwargs)),
         functions=(torch.squeeze, "squeeze"),
     ),
     Kind(
-        lambda builder, x, *args, **kwargs: _reshaped(builder, x, lambda v: v.unsqueeze(*args, **kwargs)),
+        lambda builder, x, *args, **kwargs: reshaped(builder, x, lambda v: v.unsqueeze(*args, **kwargs)),
         functions=(torch.unsqueeze, "unsqueeze"),
     ),
     Kind(
-        lambda builder, x, dim, sizes: _reshaped(builder, x, lambda v: torch.unflatten(v, dim, sizes)),
+        lambda builder, x, dim, sizes: reshaped(builder, x, lambda v: torch.unflatten(v, dim, sizes)),
         nn.Unflatten,
         lambda m: {"dim": m.dim, "sizes": m.unflattened_size},
         ("unflatten",),

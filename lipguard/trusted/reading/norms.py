@@ -13,7 +13,7 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
 
-_OWN_STATISTICS = (
+OWN_STATISTICS = (
     "It divides by the statistics of the sample itself, and has no global Lipschitz constant.",
     "Use BatchNorm in eval mode, whose statistics are constants.",
 )
@@ -56,7 +56,7 @@ def _instance_norm(
 ) -> Ref:  # fmt: skip
     """In eval mode, with running statistics, what batch norm is."""
     if running_mean is None or running_var is None or training:
-        raise builder.unsupported("InstanceNorm without running statistics", " ".join(_OWN_STATISTICS))
+        raise builder.unsupported("InstanceNorm without running statistics", " ".join(OWN_STATISTICS))
     return _batch_norm(builder, x, running_mean, running_var, weight, bias, eps=eps)
 
 

@@ -13,7 +13,7 @@ from lipguard.errors import ConfigError, InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
-from lipguard.trusted.reading.moving import _moved, _reshaped
+from lipguard.trusted.reading.moving import moved, reshaped
 from lipguard.trusted.reading.table import _MODULES, _REGISTERED
 
 # Of what samples show of a registered layer: the relative error that they may have, and roundings beside it. Entries of
@@ -69,7 +69,7 @@ def _own_activation(builder: Builder, x: Ref, module: nn.Module, slope: tuple[fl
     with torch.no_grad():
         fu, fv = _called(builder, module, u), _called(builder, module, v)
         mixed = torch.rand(u.shape, generator=torch.Generator().manual_seed(1)) < 0.5
-        moved = _called(builder, module, torch.where(mixed, u, v))
+        changed = _called(builder, module, torch.where(mixed, u, v))
     if fu.shape != u.shape:
         raise _disproved(builder, name, "element-wise")
     a, b, lost = u - v, fu - fv, _ULPS * (fu.abs() + fv.abs())
@@ -77,7 +77,7 @@ def _own_activation(builder: Builder, x: Ref, module: nn.Module, slope: tuple[fl
     # What rounding of the pair moves, and of the answers; a slope is tried by what is left.
     slack = _SAMPLED * ends.abs().amax(0) + max(map(abs, slope)) * _ULPS * (u.abs() + v.abs()) + lost
     within = (b >= ends.amin(0) - slack) & (b <= ends.amax(0) + slack)
-    alone = (moved - torch.where(mixed, fu, fv)).abs() <= _SAMPLED * b.abs() + lost
+    alone = (changed - torch.where(mixed, fu, fv)).abs() <= _SAMPLED * b.abs() + lost
     if not bool((within & alone).all()):
         raise _disproved(builder, name, f"element-wise with slopes in {slope}")
     note = f"{name} as registered: element-wise, slopes in [{slope[0]:g}, {slope[1]:g}]"
@@ -106,11 +106,11 @@ def _own_group(builder: Builder, x: Ref, module: nn.Module, size: int) -> Ref:
             lost = _ULPS * sum(apart(value).norm(dim=-1) for value in (u, other, fu, fv))
             if not bool((answer <= question * (1 + _SAMPLED) + lost).all()):
                 raise _disproved(builder, name, f"no longer than its input in groups of {size}")
-    gathered = _moved(builder, x, apart)
+    gathered = moved(builder, x, apart)
     whole = partial(_in_groups, module=module, shape=x.shape, size=size)
     note = f"{name} as registered: no longer than its input in groups of {size}"
     found = builder.emit(layers.Activation(name, -1.0, 1.0, whole, size, note=note), gathered)
-    return _moved(builder, found, lambda w: w.movedim(-1, 2).reshape(len(w), *x.shape))
+    return moved(builder, found, lambda w: w.movedim(-1, 2).reshape(len(w), *x.shape))
 
 
 def _in_groups(x: Tensor, module: nn.Module, shape: Shape, size: int) -> Tensor:
@@ -129,10 +129,10 @@ def _own_affine(builder: Builder, x: Ref, module: nn.Module) -> Ref:
             raise _disproved(builder, name, "affine")
     weight = builder.constant(matrix, "matrix")
     assert weight is not None
-    flat = _reshaped(builder, x, lambda v: v.flatten(1))
+    flat = reshaped(builder, x, lambda v: v.flatten(1))
     note = f"{name} as registered: affine, with the matrix that it computes"
     y = builder.emit(layers.Linear(weight, constant, _OWN_MATRIX_ULPS, note), flat)
-    return _reshaped(builder, y, lambda v: v.reshape(len(v), *shift.shape))
+    return reshaped(builder, y, lambda v: v.reshape(len(v), *shift.shape))
 
 
 def _matrix(builder: Builder, module: nn.Module, shape: Shape, shift: Tensor) -> Tensor:

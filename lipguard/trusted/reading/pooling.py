@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipguard.trusted import layers
-from lipguard.trusted.reading.arithmetic import _along, _scaled
-from lipguard.trusted.reading.builder import Builder, Kind, Ref, _attributes, _several
-from lipguard.trusted.reading.moving import _moved
+from lipguard.trusted.reading.arithmetic import along, scaled
+from lipguard.trusted.reading.builder import Builder, Kind, Ref, attributes, several
+from lipguard.trusted.reading.moving import moved
 
 
 def _avg_pool(
@@ -22,8 +22,8 @@ def _avg_pool(
 ) -> Ref:  # fmt: skip
     """A depthwise convolution where one does; or one axis after the other, by matrices."""
     axes = len(x.shape) - 1
-    kernel, sides = _several(kernel_size, axes), _several(padding, axes)
-    step = kernel if not stride else _several(stride, axes)
+    kernel, sides = several(kernel_size, axes), several(padding, axes)
+    step = kernel if not stride else several(stride, axes)
     geometry = list(zip(x.shape[1:], kernel, step, sides, strict=True))
     cut = ceil_mode and any((n + 2 * p - k) % s for n, k, s, p in geometry)
     if axes == 2 and not cut:
@@ -35,7 +35,7 @@ def _avg_pool(
         if divisor_override is None:  # torch counts the padding on either side, and nothing beyond it
             counted = (first + k).clamp(max=n + p) - first if count_include_pad else matrix.sum(1)
             matrix = matrix / counted[:, None]
-        x = _along(builder, x, axis, matrix)
+        x = along(builder, x, axis, matrix)
     if divisor_override is None:
         return x
     return builder.emit(layers.Scale(torch.full((1,), 1 / divisor_override, dtype=torch.float64), weight_ulps=1), x)
@@ -59,10 +59,11 @@ def _avg_pool2d(
     return builder.emit(layers.Scale(1 / count, weight_ulps=1), y)
 
 
-_avg_pool_module = _attributes("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_avg_pool_module = attributes("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 
-def _adaptive_avg_pool(builder: Builder, x: Ref, output_size: Any) -> Ref:
+def adaptive_avg_pool(builder: Builder, x: Ref, output_size: Any) -> Ref:
+    """Means over windows of torch's choice: plain ones where they are alike, or a matrix along each axis."""
     kernel = _plain_kernel(x, output_size)
     if kernel is not None:
         return _avg_pool(builder, x, kernel)
@@ -71,7 +72,7 @@ def _adaptive_avg_pool(builder: Builder, x: Ref, output_size: Any) -> Ref:
         matrix = torch.zeros(m, n, dtype=torch.float64)
         for row, window in zip(matrix, windows, strict=True):
             row[window[window < n]] = 1 / float((window < n).sum())
-        x = _along(builder, x, axis, matrix)
+        x = along(builder, x, axis, matrix)
     return x
 
 
@@ -102,8 +103,8 @@ def _max_pool(
     axes = len(x.shape) - 1
     if return_indices:
         raise builder.unsupported("max pooling that returns indices", "Use return_indices=False.")
-    kernel, sides, spacing = (_several(value, axes) for value in (kernel_size, padding, dilation))
-    step = kernel if not stride else _several(stride, axes)
+    kernel, sides, spacing = (several(value, axes) for value in (kernel_size, padding, dilation))
+    step = kernel if not stride else several(stride, axes)
     for axis, (k, s, p, d) in enumerate(zip(kernel, step, sides, spacing, strict=True), start=1):
         n = x.shape[axis]
         count = _windows(n, k, s, p, d, ceil_mode)
@@ -146,18 +147,18 @@ def _taken(builder: Builder, x: Ref, axis: int, positions: Tensor) -> Ref:
     step = int(positions[1]) - first if len(positions) > 1 else 1
     regular = step > 0 and torch.equal(positions, torch.arange(first, last + 1, step))
     if len(x.shape) != 3 or not regular or len(positions) == n:
-        return _moved(builder, x, lambda v: v.index_select(axis + 1, positions))
+        return moved(builder, x, lambda v: v.index_select(axis + 1, positions))
     one, crop = torch.ones(x.shape[0], 1, 1, 1, dtype=torch.float64), (-first, last + 1 - n)
     sides, steps = ((0, 0, *crop), (step, 1)) if axis == 1 else ((*crop, 0, 0), (1, step))
     return builder.emit(layers.Conv2d(one, None, steps, sides, (1, 1), x.shape[0]), x)
 
 
 def _larger(builder: Builder, a: Ref, b: Ref) -> Ref:
-    excess = builder.emit(layers.relu(), builder.emit(layers.Add(), b, _scaled(builder, a, -1)))
+    excess = builder.emit(layers.relu(), builder.emit(layers.Add(), b, scaled(builder, a, -1)))
     return builder.emit(layers.Add(), a, excess)
 
 
-_max_pool_module = _attributes("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_max_pool_module = attributes("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
 
 def _adaptive_max_pool(builder: Builder, x: Ref, output_size: Any, return_indices: bool = False) -> Ref:
@@ -177,11 +178,11 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         _avg_pool,
         nn.AvgPool1d,
-        _attributes("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
+        attributes("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
         (F.avg_pool1d,),
     ),
     *(
-        Kind(_adaptive_avg_pool, module, _attributes("output_size"), (function,))
+        Kind(adaptive_avg_pool, module, attributes("output_size"), (function,))
         for module, function in (
             (nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d),
             (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d),
@@ -191,7 +192,7 @@ KINDS: tuple[Kind, ...] = (
     *(Kind(_max_pool, module, _max_pool_module) for module in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)),
     Kind(_max_pool, functions=(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d)),
     *(
-        Kind(_adaptive_max_pool, module, _attributes("output_size", "return_indices"), (function,))
+        Kind(_adaptive_max_pool, module, attributes("output_size", "return_indices"), (function,))
         for module, function in (
             (nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d),
             (nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lipguard.trusted.reading.norms import _OWN_STATISTICS
+from lipguard.trusted.reading.norms import OWN_STATISTICS
 
 _PRODUCT = (
     "It is a product of two values that depend on the input, and has no global Lipschitz constant.",
@@ -21,7 +21,7 @@ _SOFTMAX = ("A bound is one of the logits.", "Certify the network without it; th
 # Why a module, or a function, that is not in the table cannot be, and what to use instead.
 REFUSED: dict[Any, tuple[str, str]] = {
     **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, F.layer_norm, F.group_norm, F.instance_norm,
-                     F.normalize), _OWN_STATISTICS),
+                     F.normalize), OWN_STATISTICS),
     **dict.fromkeys((nn.GLU, nn.Bilinear, nn.MultiheadAttention, nn.TransformerEncoderLayer, F.glu, torch.matmul,
                      operator.matmul, F.scaled_dot_product_attention, "matmul"), _PRODUCT),
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), _RECURRENT),

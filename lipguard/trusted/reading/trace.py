@@ -16,9 +16,9 @@ from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.builder import BATCH
 from lipguard.trusted.reading.faithful import check_against_model, normal_batch
-from lipguard.trusted.reading.lowering import _lower
+from lipguard.trusted.reading.lowering import lowered
 from lipguard.trusted.reading.private import PrivateCopy, random_states_kept
-from lipguard.trusted.reading.tracer import _graph, _Tracer
+from lipguard.trusted.reading.tracer import Tracer, traced_graph
 from lipguard.trusted.rounding import subnormal_numbers
 
 _MOST_ENTRIES = 2**27  # of a sample; a certificate file may name any shape
@@ -37,12 +37,12 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> Network:
             data, state that the model changes when it is called, an input shape that does not fit, an output that is
             not one tensor.
     """
-    shape = _checked_shape(input_shape)
+    shape = checked_shape(input_shape)
     if not isinstance(model, nn.Module):
         raise InvalidNetworkError(f"Expected a torch.nn.Module, but got {type(model).__name__}.")
-    first = _first_tensor(model)
+    first = first_tensor(model)
     double = first.dtype == torch.float64 and first.device.type == "cpu"
-    with _reading(first.device):
+    with undisturbed(first.device):
         model = PrivateCopy(model).module  # all others are made of it: the model may be in training on another thread
         try:
             return _read(model, shape, torch.zeros(0, dtype=torch.float64))
@@ -56,13 +56,13 @@ def _read(model: nn.Module, shape: Shape, like: Tensor) -> Network:
     """The network of the model, run in the precision and on the device of a tensor."""
     dtype = torch.float64 if like.dtype == torch.float64 else None
     device = like.device if dtype is not None else None
-    tracer = _Tracer(normal_batch(BATCH, shape).to(like.device, like.dtype))
-    network = _lower(_graph(PrivateCopy(model, dtype, device).module, tracer), tracer, shape)
+    tracer = Tracer(normal_batch(BATCH, shape).to(like.device, like.dtype))
+    network = lowered(traced_graph(PrivateCopy(model, dtype, device).module, tracer), tracer, shape)
     check_against_model(network, PrivateCopy(model, dtype, device).module, like)
     return network
 
 
-def _first_tensor(model: nn.Module) -> Tensor:
+def first_tensor(model: nn.Module) -> Tensor:
     """The first tensor of floats that the model holds; every one of them holds numbers.
 
     Raises:
@@ -81,7 +81,7 @@ _ONE_AT_A_TIME = threading.RLock()  # torch.fx patches torch.nn.Module while it 
 
 
 @contextmanager
-def _reading(device: torch.device) -> Iterator[None]:
+def undisturbed(device: torch.device) -> Iterator[None]:
     """Run a module's code with nothing recorded, and give all random states back."""
     with (
         _ONE_AT_A_TIME, random_states_kept(device), subnormal_numbers(), torch.inference_mode(False), torch.no_grad(),
@@ -90,7 +90,12 @@ def _reading(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _checked_shape(input_shape: Sequence[int]) -> Shape:
+def checked_shape(input_shape: Sequence[int]) -> Shape:
+    """The shape of one sample, as a tuple.
+
+    Raises:
+        InvalidNetworkError: it holds something else than positive integers, or names too many entries.
+    """
     try:
         shape = tuple(input_shape)
     except TypeError as error:

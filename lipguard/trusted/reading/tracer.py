@@ -11,11 +11,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from lipguard.errors import InvalidNetworkError, LipguardError
-from lipguard.trusted.reading.checks import _hooks_that_only_look
+from lipguard.trusted.reading.checks import hooks_that_only_look
 from lipguard.trusted.reading.table import module_kind
 
 
-def _graph(model: nn.Module, tracer: _Tracer) -> fx.Graph:
+def traced_graph(model: nn.Module, tracer: Tracer) -> fx.Graph:
+    """The operations of a module in order of execution, each with its value on the tracer's example.
+
+    Raises:
+        InvalidNetworkError: its control flow depends on data, or its code raises something.
+        UnsupportedLayerError: as the module's own code raises it.
+    """
     try:
         return tracer.trace(_OneInput(model))
     except LipguardError:
@@ -89,7 +95,7 @@ class _Value(fx.Proxy):
     __float__ = __index__ = __int__
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Symbolic tracing that also runs every operation on an example."""
 
     def __init__(self, example: Tensor, original: Callable[[Any], Any] = lambda value: value) -> None:
@@ -104,11 +110,13 @@ class _Tracer(fx.Tracer):
         return self._running or threading.get_ident() != self._thread
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is one operation: it has a row, or is one of torch's."""
         return module_kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Trace the call of a module, and know meanwhile where it is."""
         if self._passes():
             return forward(*args, **kwargs)
         before, self.path = self.path, _module_path(self.path_of_module(m))
@@ -117,12 +125,19 @@ class _Tracer(fx.Tracer):
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """An attribute of a module, as the tensor that it is while an operation runs on the example."""
         return attr_val if self._passes() else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """What stands for a node's value in the module's code."""
         return _Value(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        """Record an operation, and run it on the example.
+
+        Raises:
+            InvalidNetworkError: it cannot be applied to its input.
+        """
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = proxy.node
         node.meta["path"] = _node_path(node, self.path)
@@ -173,7 +188,7 @@ class _Tracer(fx.Tracer):
                 return self._attribute(str(node.target))
             case "call_module":
                 module = self.root.get_submodule(str(node.target))
-                with _hooks_that_only_look(module, node.meta["path"]):
+                with hooks_that_only_look(module, node.meta["path"]):
                     return module(*args, **kwargs)
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
