@@ -16,9 +16,9 @@ from torch.nn.utils import parametrizations, prune
 import lipguard
 from lipguard.errors import ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.trusted.layers import Activation, Linear
-from lipguard.trusted.reading import table
 from lipguard.trusted.reading.own import _SAMPLED
 from lipguard.trusted.reading.private import PrivateCopy
+from lipguard.trusted.reading.table import TABLE
 from lipguard.trusted.reading.trace import trace
 
 
@@ -53,9 +53,7 @@ class Fourier(nn.Module):
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     yield
-    for module in list(table._REGISTERED):
-        table._REGISTERED.discard(module)
-        del table._MODULES[module]
+    TABLE.own.clear()
 
 
 def assert_sandwich(model: nn.Module, shape: tuple[int, ...]) -> lipguard.Report:

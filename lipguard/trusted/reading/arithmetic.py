@@ -87,7 +87,8 @@ def _multiply(builder: Builder, x: Any, y: Any) -> Ref:
 def _divide(builder: Builder, x: Any, y: Any) -> Ref:
     if isinstance(y, Ref):
         raise builder.unsupported(
-            "division by a value that depends on the input", "It has no global Lipschitz constant."
+            "division by a value that depends on the input",
+            "It has no global Lipschitz constant. Divide by a constant.",
         )
     divisor = _constant_of(builder, y, x.shape)
     if (divisor == 0).any():

@@ -73,7 +73,8 @@ class Builder:
             return None
         if not isinstance(value, Tensor) or value.is_complex():
             raise self.unsupported(
-                f"a {what} of type {type(value).__name__}", "Only real constant weights can be read."
+                f"a {what} {_seen(value)}",
+                "Only real constant weights can be read. Use parameters, buffers and numbers.",
             )
         value = value.detach().to("cpu", torch.float64).clone()
         if not torch.isfinite(value).all():
@@ -97,6 +98,10 @@ class Builder:
                 "precision can hold. Rescale its weights."
             )
         return found
+
+
+def _seen(value: object) -> str:
+    return "that depends on the input" if isinstance(value, Ref) else f"of type {type(value).__name__}"
 
 
 Rule = Callable[..., Ref | list[Ref]]  # several for an operation that returns a tuple

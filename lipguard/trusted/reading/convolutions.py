@@ -161,9 +161,9 @@ def _first(value: Any) -> int:
 
 KINDS: tuple[Kind, ...] = (
     *(Kind(_convolution, module, _convolution_module) for module in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
-    Kind(_conv1d, functions=(F.conv1d, torch.conv1d)),
-    Kind(_conv2d, functions=(F.conv2d, torch.conv2d)),
-    Kind(_conv3d, functions=(F.conv3d, torch.conv3d)),
+    Kind(_conv1d, functions=(torch.conv1d,)),
+    Kind(_conv2d, functions=(torch.conv2d,)),
+    Kind(_conv3d, functions=(torch.conv3d,)),
     Kind(_conv_transpose, nn.ConvTranspose1d, _conv_transpose_module, (F.conv_transpose1d,)),
     Kind(_conv_transpose, nn.ConvTranspose2d, _conv_transpose_module, (F.conv_transpose2d,)),
     Kind(_conv_transpose, nn.ConvTranspose3d, _conv_transpose_module, (F.conv_transpose3d,)),

@@ -94,7 +94,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(_activation(layers.softshrink, "lambd"), nn.Softshrink, lambda m: {"lambd": m.lambd}, (F.softshrink,)),
     Kind(_activation(layers.selu), nn.SELU, functions=(F.selu, torch.selu)),
     Kind(_activation(layers.celu, "alpha"), nn.CELU, lambda m: {"alpha": m.alpha}, (F.celu,)),
-    Kind(_activation(layers.relu), nn.ReLU, functions=(F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")),
+    Kind(_activation(layers.relu), nn.ReLU, functions=(F.relu, torch.relu, torch.relu_, "relu", "relu_")),
     Kind(
         _activation(layers.leaky_relu, "negative_slope"),
         nn.LeakyReLU,

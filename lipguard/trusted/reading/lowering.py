@@ -13,9 +13,9 @@ from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
 from lipguard.trusted.reading.checks import check_in_place
-from lipguard.trusted.reading.refusals import reason_against
-from lipguard.trusted.reading.table import function_kind, module_kind, supported
-from lipguard.trusted.reading.tracer import Tracer
+from lipguard.trusted.reading.refusals import refusal
+from lipguard.trusted.reading.table import TABLE
+from lipguard.trusted.reading.tracer import Tracer, first_line
 
 _Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes
 
@@ -57,31 +57,29 @@ def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | No
 def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) -> Ref | list[Ref]:
     known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.source(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
+    operation: Any = node.target
     if node.op == "call_module":
-        module = tracer.source(node)
-        if "forward" in vars(module):
+        operation = tracer.source(node)
+        if "forward" in vars(operation):
             raise InvalidNetworkError(
                 f"{builder.path}: its forward was replaced on the instance. Make it a layer of its own."
             )
-        kind, name = module_kind(module), f"{type(module).__module__}.{type(module).__qualname__}"
-        reason = reason_against(module)
+        kind, name = TABLE.module_kind(operation), f"{type(operation).__module__}.{type(operation).__qualname__}"
         if kind is not None:
-            kwargs = {**kwargs, **kind.arguments(module)}
+            kwargs = {**kwargs, **kind.arguments(operation)}
     else:
-        kind, name = function_kind(node.target), node.meta["path"].partition("(")[2].rstrip(")")
-        reason = reason_against(node.target)
+        kind, name = TABLE.function_kind(operation), node.meta["path"].partition("(")[2].rstrip(")")
     if kind is None:
-        raise UnsupportedLayerError(
-            builder.path,
-            name,
-            f"{reason}Replace it by a supported layer ({supported()}, the functions of the same names, or +), "
-            "or tell what is known of a module of your own: lipguard.register.",
-        )
+        raise refusal(builder.path, name, operation)
     try:
         return kind.rule(builder, *args, **kwargs)
     except (TypeError, AttributeError) as error:  # a Ref where the rule wants a constant, or an unknown keyword
+        said = first_line(error).rpartition("() ")[2]  # not by which function of ours
         raise UnsupportedLayerError(
-            builder.path, name, f"It is called in a way that is not supported: {error}."
+            builder.path,
+            name,
+            f"It is called in a way that is not supported: {said}. Give what depends on the input first, and constants "
+            "for the rest.",
         ) from error
 
 

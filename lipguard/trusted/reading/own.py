@@ -14,7 +14,7 @@ from lipguard.trusted import layers
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
 from lipguard.trusted.reading.moving import moved, reshaped
-from lipguard.trusted.reading.table import _MODULES, _REGISTERED
+from lipguard.trusted.reading.table import TABLE
 
 # Of what samples show of a registered layer: the relative error that they may have, and roundings beside it. Entries of
 # a matrix that is read are counted with all that the samples would not show.
@@ -46,7 +46,7 @@ def register(
         raise ConfigError(f"Expected a subclass of torch.nn.Module, but got {module!r}.")
     if sum(given) != 1:
         raise ConfigError("Expected exactly one of slope=(low, high), group=n and affine=True.")
-    if module in _MODULES and module not in _REGISTERED:
+    if module in TABLE.modules:
         raise ConfigError(f"{module.__name__} is known already.")
     if slope is not None:
         low, high = slope
@@ -59,8 +59,7 @@ def register(
         rule = partial(_own_group, size=group)
     else:
         rule = partial(_own_affine)
-    _REGISTERED.add(module)
-    _MODULES[module] = Kind(rule, module, lambda m: {"module": m})
+    TABLE.own[module] = Kind(rule, module, lambda m: {"module": m})
 
 
 def _own_activation(builder: Builder, x: Ref, module: nn.Module, slope: tuple[float, float]) -> Ref:

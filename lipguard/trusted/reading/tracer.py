@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from lipguard.errors import InvalidNetworkError, LipguardError
 from lipguard.trusted.reading.checks import hooks_that_only_look
-from lipguard.trusted.reading.table import module_kind
+from lipguard.trusted.reading.table import TABLE
 
 
 def traced_graph(model: nn.Module, tracer: Tracer) -> fx.Graph:
@@ -34,7 +34,7 @@ def traced_graph(model: nn.Module, tracer: Tracer) -> fx.Graph:
     except Exception as error:  # whatever the user's forward raises
         raise InvalidNetworkError(
             f"{tracer.path or 'forward'}: it cannot be traced for input_shape {tuple(tracer.example.shape[1:])} "
-            f"(the shape of one sample, without the batch axis): {type(error).__name__}: {_first_line(error)}"
+            f"(the shape of one sample, without the batch axis): {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -111,7 +111,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one operation: it has a row, or is one of torch's."""
-        return module_kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return TABLE.module_kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -151,7 +151,7 @@ class Tracer(fx.Tracer):
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InvalidNetworkError(
                 f"{node.meta['path']}: cannot be applied to its input, for input_shape {tuple(self.example.shape[1:])} "
-                f"(the shape of one sample, without the batch axis): {_first_line(error)}"
+                f"(the shape of one sample, without the batch axis): {first_line(error)}"
             ) from error
         finally:
             self._running = False
@@ -205,7 +205,8 @@ def _share_memory(one: Any, other: Tensor) -> bool:
     return isinstance(one, Tensor) and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its class."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
