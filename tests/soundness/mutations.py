@@ -90,7 +90,7 @@ MUTATIONS = (
     M("trusted/lmi/freed.py", "sign * ((both * t)[:, None] * K)", "-sign * ((both * t)[:, None] * K)", FORM),
     M("trusted/layers/convolution.py", "return self.weight[0].numel() + self.weight_ulps", "return self.weight_ulps", FORM),
     M("trusted/layers/convolution.py", "return self.weight[0].numel() + self.weight_ulps", "return self.weight[0].numel()",
-      FORM + " trusted/test_supported_operations.py"),
+      FORM + " contracts/test_reading.py"),
     M("trusted/layers/weights.py", "        return 1 + self.weight_ulps", "        return 1", FORM),
     M("trusted/lmi/scaled.py", "_OWN_ROUNDINGS = 20", "_OWN_ROUNDINGS = 0", FORM),
     M("trusted/lmi/scaled.py", "torch.nextafter(total, torch.full_like(total, torch.inf))", "total", SPARSE),
