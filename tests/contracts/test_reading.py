@@ -1,20 +1,19 @@
 """What every row of the table of supported operations owes: an example that is read, compared and sandwiched.
 
-A new row without an example fails here, and says where one belongs; so does a page of layers that does not name it.
+A new row without an example fails here, and says where one belongs.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.networks import Sample
-from helpers.reading_examples import examples, spelled
+from helpers.reading_examples import examples, of_row, spelled
 from torch import Tensor, fx, nn
 
 import lipguard
@@ -32,7 +31,6 @@ from lipguard.trusted.reading.tracer import Tracer, traced_graph
 
 OPERATIONS = [*TABLE.modules, *TABLE.functions]
 ROWS = [kind for family in FAMILIES for kind in family.KINDS]
-PAGE = (Path(__file__).parents[2] / "docs" / "layers.md").read_text()
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 # What torch.fx records for functions that it does not see: they are calls of something else.
 RECORDED: dict[Any, Any] = {
@@ -40,10 +38,6 @@ RECORDED: dict[Any, Any] = {
     operator.itruediv: operator.truediv, F.tanh: "tanh", F.sigmoid: "sigmoid",
 }  # fmt: skip
 every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=spelled)
-
-
-def of_row(kind: Kind) -> list[Any]:
-    return [*([] if kind.module is None else [kind.module]), *kind.functions]
 
 
 def calls(node: fx.Node, operation: Any, root: nn.Module) -> bool:
@@ -183,27 +177,3 @@ def test_names_that_users_registered_are_near_too(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(TABLE.own, HouseholderStep, Kind(_rule, HouseholderStep))
     assert "The nearest by name: HouseholderStep." in str(refusal("0", "name", HouseholderSteps()))
-
-
-def listed(start: str) -> dict[str, set[str]]:
-    """Of the page's lines in a section: the first column, and every name in any of them."""
-    section = PAGE[PAGE.index(start) :].partition("\n\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
-    return {line: set(re.findall(r"`([^`]+)`", line)) for line in lines}
-
-
-def test_the_page_lists_what_every_family_reads() -> None:
-    found = {line.split("|")[1].strip(): names for line, names in listed("## All that is supported").items()}
-    families = {family.__name__.rpartition(".")[2]: family.KINDS for family in FAMILIES}
-    assert found == {
-        name: {spelled(operation) for kind in kinds for operation in of_row(kind)} for name, kinds in families.items()
-    }
-
-
-def test_the_page_lists_what_is_refused_and_why() -> None:
-    expected: dict[tuple[str, str], set[str]] = {}
-    for operation, words in REFUSED.items():
-        expected.setdefault(words, set()).add(spelled(operation))
-    found = listed("## What is refused")
-    columns = {tuple(cell.strip() for cell in line.split("|")[2:4]): names for line, names in found.items()}
-    assert columns == expected

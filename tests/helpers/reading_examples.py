@@ -13,6 +13,7 @@ from torch import nn
 from helpers.function_examples import FUNCTIONS, functional
 from helpers.module_examples import MODULES
 from helpers.networks import Sample, with_weights
+from lipguard.trusted.reading.builder import Kind
 
 
 def spelled(operation: Any) -> str:
@@ -24,6 +25,11 @@ def spelled(operation: Any) -> str:
     names = [name for name in (operation.__name__, *vars(F)) if not name.startswith("_")]
     homes = {"operator": operator, "F": F, "torch": torch}
     return next(f"{h}.{n}" for n in names for h, home in homes.items() if getattr(home, n, None) is operation)
+
+
+def of_row(kind: Kind) -> list[Any]:
+    """All operations that a row reads."""
+    return [*([] if kind.module is None else [kind.module]), *kind.functions]
 
 
 @cache

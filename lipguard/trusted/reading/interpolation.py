@@ -18,6 +18,8 @@ def _upsample(
     builder: Builder, x: Ref, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
     align_corners: bool | None = None, recompute_scale_factor: bool | None = None, antialias: bool = False,
 ) -> Ref:  # fmt: skip
+    """Nearest entries are picked; the mean of an area is a pooling; the others are a matrix along each axis."""
+
     def run(v: Tensor) -> Tensor:
         return F.interpolate(v, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
 

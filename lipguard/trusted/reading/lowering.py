@@ -55,6 +55,11 @@ def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | No
 
 
 def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) -> Ref | list[Ref]:
+    """What the row of an operation makes of it.
+
+    Raises:
+        UnsupportedLayerError: it has none, or is called in another way than its rule knows.
+    """
     known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.source(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
     operation: Any = node.target

@@ -23,6 +23,7 @@ def _batch_norm(
     builder: Builder, x: Ref, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
     bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Ref:  # fmt: skip
+    """With constant statistics: a scale per channel, and a shift."""
     if training or running_mean is None or running_var is None:
         raise InvalidNetworkError(
             f"{builder.path}: batch norm that uses the statistics of the batch makes samples depend on each other. "

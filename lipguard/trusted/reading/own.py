@@ -63,6 +63,7 @@ def register(
 
 
 def _own_activation(builder: Builder, x: Ref, module: nn.Module, slope: tuple[float, float]) -> Ref:
+    """An activation with these slopes, tried on pairs of samples, of which some entries stay as they are."""
     module, name = copy.deepcopy(module).double().eval(), type(module).__name__
     u, v = _samples(x.shape)
     with torch.no_grad():
@@ -84,6 +85,7 @@ def _own_activation(builder: Builder, x: Ref, module: nn.Module, slope: tuple[fl
 
 
 def _own_group(builder: Builder, x: Ref, module: nn.Module, size: int) -> Ref:
+    """Groups of channels as the last axis, where the module acts as an activation of whole groups; and back."""
     module, name = copy.deepcopy(module).double().eval(), type(module).__name__
     if x.shape[0] % size:
         raise InvalidNetworkError(f"{builder.path}: {x.shape[0]} channels do not fall into groups of {size}.")
