@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lipguard.metrics.lipschitz_bound import LipschitzBound as LipschitzBound
     from lipguard.proposing.penalty import LipschitzPenalty as LipschitzPenalty
     from lipguard.trusted.certificate.certificate import Certificate as Certificate
-    from lipguard.trusted.reading.lowering import register as register
+    from lipguard.trusted.reading.own import register as register
     from lipguard.trusted.regions.region import Ball as Ball
     from lipguard.trusted.regions.region import Box as Box
 
@@ -46,7 +46,7 @@ _HOMES = {
     "certify_many": "lipguard.certifying.many",
     "certify_margins": "lipguard.certifying.margins",
     "plan": "lipguard.certifying.certify",
-    "register": "lipguard.trusted.reading.lowering",
+    "register": "lipguard.trusted.reading.own",
     "select": "lipguard.choosing.selection",
     "verify": "lipguard.certifying.verify",
     "verify_margin": "lipguard.certifying.margins",

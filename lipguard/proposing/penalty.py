@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lipguard.errors import ConfigError
-from lipguard.proposing.power.run import Relaxation
-from lipguard.trusted.reading.trace import LiveNetwork
+from lipguard.proposing.relaxation import LiveNetwork, Relaxation
 
 
 class LipschitzPenalty:

@@ -14,7 +14,8 @@ import lipguard
 from lipguard import LipschitzPenalty
 from lipguard.errors import ConfigError, UnsupportedLayerError
 from lipguard.proposing import penalty
-from lipguard.trusted.reading.trace import LiveNetwork, trace
+from lipguard.proposing.relaxation import LiveNetwork
+from lipguard.trusted.reading.trace import trace
 
 SHAPE = (2, 6, 6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,18 @@ def test_unsupported_layers_are_named_with_path_type_and_advice() -> None:
         trace(model.eval(), (4,))
     error = caught.value
     assert (error.path, error.kind) == ("1.1", "torch.nn.modules.activation.Softmax")
-    assert "Conv2d" in error.advice
+    assert error.advice == "A bound is one of the logits. Certify the network without it; the loss may apply it."
     assert str(error) == f"1.1: torch.nn.modules.activation.Softmax is not supported. {error.advice}"
+
+
+def test_unknown_layers_are_named_with_their_nearest_in_one_line() -> None:
+    with pytest.raises(UnsupportedLayerError) as caught:
+        trace(nn.Sequential(nn.Linear(4, 4), nn.RReLU()).eval(), (4,))
+    error = caught.value
+    assert (error.path, error.kind) == ("1", "torch.nn.modules.activation.RReLU")
+    assert error.advice.startswith("There is no rule for it. The nearest by name: ReLU")
+    assert re.search(r"lipguard\.register.*docs/layers\.md", error.advice)
+    assert "\n" not in str(error)
 
 
 UNSUPPORTED: dict[str, Callable[[Any, Any], Any]] = {
@@ -64,8 +75,9 @@ ODD_USES: dict[str, Callable[[Any, Any], Any]] = {
 
 @pytest.mark.parametrize("use", ODD_USES)
 def test_supported_operations_in_unsupported_ways_are_refused(use: str) -> None:
-    with pytest.raises(UnsupportedLayerError, match="forward"):
+    with pytest.raises(UnsupportedLayerError, match=r"^forward") as caught:
         trace(small(ODD_USES[use]), (4,))
+    assert not re.search(r"\n|\bRef\b|rule\(|_\w+\(\)", str(caught.value))  # one line, in words of the caller's
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from torch.nn.utils import parametrizations, prune
 import lipguard
 from lipguard.errors import ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.trusted.layers import Activation, Linear
-from lipguard.trusted.reading import lowering
+from lipguard.trusted.reading.own import _SAMPLED
 from lipguard.trusted.reading.private import PrivateCopy
+from lipguard.trusted.reading.table import TABLE
 from lipguard.trusted.reading.trace import trace
 
 
@@ -52,9 +53,7 @@ class Fourier(nn.Module):
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     yield
-    for module in list(lowering._REGISTERED):
-        lowering._REGISTERED.discard(module)
-        del lowering._MODULES[module]
+    TABLE.own.clear()
 
 
 def assert_sandwich(model: nn.Module, shape: tuple[int, ...]) -> lipguard.Report:
@@ -176,8 +175,8 @@ def test_what_is_read_counts_with_what_samples_do_not_show() -> None:
     lipguard.register(Fourier, affine=True)
     network = trace(Fourier().eval(), (5,))
     (found,) = [node.layer for node in network.nodes if isinstance(node.layer, Linear)]
-    assert found.weight_ulps * 2.0**-53 >= 2 * lowering._SAMPLED
-    assert lipguard.certify(Fourier().eval(), (5,)).bound >= 1 + lowering._SAMPLED
+    assert found.weight_ulps * 2.0**-53 >= 2 * _SAMPLED
+    assert lipguard.certify(Fourier().eval(), (5,)).bound >= 1 + _SAMPLED
 
 
 NOT_AFFINE: dict[str, Callable[[Own, Tensor], Tensor]] = {

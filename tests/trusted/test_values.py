@@ -15,7 +15,7 @@ import lipguard
 from lipguard.certifying.hints import HINTS
 from lipguard.trusted.layers import Activation
 from lipguard.trusted.norms.layers import node_norms
-from lipguard.trusted.reading import lowering
+from lipguard.trusted.reading.table import TABLE
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.regions import values as values_module
 from lipguard.trusted.regions.intervals import activated
@@ -27,8 +27,7 @@ from lipguard.trusted.rounding import lengths
 def registered() -> Iterator[None]:
     lipguard.register(MaxMin, group=2)
     yield
-    lowering._REGISTERED.discard(MaxMin)
-    del lowering._MODULES[MaxMin]
+    del TABLE.own[MaxMin]
 
 
 def dense(activation: Callable[[], nn.Module]) -> nn.Module:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lipguard.proposing.power.iteration import (
     _BATCHED,
@@ -48,57 +47,6 @@ def propose(network: Network, options: PowerOptions, state: Mapping[str, Array] 
     """
     found = _run(lambda o: [_Part(network.to(o.dtype, o.device))], network.input_shape, options, state or {})
     return found[0]
-
-
-class Relaxation:
-    """The value of the vector relaxation of a network whose weights change, and its gradient.
-
-    With the vectors held fixed the value is an ordinary differentiable function of the weights, a lower bound of
-    LipSDP's optimum at the fixed point. The backward pass that gives its gradient is at the same time one step of the
-    fixed-point iteration, so the vectors follow the weights.
-
-    Args:
-        network: gives the network of the weights as they are, with gradients; always of one architecture.
-        vectors: components of every scalar.
-        warm_up: steps before the first value.
-        seed: of the start.
-    """
-
-    def __init__(self, network: Callable[[], Network], vectors: int = 6, warm_up: int = 20, seed: int = 0) -> None:
-        self.network, self.warm_up = network, warm_up
-        self._options = PowerOptions(vectors=vectors, widening=0.0, seed=seed)
-        self._iteration: _Iteration | None = None
-
-    def value(self) -> Tensor:
-        """The value at the weights as they are, a scalar; its backward pass moves the vectors."""
-        iteration = self._current()
-        x = iteration.x.detach().requires_grad_()
-        for neurons in iteration.neurons.values():
-            neurons.momentum = 0.0
-        x.register_hook(iteration.turn)  # type: ignore[no-untyped-call]
-        (output,) = iteration.forward(x)
-        value: Tensor = torch.linalg.vector_norm(output)
-        return value
-
-    def step(self) -> float:
-        """One step of the iteration, without gradients of the weights; the value before it."""
-        return self._current().step(0.0)
-
-    def _current(self) -> _Iteration:
-        network = self.network()
-        if self._iteration is None:
-            self._iteration = self._begin(network)
-        self._iteration.parts = [_Part(network)]
-        return self._iteration
-
-    def _begin(self, network: Network) -> _Iteration:
-        weights = [t for node in network.nodes for t in vars(node.layer).values() if isinstance(t, Tensor)]
-        own = next((t for t in weights if t.requires_grad), torch.zeros(0))
-        options = dataclasses.replace(self._options, dtype=own.dtype, device=own.device)
-        iteration = _Iteration([_Part(network)], network.input_shape, options, {})
-        for _ in range(self.warm_up):
-            iteration.step(0.0)
-        return iteration
 
 
 def propose_tiles(tiling: Tiling, options: PowerOptions, state: Mapping[str, Array] | None = None) -> list[Proposal]:

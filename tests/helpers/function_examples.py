@@ -1,4 +1,4 @@
-"""Every row of the table, as a module and as each of its functions and methods."""
+"""Calls of every function and method that has a row in the table of supported operations, with an input's shape."""
 
 from __future__ import annotations
 
@@ -6,147 +6,14 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
-from helpers.forward import Forward
-from helpers.networks import Sample, with_weights
-from torch import Tensor, nn
+from torch import nn
 
-from lipguard.trusted.lmi.freed import propagate
-from lipguard.trusted.reading.lowering import KINDS
-from lipguard.trusted.reading.trace import trace
+from helpers.forward import Forward
+from helpers.module_examples import FLAT, IMAGE, LINE, LONG, VOLUME
 
 Call = Callable[[Any, Any], Any]
-IMAGE, FLAT, LONG, LINE, VOLUME = (2, 5, 4), (6,), (3, 4), (2, 7), (2, 3, 4, 3)
-
-MODULES: dict[type[nn.Module], list[tuple[tuple[int, ...], nn.Module]]] = {
-    nn.Conv2d: [
-        (IMAGE, nn.Conv2d(2, 4, (3, 2), (2, 1), (1, 2), (1, 2), groups=2)),
-        (IMAGE, nn.Conv2d(2, 3, 3, padding="same", bias=False)),
-        (IMAGE, nn.Conv2d(2, 3, (2, 4), padding="same", dilation=(3, 1))),
-        (IMAGE, nn.Conv2d(2, 3, 2, padding="valid")),
-        ((1, 1, 1), nn.Conv2d(1, 1, 1)),
-        *((IMAGE, nn.Conv2d(2, 3, 3, 2, 2, padding_mode=mode)) for mode in ("reflect", "replicate", "circular")),
-        (IMAGE, nn.Conv2d(2, 2, (2, 3), padding="same", padding_mode="circular")),
-    ],
-    nn.Conv1d: [
-        (LINE, nn.Conv1d(2, 4, 3, 2, 1, 2, groups=2)),
-        (LINE, nn.Conv1d(2, 3, 3, padding="same", padding_mode="circular")),
-        (LINE, nn.Conv1d(2, 3, 4, padding="same", bias=False)),
-    ],
-    nn.Conv3d: [
-        (VOLUME, nn.Conv3d(2, 4, (2, 3, 2), (1, 2, 1), (1, 0, 1), (2, 1, 1), groups=2)),
-        (VOLUME, nn.Conv3d(2, 1, 3, padding="same", bias=False)),
-        (VOLUME, nn.Conv3d(2, 2, 2, padding=1, padding_mode="replicate")),
-    ],
-    nn.ConvTranspose3d: [(VOLUME, nn.ConvTranspose3d(2, 2, (2, 1, 2), (1, 2, 2), (1, 0, 1), (0, 1, 1), 2))],
-    nn.ConvTranspose1d: [(LINE, nn.ConvTranspose1d(2, 3, 3, 2, 1, 1))],
-    nn.ConvTranspose2d: [
-        (IMAGE, nn.ConvTranspose2d(2, 4, 3, 2, 1, 1, groups=2)),
-        (IMAGE, nn.ConvTranspose2d(2, 3, (3, 2), (2, 3), (0, 1), bias=False, dilation=(2, 1))),
-        (IMAGE, nn.ConvTranspose2d(2, 2, 1, padding=1)),
-    ],
-    nn.Linear: [(FLAT, nn.Linear(6, 3)), (LONG, nn.Linear(4, 2, bias=False))],
-    nn.BatchNorm1d: [(FLAT, nn.BatchNorm1d(6)), (LONG, nn.BatchNorm1d(3, eps=0.1, affine=False))],
-    nn.BatchNorm2d: [(IMAGE, nn.BatchNorm2d(2))],
-    nn.BatchNorm3d: [(VOLUME, nn.BatchNorm3d(2))],
-    nn.InstanceNorm1d: [(LINE, nn.InstanceNorm1d(2, track_running_stats=True))],
-    nn.InstanceNorm2d: [(IMAGE, nn.InstanceNorm2d(2, affine=True, track_running_stats=True))],
-    nn.InstanceNorm3d: [(VOLUME, nn.InstanceNorm3d(2, track_running_stats=True, eps=0.1))],
-    nn.PixelShuffle: [((8, 2, 3), nn.PixelShuffle(2))],
-    nn.PixelUnshuffle: [((1, 4, 6), nn.PixelUnshuffle(2))],
-    nn.ChannelShuffle: [((6, 2, 2), nn.ChannelShuffle(3))],
-    nn.Upsample: [
-        (IMAGE, nn.Upsample(scale_factor=2)),
-        (IMAGE, nn.Upsample((7, 9), mode="bilinear")),
-        (IMAGE, nn.Upsample(scale_factor=(1.5, 2), mode="bilinear", align_corners=True)),
-        (LINE, nn.Upsample(13)),
-        (LINE, nn.Upsample(13, mode="linear")),
-        (VOLUME, nn.Upsample((3, 7, 2), mode="trilinear", align_corners=True)),
-        (IMAGE, nn.Upsample(scale_factor=(1.5, 2.0), mode="bicubic")),
-    ],
-    nn.UpsamplingNearest2d: [(IMAGE, nn.UpsamplingNearest2d(scale_factor=3))],
-    nn.UpsamplingBilinear2d: [(IMAGE, nn.UpsamplingBilinear2d((8, 3)))],
-    nn.Unflatten: [(FLAT, nn.Unflatten(1, (2, 3)))],
-    nn.MaxPool1d: [(LINE, nn.MaxPool1d(2)), (LINE, nn.MaxPool1d(3, 2, 1, 2))],
-    nn.MaxPool2d: [
-        (IMAGE, nn.MaxPool2d(2)),
-        (IMAGE, nn.MaxPool2d(3, 2, 1)),
-        (IMAGE, nn.MaxPool2d((2, 3), (3, 1), (1, 1), (1, 2))),
-        (IMAGE, nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
-        ((1, 1, 1), nn.MaxPool2d(3, 1, 1)),
-    ],
-    nn.MaxPool3d: [(VOLUME, nn.MaxPool3d(2)), (VOLUME, nn.MaxPool3d(2, 1, 1))],
-    nn.AdaptiveMaxPool1d: [(LINE, nn.AdaptiveMaxPool1d(3))],
-    nn.AdaptiveMaxPool2d: [(IMAGE, nn.AdaptiveMaxPool2d((5, 2))), (IMAGE, nn.AdaptiveMaxPool2d((3, 7)))],
-    nn.AdaptiveMaxPool3d: [(VOLUME, nn.AdaptiveMaxPool3d(2))],
-    nn.ZeroPad1d: [(LINE, nn.ZeroPad1d((1, -1)))],
-    nn.ZeroPad3d: [(VOLUME, nn.ZeroPad3d(1))],
-    nn.ConstantPad1d: [(LINE, nn.ConstantPad1d(2, 0.3))],
-    nn.ConstantPad2d: [(IMAGE, nn.ConstantPad2d((1, 0, 2, 1), -1.5))],
-    nn.ConstantPad3d: [(VOLUME, nn.ConstantPad3d(1, 2.0))],
-    nn.ReflectionPad1d: [(LINE, nn.ReflectionPad1d((3, 1)))],
-    nn.ReflectionPad2d: [(IMAGE, nn.ReflectionPad2d((1, 2, 3, 0)))],
-    nn.ReflectionPad3d: [(VOLUME, nn.ReflectionPad3d(1))],
-    nn.ReplicationPad1d: [(LINE, nn.ReplicationPad1d(3))],
-    nn.ReplicationPad2d: [(IMAGE, nn.ReplicationPad2d((1, 2, 3, 0)))],
-    nn.ReplicationPad3d: [(VOLUME, nn.ReplicationPad3d(2))],
-    nn.CircularPad1d: [(LINE, nn.CircularPad1d(2))],
-    nn.CircularPad2d: [(IMAGE, nn.CircularPad2d((1, 2, 3, 0)))],
-    nn.CircularPad3d: [(VOLUME, nn.CircularPad3d(1))],
-    nn.Dropout1d: [(LINE, nn.Dropout1d(0.3))],
-    nn.Dropout3d: [(VOLUME, nn.Dropout3d(0.3))],
-    nn.AlphaDropout: [(FLAT, nn.AlphaDropout(0.3))],
-    nn.PReLU: [(IMAGE, nn.PReLU()), (IMAGE, nn.PReLU(2)), (LONG, nn.PReLU(3))],
-    nn.GELU: [(FLAT, nn.GELU()), (FLAT, nn.GELU("tanh"))],
-    nn.SiLU: [(FLAT, nn.SiLU(inplace=True))],
-    nn.Mish: [(FLAT, nn.Mish())],
-    nn.Hardswish: [(FLAT, nn.Hardswish(inplace=True))],
-    nn.Hardsigmoid: [(FLAT, nn.Hardsigmoid())],
-    nn.Hardtanh: [(FLAT, nn.Hardtanh(-0.5, 2.0))],
-    nn.ReLU6: [(FLAT, nn.ReLU6())],
-    nn.Softplus: [(FLAT, nn.Softplus()), (FLAT, nn.Softplus(3.0, 30.0))],
-    nn.Softsign: [(FLAT, nn.Softsign())],
-    nn.LogSigmoid: [(FLAT, nn.LogSigmoid())],
-    nn.Tanhshrink: [(FLAT, nn.Tanhshrink())],
-    nn.Softshrink: [(FLAT, nn.Softshrink(0.2))],
-    nn.SELU: [(FLAT, nn.SELU())],
-    nn.CELU: [(FLAT, nn.CELU(0.7))],
-    nn.AvgPool2d: [
-        (IMAGE, nn.AvgPool2d(2)),
-        (IMAGE, nn.AvgPool2d((3, 2), (2, 1), (1, 0))),
-        (IMAGE, nn.AvgPool2d((3, 2), 1, (1, 1), count_include_pad=False)),
-        (IMAGE, nn.AvgPool2d(2, divisor_override=3)),
-        (IMAGE, nn.AvgPool2d((1, 2), ceil_mode=True)),
-        *(
-            ((2, 6, 7), nn.AvgPool2d(3, 2, pad, ceil_mode=True, count_include_pad=counted, divisor_override=divisor))
-            for pad in (0, 1)
-            for counted in (True, False)
-            for divisor in (None, 5)
-        ),
-    ],
-    nn.AvgPool1d: [(LINE, nn.AvgPool1d(3, 2, 1)), (LINE, nn.AvgPool1d(3, 2, 1, True, False))],
-    nn.AvgPool3d: [(VOLUME, nn.AvgPool3d(2)), (VOLUME, nn.AvgPool3d(2, 1, 1, True, False))],
-    nn.AdaptiveAvgPool1d: [(LINE, nn.AdaptiveAvgPool1d(3)), (LINE, nn.AdaptiveAvgPool1d(1))],
-    nn.AdaptiveAvgPool3d: [(VOLUME, nn.AdaptiveAvgPool3d((2, None, 5)))],
-    nn.AdaptiveAvgPool2d: [
-        (IMAGE, nn.AdaptiveAvgPool2d(1)),
-        (IMAGE, nn.AdaptiveAvgPool2d((5, 2))),
-        (IMAGE, nn.AdaptiveAvgPool2d((3, 7))),
-        (IMAGE, nn.AdaptiveAvgPool2d((None, 4))),
-    ],
-    nn.ZeroPad2d: [(IMAGE, nn.ZeroPad2d((1, 0, 2, 3))), (IMAGE, nn.ZeroPad2d((-1, 2, 0, -2)))],
-    nn.Flatten: [(IMAGE, nn.Flatten()), (IMAGE, nn.Flatten(2, 3))],
-    nn.Identity: [(IMAGE, nn.Identity())],
-    nn.Dropout: [(IMAGE, nn.Dropout(0.3))],
-    nn.Dropout2d: [(IMAGE, nn.Dropout2d(0.3))],
-    nn.ReLU: [(IMAGE, nn.ReLU()), (FLAT, nn.ReLU(inplace=True))],
-    nn.LeakyReLU: [(IMAGE, nn.LeakyReLU(slope)) for slope in (0.01, 1.5, -0.3)],
-    nn.Tanh: [(IMAGE, nn.Tanh())],
-    nn.Sigmoid: [(IMAGE, nn.Sigmoid())],
-    nn.ELU: [(IMAGE, nn.ELU(alpha, inplace=alpha == 2)) for alpha in (1.0, 2.0, -0.5)],
-}
 
 
 def _difference(first: Any, second: Any, third: Any) -> Any:
@@ -336,42 +203,9 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
 }
 
 
-def _functional(call: Call) -> nn.Module:
+def functional(call: Call) -> nn.Module:
+    """A module that makes the call, with the weights that calls name."""
     parameters = {"kernel": (4, 1, 3, 2), "matrix": (4, 6), "bias": (4,), "mean": (6,)}
     return Forward(
         call, same=nn.Conv2d(2, 2, 1), **{name: nn.Parameter(torch.zeros(shape)) for name, shape in parameters.items()}
     )
-
-
-def _samples() -> list[Any]:
-    cases = [(cls.__name__, shape, module) for cls, rows in MODULES.items() for shape, module in rows]
-    for function, rows in FUNCTIONS.items():
-        name = function if isinstance(function, str) else f"{function.__name__}()"
-        cases += [(name, shape, _functional(call)) for shape, call in rows]
-    return [
-        pytest.param(Sample(with_weights(model, i), shape), id=name) for i, (name, shape, model) in enumerate(cases)
-    ]
-
-
-def test_every_row_of_the_table_is_tested_here() -> None:
-    assert set(MODULES) == {kind.module for kind in KINDS if kind.module is not None}
-    assert set(FUNCTIONS) == {function for kind in KINDS for function in kind.functions}
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.parametrize("sample", _samples())
-def test_operation_is_read_as_the_model_computes_it(sample: Sample) -> None:
-    network = trace(sample.model, sample.input_shape)
-    x, y = sample.inputs(7, seed=1), sample.inputs(7, seed=2)
-    with torch.no_grad():
-        expected, other = sample.model(x.clone()), sample.model(y.clone())
-    assert network.output_shape == tuple(expected.shape[1:])
-    torch.testing.assert_close(network.forward(x), expected, rtol=1e-12, atol=1e-12)
-
-    if not network.activations:
-        differences = propagate(network, x - y, _no_activation)
-        torch.testing.assert_close(differences, expected - other, rtol=1e-12, atol=1e-12)
-
-
-def _no_activation(i: int, a: Tensor) -> Tensor:
-    raise AssertionError(f"node {i} is no activation")
