@@ -74,8 +74,8 @@ def run_verb(verb: str, overrides: Sequence[str]) -> None:
     """Compose the verb's configuration and call its function, by Hydra (which also makes sweeps of ``-m``)."""
     import hydra  # imported here, as usage needs none of it
 
-    from lipguard.app.failure import errors_end_the_command
-    from lipguard.app.folders import config_folder
+    from lipguard.app.console.failure import errors_end_the_command
+    from lipguard.app.console.folders import config_folder
 
     with errors_end_the_command(), _hydra_process(verb, overrides):
         decorate = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)
@@ -86,10 +86,10 @@ def _task(verb: str) -> Callable[[DictConfig], Any]:
     """The verb's function, found in the module of its name; its errors end the command inside Hydra's job."""
 
     def task(cfg: DictConfig) -> Any:
-        from lipguard.app.failure import errors_end_the_command
+        from lipguard.app.console.failure import errors_end_the_command
 
         # Imported here, so that a wrong override is refused before torch is loaded.
-        function = getattr(importlib.import_module(f"lipguard.app.{verb}"), verb)
+        function = getattr(importlib.import_module(f"lipguard.app.verbs.{verb}"), verb)
         with errors_end_the_command():
             return function(cfg)
 

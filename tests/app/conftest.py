@@ -13,7 +13,7 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from lipguard.app.folders import config_folder
+from lipguard.app.console.folders import config_folder
 from lipguard.app.main import main
 
 Compose = Callable[..., DictConfig]

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import lipguard
-from lipguard.app.certify import certify
-from lipguard.app.checkpoints import load_classifier
+from lipguard.app.classifier.checkpoints import load_classifier
+from lipguard.app.classifier.models import Classifier
 from lipguard.app.main import _files_named
-from lipguard.app.models import Classifier
-from lipguard.app.plan import plan
-from lipguard.app.verify import verify
+from lipguard.app.verbs.certify import certify
+from lipguard.app.verbs.plan import plan
+from lipguard.app.verbs.verify import verify
 from lipguard.errors import CertificateError, ConfigError
 
 

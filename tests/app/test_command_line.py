@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lipguard.app.folders import require_writable
+from lipguard.app.console.folders import require_writable
 from lipguard.app.main import VERBS
 from lipguard.errors import ConfigError
 
@@ -116,11 +116,11 @@ def test_bugs_keep_their_traceback(command, monkeypatch) -> None:
     def bug(cfg: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("lipguard.app.plan.plan", bug)
+    monkeypatch.setattr("lipguard.app.verbs.plan.plan", bug)
     with pytest.raises(ZeroDivisionError):
         command("plan")
 
 
 def test_configuration_can_be_shown(command, capsys) -> None:
     assert command("train", "--cfg", "job", "--package", "data") == 0
-    assert "_target_: lipguard.app.data.DigitsData" in capsys.readouterr().out
+    assert "_target_: lipguard.app.data.images.DigitsData" in capsys.readouterr().out

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from lipguard import DCPConfig
 from lipguard.app.building import build, build_all, dcp_config
-from lipguard.app.folders import config_folder
+from lipguard.app.classifier.models import Classifier
+from lipguard.app.console.folders import config_folder
 from lipguard.app.main import VERBS
-from lipguard.app.models import Classifier
 from lipguard.errors import ConfigError
 
 FOLDER = config_folder()

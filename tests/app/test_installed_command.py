@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lipguard.app.folders import config_folder
+from lipguard.app.console.folders import config_folder
 
 
 def test_wheel_has_every_configuration(installed: Path) -> None:

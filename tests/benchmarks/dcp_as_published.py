@@ -22,8 +22,8 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.app.data import IdxData
-from lipguard.app.models import Classifier
+from lipguard.app.classifier.models import Classifier
+from lipguard.app.data.images import IdxData
 from lipguard.trusted.network.blocks import table
 
 CNN1 = [

@@ -13,7 +13,7 @@ import peers
 import torch
 from torch import Tensor, nn
 
-from lipguard.app.idx import read_pair
+from lipguard.app.data.idx import read_pair
 
 _SHARED = Path(__file__).parents[3] / "shared"
 PEERS = Path(os.environ.get("LIPGUARD_PEERS", _SHARED / "peers"))

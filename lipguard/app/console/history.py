@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lipguard.app.models import ACCURACY
+from lipguard.app.classifier.models import ACCURACY
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from lipguard.app.idx import read_pair
+from lipguard.app.data.idx import read_pair
 from lipguard.errors import ConfigError
 
 Pairs = tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]

@@ -6,8 +6,8 @@ from omegaconf import DictConfig
 
 import lipguard
 from lipguard.app.building import build, dcp_config
-from lipguard.app.checkpoints import load_classifier
-from lipguard.app.models import Classifier
+from lipguard.app.classifier.checkpoints import load_classifier
+from lipguard.app.classifier.models import Classifier
 from lipguard.figures.plan import plot_plan
 
 

@@ -8,8 +8,8 @@ from omegaconf import DictConfig, ListConfig
 
 import lipguard
 from lipguard.app.building import box, build, dcp_config
-from lipguard.app.checkpoints import load_classifier
-from lipguard.app.folders import require_writable
+from lipguard.app.classifier.checkpoints import load_classifier
+from lipguard.app.console.folders import require_writable
 from lipguard.certifying.report import Report
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 import lipguard
 from lipguard.app.building import box
-from lipguard.app.checkpoints import load_classifier
+from lipguard.app.classifier.checkpoints import load_classifier
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.trusted.certificate.verify import chance_of
 from lipguard.trusted.regions.region import Box, Domain, are_equal, in_words

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from lipguard.app.failure import errors_end_the_command
+from lipguard.app.console.failure import errors_end_the_command
 from lipguard.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def config_folder() -> Path:
     Raises:
         ConfigError: neither is there.
     """
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     candidates = (package / "configs", package.parent / "configs")
     for folder in candidates:
         if (folder / "train.yaml").is_file():

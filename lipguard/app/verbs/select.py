@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from lipguard.app.checkpoints import load_classifier
+from lipguard.app.classifier.checkpoints import load_classifier
 from lipguard.choosing.selection import select as select_checkpoint
 from lipguard.errors import ConfigError
 from lipguard.figures.front import plot_selection

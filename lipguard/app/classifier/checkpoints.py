@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipguard.app.models import Classifier
+from lipguard.app.classifier.models import Classifier
 from lipguard.errors import ConfigError, LipguardError
 
 _WHAT = "a checkpoint written by `lipguard train`"

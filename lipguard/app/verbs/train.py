@@ -13,11 +13,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lipguard import LipschitzMonitor
 from lipguard.app.building import build, build_all, dcp_config
-from lipguard.app.checkpoints import require_same_architecture
-from lipguard.app.data import ImageData
-from lipguard.app.folders import require_writable
-from lipguard.app.history import AccuracyHistory, Row, epoch_table, merged_history
-from lipguard.app.models import Classifier
+from lipguard.app.classifier.checkpoints import require_same_architecture
+from lipguard.app.classifier.models import Classifier
+from lipguard.app.console.folders import require_writable
+from lipguard.app.console.history import AccuracyHistory, Row, epoch_table, merged_history
+from lipguard.app.data.images import ImageData
 from lipguard.errors import ConfigError
 from lipguard.figures.history import plot_history, require_matplotlib
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipguard.app.networks import build_network, output_shape
+from lipguard.app.classifier.networks import build_network, output_shape
 from lipguard.errors import ConfigError
 from lipguard.proposing.penalty import LipschitzPenalty
 
