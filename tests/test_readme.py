@@ -1,12 +1,9 @@
 """The README's Python snippets run as they stand, in order, in one namespace; its commands are those that CI uses."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-
-from lipguard.app.main import VERBS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -53,8 +50,3 @@ def test_every_key_in_the_table_is_logged_by_the_monitor() -> None:
     named = {"bound", "product_bound", "lower_bound", "tightness", "seconds", "average_certified_radius"}
     assert keys - named == {"certified_accuracy_eps_0"}  # the rest of 0.25 is no word
     assert all(f'"{key}"' in source for key in named)
-
-
-def test_the_verbs_of_the_command_line_exist() -> None:
-    used = {shlex.split(line)[1] for line in "".join(snippets("bash")).splitlines() if line.startswith("lipguard ")}
-    assert used == set(VERBS)
