@@ -13,7 +13,7 @@ PAGES = "before\n\n<!-- table: Bound -->\n\nold\n\n<!-- end -->\n\nafter <!-- ta
 
 
 def benchmarks(*arguments: object) -> str:
-    command = [sys.executable, "-m", "tests.benchmarks", "--threads", "1", *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.benchmarks", "methods", "--threads", "1", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -98,7 +98,7 @@ def test_other_settings_do_not_mix(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     about = {"machine": "a calculator", "threads": 1, "limit": 30.0, "torch": "0"}
     results.write_text(json.dumps({"about": about, "notes": [], "rows": []}))
-    command = [sys.executable, "-m", "tests.benchmarks", "--only", "diagonal", "--json", str(results)]
+    command = [sys.executable, "-m", "tests.benchmarks", "methods", "--only", "diagonal", "--json", str(results)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert "another machine" in done.stderr
@@ -107,7 +107,7 @@ def test_other_settings_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks", "--only", "diagonal", "--device", "cuda"]
+    command = [sys.executable, "-m", "tests.benchmarks", "methods", "--only", "diagonal", "--device", "cuda"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2
     assert "--device cuda: torch" in done.stderr

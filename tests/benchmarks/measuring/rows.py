@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import networks
 import torch
-from measuring import Outcome, measure
-from methods import certify, each_epoch, lipsdp, product
-from others import eclipse, gram_product, liplt, lower
-from training import MNIST, Sample
 
 from lipguard import DCPConfig
 from lipguard.trusted.reading.trace import trace
+
+from ..networks import table as networks
+from ..networks.training import MNIST, Sample
+from .methods import certify, each_epoch, lipsdp, product
+from .others import eclipse, gram_product, liplt, lower
+from .process import Outcome, measure
 
 Row = dict[str, Any]
 Done = Callable[[Row], bool]  # whether an earlier run has this row

@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from training import Training, cnn1, mnist
 
 import lipguard
 from lipguard import DCPConfig
+
+from ..networks.training import Training, cnn1, mnist
 
 EPOCHS = 8
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import peers
 import torch
 from torch import Tensor, nn
 
 from lipguard.app.data.idx import read_pair
 
-_SHARED = Path(__file__).parents[3] / "shared"
+from . import peers
+
+_SHARED = Path(__file__).parents[4] / "shared"
 PEERS = Path(os.environ.get("LIPGUARD_PEERS", _SHARED / "peers"))
 MNIST = Path(os.environ.get("LIPGUARD_MNIST", _SHARED / "data" / "mnist"))
 TRAINED_ON = 9000  # images of the file; the rest gives the accuracy

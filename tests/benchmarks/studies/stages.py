@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import networks
 import torch
-from measuring import Clock, measure
-from methods import load, warm_up
 
 import lipguard
 from lipguard.certifying import block_run
 from lipguard.certifying import certify as certification
 from lipguard.proposing.power import run as power
+
+from ..measuring.methods import load, warm_up
+from ..measuring.process import Clock, measure
+from ..networks import table as networks
 
 DEFAULT = ("CNN1", "cnn_C5_CH16", "ResNet-20")
 STAGES: dict[str, tuple[object, str]] = {

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import networks
 import numpy as np
-from rows import LARGE, NAMES, OURS, PATIENCE, Row
+
+from ..measuring.rows import LARGE, NAMES, OURS, PATIENCE, Row
+from ..networks import table as networks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import Clock
-from methods import load
 from torch import Tensor
 
 from lipguard.certifying.lower_bound import ascend
@@ -22,6 +20,9 @@ from lipguard.trusted.layers import Activation, Conv2d, Layer, Linear, Pick, Sca
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
+
+from .methods import load
+from .process import Clock
 
 Shape = tuple[int, ...]
 Values = dict[str, Any]

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from architectures import CASES, Case, trained
 from torch import nn
 from torch.nn.utils import parametrizations
-from training import MNIST, Sample, builders, mnist
+
+from .architectures import CASES, Case, trained
+from .training import MNIST, Sample, builders, mnist
 
 QUICK = ("fnn2 0, all", "fnn3 0, all", "cnn2 0, all", "cnn3 0, all", "cnn_C5_CH16", "CNN1")
 ARCHITECTURES = ("LeNet-5, average", "LeNet-5, max", "ResNet-20", "ResNet-18, 32x32")

@@ -17,9 +17,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from measuring import Outcome, measure
-from methods import certify
-from training import Sample, samples
 
 import lipguard
 from lipguard import DCPConfig
@@ -33,6 +30,10 @@ from lipguard.proposing.power.run import propose
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.unfolding import unfolded
 from lipguard.trusted.reading.trace import trace
+
+from ..measuring.methods import certify
+from ..measuring.process import Outcome, measure
+from ..networks.training import Sample, samples
 
 NAMES = ("four convolutions", "CIFAR-shaped")
 GRIDS = ((1, 1), (2, 1), (2, 2), (4, 4))

@@ -37,13 +37,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from measuring import Outcome, measure
-from methods import certify, lipsdp, product, warm_in_steps
 from torch import nn
-from training import MNIST, Sample, samples
 
 from lipguard import DCPConfig
 from lipguard.trusted.reading.trace import trace
+
+from ..measuring.methods import certify, lipsdp, product, warm_in_steps
+from ..measuring.process import Outcome, measure
+from ..networks.training import MNIST, Sample, samples
 
 NAMES = {
     "product": "product",

@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from training import TRAINED_ON, Training
+
+from ..networks.training import TRAINED_ON, Training
 
 
 class _Classifier(pl.LightningModule):

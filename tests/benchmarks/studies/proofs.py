@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 import torch
-from training import Sample, samples
 
 import lipguard
 from lipguard import Certificate, DCPConfig
@@ -28,6 +27,8 @@ from lipguard.certifying.hints import HINTS
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.proofs.claim import WholeClaim, proves
 from lipguard.trusted.reading.trace import trace
+
+from ..networks.training import Sample, samples
 
 HEADER = ("network", "rows", "proof", "proof's rho over plain", "reported over plain", "time over plain", "verify, s")
 

@@ -22,12 +22,13 @@ from statistics import mean
 from typing import Any
 
 import torch
-import training
 from torch import Tensor, nn
 
 import lipguard
 from lipguard import CertifiedAccuracy, LipschitzPenalty
 from lipguard.certifying.margins import needed_pairs
+
+from ..networks import training
 
 SHAPE = (1, 28, 28)
 RADII = (0.1, 0.25, 0.5)

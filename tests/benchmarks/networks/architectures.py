@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import training
 from torch import Tensor, nn
 
 import lipguard
+
+from . import training
 
 
 class LeNet(nn.Module):

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from measuring import Clock
 from torch import nn
-from training import Training, cnn1, mnist
 
 import lipguard
 from lipguard import DCPConfig
@@ -24,6 +22,9 @@ from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
 from lipguard.trusted.reading.trace import trace
+
+from ..networks.training import Training, cnn1, mnist
+from .process import Clock
 
 Shape = tuple[int, ...]
 Values = dict[str, Any]
@@ -91,7 +92,7 @@ def warm_in_steps(clock: Clock, epochs: int) -> Values:
 
     A step of a plain loop, and of a Lightning Trainer, both without logging.
     """
-    from trainer import trainer_steps  # not in the memory of the other methods
+    from .trainer import trainer_steps  # not in the memory of the other methods
 
     training = Training(cnn1, *mnist())
     for _ in range(8):

@@ -30,7 +30,7 @@ def networks() -> Iterator[tuple[str, Any, tuple[int, ...]]]:
     import torch
     from torch import nn
 
-    sys.path.insert(0, str(HERE.parents[1]))
+    sys.path.insert(0, str(HERE.parents[2]))
     from helpers.graphs import random_graph
     from helpers.networks import MaxMin, Residual
 
@@ -149,7 +149,7 @@ def main() -> int:
     """Compare, or print the results of one folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("other", nargs="?", help="a folder that holds a package lipguard")
-    parser.add_argument("this", nargs="?", default=str(HERE.parents[2]), help="the other one; this checkout by default")
+    parser.add_argument("this", nargs="?", default=str(HERE.parents[3]), help="the other one; this checkout by default")
     parser.add_argument("--dump", action="store_true", help="print the results of the package that Python finds")
     parser.add_argument("--keep", help="a file that holds the first folder's results, or takes them up")
     asked = parser.parse_args()

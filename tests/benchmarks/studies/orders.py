@@ -8,11 +8,12 @@ Operations of the factorisation, with those that moving entries is worth, and me
 from __future__ import annotations
 
 from torch import nn
-from training import NETWORKS
 
 from lipguard.planning.orders.elimination import eliminate, operations
 from lipguard.planning.orders.sites import SiteGraph, site_graph
 from lipguard.trusted.reading.trace import trace
+
+from ..networks.training import NETWORKS
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import peers
 import pytorch_lightning as pl
 from torch import nn
 
@@ -25,6 +24,8 @@ from lipguard import DCPConfig
 from lipguard.app.classifier.models import Classifier
 from lipguard.app.data.images import IdxData
 from lipguard.trusted.network.blocks import table
+
+from ..networks import peers
 
 CNN1 = [
     {"kind": "conv", "channels": 5, "kernel": 5}, {"kind": "relu"}, {"kind": "conv", "channels": 5, "kernel": 5},

@@ -30,14 +30,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from measuring import Clock, Outcome, measure
-from methods import warm_up
 from torch import Tensor, nn
 
 import lipguard
 from lipguard import DCPConfig
 from lipguard.proposing.power import run as power
 from lipguard.trusted.reading.trace import trace
+
+from ..measuring.methods import warm_up
+from ..measuring.process import Clock, Outcome, measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
