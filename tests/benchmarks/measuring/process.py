@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
+
+from .memory import peak_memory
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 _LONGEST_SETUP = 600.0  # seconds of imports and of loading, which are not measured
@@ -120,19 +121,3 @@ def _child(pipe: Connection, threads: int, work: Callable[..., dict[str, Any]], 
         pipe.send(Outcome(f"failed ({type(error).__name__}: {error})", clock.seconds, clock.peak, clock.baseline))
         raise
     pipe.send(Outcome("done", clock.seconds, clock.peak, clock.baseline, values))
-
-
-def peak_memory(process: int | None = None) -> float:
-    """The most memory that a process (this one) held, in MB, and with it those that it started; NaN without /proc.
-
-    Not `ru_maxrss`, which begins with what the parent held when it started this process.
-    """
-    process = os.getpid() if process is None else process
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        return math.nan
-    own = [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")]
-    started = [peak_memory(int(child)) for child in children]
-    return sum(own) + sum(mb for mb in started if not math.isnan(mb))

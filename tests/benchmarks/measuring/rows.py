@@ -17,9 +17,12 @@ import torch
 from lipguard import DCPConfig
 from lipguard.trusted.reading.trace import trace
 
-from ..networks import table as networks
-from ..networks.training import MNIST, Sample
-from .methods import certify, each_epoch, lipsdp, product
+from ..networks.families import FAMILIES, member
+from ..networks.sample import Sample
+from ..networks.table import table
+from ..networks.training import MNIST
+from .epochs import each_epoch
+from .methods import certify, lipsdp, product
 from .others import eclipse, gram_product, liplt, lower
 from .process import Outcome, measure
 
@@ -66,20 +69,20 @@ def measured(chosen: argparse.Namespace, done: Done, note: Callable[[str], None]
 
 
 def _table(chosen: argparse.Namespace, done: Done, note: Callable[[str], None]) -> Iterator[Row]:
-    for sample in networks.table(chosen.all, chosen.only, note, chosen.networks):
+    for sample in table(chosen.all, chosen.only, note, chosen.networks):
         yield from _on(sample, chosen.methods, {"part": "table"}, chosen, done)
 
 
 def _sizes(chosen: argparse.Namespace, done: Done, _: Callable[[str], None]) -> Iterator[Row]:
-    for family, values in networks.FAMILIES.items():
+    for family, values in FAMILIES.items():
         for value in values if chosen.only.lower() in family else ():
             about = {"part": "sizes", "family": family, "value": value}
             own = [m for m in SIZED if m in chosen.methods]
-            yield from _on(networks.member(family, value), own, about, chosen, done)
+            yield from _on(member(family, value), own, about, chosen, done)
 
 
 def _anytime(chosen: argparse.Namespace, done: Done, note: Callable[[str], None]) -> Iterator[Row]:
-    for sample in networks.table(False, chosen.only, note, chosen.networks):
+    for sample in table(False, chosen.only, note, chosen.networks):
         if sample.name in CURVES:
             for method, budgets in ANYTIME.items():
                 for budget in budgets:

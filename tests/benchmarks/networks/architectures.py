@@ -1,15 +1,11 @@
-"""Architectures as people write them, trained lightly, then certified with the defaults.
-
-    python tests/benchmarks/architectures.py [--only WORD] [--domain]
+"""Architectures as people write them, and a light training of each.
 
 Those for 28x28 see MNIST, those for 3x32x32 the same images in colours.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import lipguard
-
-from . import training
+from .training import TRAINED_ON, coloured
 
 
 class LeNet(nn.Module):
@@ -212,12 +206,12 @@ CASES = (
 def trained(case: Case, images: Tensor, labels: Tensor) -> tuple[nn.Module, float]:
     """(the model in eval mode, its accuracy on the last 1,000 images)."""
     if case.shape[0] == 3:
-        images = training.coloured(images)
+        images = coloured(images)
     torch.manual_seed(0)
     model = case.build()
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(0)
-    epochs = (torch.split(torch.randperm(training.TRAINED_ON, generator=generator), 64) for _ in itertools.count())
+    epochs = (torch.split(torch.randperm(TRAINED_ON, generator=generator), 64) for _ in itertools.count())
     for batch in itertools.islice(itertools.chain.from_iterable(epochs), case.steps):
         loss = F.cross_entropy(model(images[batch]), labels[batch])
         optimiser.zero_grad()
@@ -225,41 +219,5 @@ def trained(case: Case, images: Tensor, labels: Tensor) -> tuple[nn.Module, floa
         optimiser.step()
     model.eval()
     with torch.no_grad():
-        rest = torch.cat([model(part).argmax(1) for part in torch.split(images[training.TRAINED_ON :], 100)])
-    return model, float((rest == labels[training.TRAINED_ON :]).float().mean())
-
-
-def main() -> None:
-    """Print one row per architecture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="architectures whose name contains this")
-    parser.add_argument("--domain", action="store_true", help="also on [0, 1], and around an image")
-    chosen = parser.parse_args()
-    images, labels = training.mnist()
-    print("| network | accuracy | product | bound | ratio | lower bound | proof | seconds | wanted |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for case in CASES:
-        if chosen.only not in case.name:
-            continue
-        model, accuracy = trained(case, images, labels)
-        began = time.perf_counter()
-        report = lipguard.certify(model, case.shape)
-        seconds = time.perf_counter() - began
-        wanted = f"{case.ratio}, {case.seconds:.0f} s" if case.ratio else f"{case.seconds:.0f} s"
-        print(
-            f"| {case.name} | {accuracy:.3f} | {report.product_bound:.4g} | {report.bound:.4g} "
-            f"| {report.bound / report.product_bound:.3g} | {report.lower_bound:.4g} | {report.proof} | {seconds:.1f} "
-            f"| {wanted} |", flush=True,
-        )  # fmt: skip
-        if chosen.domain and case.shape == SMALL:
-            for name, domain in (("[0, 1]", lipguard.Box(0, 1)), ("within 0.25", lipguard.Ball(images[-1], 0.25))):
-                within = lipguard.certify(model, case.shape, domain=domain).restricted
-                assert within is not None
-                print(
-                    f"| ... {name} | | | {within.bound:.4g} | {within.bound / report.bound:.4f} of it "
-                    f"| {within.lower_bound:.4g} | {within.proof} | {within.seconds:.1f} | |", flush=True,
-                )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+        rest = torch.cat([model(part).argmax(1) for part in torch.split(images[TRAINED_ON:], 100)])
+    return model, float((rest == labels[TRAINED_ON:]).float().mean())

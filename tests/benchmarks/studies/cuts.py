@@ -1,7 +1,5 @@
 """What cuts and tiles lose, and what they save: diagonal forms beside scalars, on networks trained here.
 
-    python tests/benchmarks/cuts.py [--only NAME] [--certify] [--plot PATH]
-
 For the four-convolution network and the CIFAR-shaped one (`LIPGUARD_MNIST`, a folder with the IDX files), cut behind
 some of their activations: the value of the relaxation over that of the whole network, where the cut hands on a diagonal
 form, and where the constants of the parts are multiplied; and what a sparse proof takes then, as predicted. Then the
@@ -33,7 +31,9 @@ from lipguard.trusted.reading.trace import trace
 
 from ..measuring.methods import certify
 from ..measuring.process import Outcome, measure
-from ..networks.training import Sample, samples
+from ..networks.named import samples
+from ..networks.sample import Sample
+from ..reporting.markdown import print_head, print_row
 
 NAMES = ("four convolutions", "CIFAR-shaped")
 GRIDS = ((1, 1), (2, 1), (2, 2), (4, 4))
@@ -41,13 +41,15 @@ LIMITS: tuple[dict[str, float], ...] = ({}, {"max_memory": 1.2e9}, {"max_memory"
 HEADER = ("network", "cuts behind", "diagonal form", "product of parts", "proof, s", "proof, MB")
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of this study."""
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--certify", action="store_true", help="certify, too")
     parser.add_argument("--plot", type=Path, help="draw a plan, and do nothing else")
-    chosen = parser.parse_args()
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Print the tables."""
     torch.set_num_threads(2)
     certified = []
     for name in NAMES:
@@ -68,8 +70,7 @@ def main() -> None:
 
 
 def _table(name: str, network: Network) -> None:
-    _print(HEADER)
-    _print(["---"] * len(HEADER))
+    print_head(HEADER)
     places = candidates(network)
     middle = len(places) // 2
     sets = [(), *((i,) for i in places), tuple(places[1::2]), (places[middle - 1], places[middle + 1]), tuple(places)]
@@ -82,7 +83,7 @@ def _table(name: str, network: Network) -> None:
         own = network.cut(cuts)
         seconds, memory = _proof(own)
         names = ", ".join(network.nodes[i].path for i in cuts) or "-"
-        _print((
+        print_row((
             name, names, f"{_value(own) / whole:.3f}", f"{parts / whole:.3f}", f"{seconds:.0f}", f"{memory / 1e6:.0f}",
         ))  # fmt: skip
 
@@ -91,8 +92,7 @@ def _tiles(name: str, network: Network) -> None:
     """Behind every place that images reach, what is before it in tiles: of the value with the cut alone."""
     header = ("network", "cut behind", "tiles before it", "loss of the tiles", "proof, s", "proof, MB", "largest front")
     print()
-    _print(header)
-    _print(["---"] * len(header))
+    print_head(header)
     for i in candidates(network):
         if len(network.nodes[i].shape) < 3:
             continue
@@ -105,7 +105,7 @@ def _tiles(name: str, network: Network) -> None:
             largest = max(elimination_of(piece).largest for piece in pieces)
             loss = f"{_value(own) / alone - 1:.2%}"
             tiles = "x".join(map(str, grid))
-            _print((name, network.nodes[i].path, tiles, loss, f"{seconds:.0f}", f"{memory / 1e6:.0f}", str(largest)))
+            print_row((name, network.nodes[i].path, tiles, loss, f"{seconds:.0f}", f"{memory / 1e6:.0f}", str(largest)))
 
 
 def _value(network: Network) -> float:
@@ -140,12 +140,3 @@ def _certified(name: str, limits: dict[str, float], outcome: Outcome) -> str:
         f"- {name}, {limit}: {values['bound']:.6g}, {values['bound'] / values['product']:.4f} of the product, "
         f"{values['proof']}, {outcome.seconds:.0f} s, peak {outcome.peak:.0f} MB, imports {outcome.baseline:.0f}"
     )
-
-
-def _print(cells: object) -> None:
-    assert hasattr(cells, "__iter__")
-    print("|", " | ".join(cells), "|", flush=True)
-
-
-if __name__ == "__main__":
-    main()

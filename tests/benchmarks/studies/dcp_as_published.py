@@ -1,7 +1,5 @@
 """DCP as published on networks trained by others, merge by merge, and on the paper's CNN1 trained on MNIST.
 
-    python tests/benchmarks/dcp_as_published.py --peers PATH --mnist PATH [--family cnn2 cnn3] [--seeds 0 1 2 3 4]
-
 `--peers` is a folder with `load.py` (digits networks, trained by others) and `--mnist` one with IDX files; a part
 whose folder is not given is left out. Every row is one certification with `DCPConfig.paper()` but for the
 merge: sum is the published one, coverage and form are other merges of the same solves, each as it is, even above the
@@ -15,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import nn
@@ -27,7 +26,7 @@ from lipguard.trusted.network.blocks import table
 
 from ..networks import peers
 
-CNN1 = [
+CNN1: list[dict[str, Any]] = [
     {"kind": "conv", "channels": 5, "kernel": 5}, {"kind": "relu"}, {"kind": "conv", "channels": 5, "kernel": 5},
     {"kind": "relu"}, {"kind": "flatten"}, {"kind": "linear", "features": 50}, {"kind": "relu"},
     {"kind": "linear", "features": 10},
@@ -49,15 +48,17 @@ HEADER = (
 )
 
 
-def main() -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of this study."""
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--family", nargs="+", default=["cnn2", "cnn3"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[300, 600], help="N_max for CNN1")
+
+
+def run(chosen: argparse.Namespace) -> None:
     """Print the tables."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--peers", type=Path)
-    options.add_argument("--mnist", type=Path)
-    options.add_argument("--family", nargs="+", default=["cnn2", "cnn3"])
-    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    options.add_argument("--sizes", nargs="+", type=int, default=[300, 600], help="N_max for CNN1")
-    chosen = options.parse_args()
     rows: list[tuple[str, ...]] = []
     if chosen.peers is not None:
         networks = peers.load(chosen.peers)
@@ -105,7 +106,3 @@ def _trained_cnn1(root: Path) -> tuple[nn.Module, float]:
     )
     trainer.fit(model, IdxData(root=str(root)))
     return model.eval(), float(trainer.callback_metrics["val/accuracy"])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """The fast engine beside the methods it replaces: one table, every method in the same run on the same weights.
 
-    python tests/benchmarks/engine.py [--only NAME] [--methods cold warm ...] [--seeds 0 1 2 3 4] [--limit SECONDS]
-
 Networks: digits networks and stacks of convolutions that others trained (`LIPGUARD_PEERS`, a folder with `load.py`),
 and networks that are trained here on MNIST (`LIPGUARD_MNIST`, a folder with the IDX files of the 10,000 test images:
 9,000 to train on). Methods:
@@ -32,19 +30,16 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from lipguard import DCPConfig
-from lipguard.trusted.reading.trace import trace
-
-from ..measuring.methods import certify, lipsdp, product, warm_in_steps
+from ..measuring.each import Budget, Runs
+from ..measuring.epochs import warm_in_steps
 from ..measuring.process import Outcome, measure
-from ..networks.training import MNIST, Sample, samples
+from ..networks.named import samples
+from ..networks.training import MNIST
+from ..reporting.markdown import print_head, print_row
 
 NAMES = {
     "product": "product",
@@ -63,96 +58,23 @@ TRAINED = "CNN1"  # whose warm certificate is given in training steps
 TARGET = 40  # training steps
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Seconds per method, threads, and the most LMI variables for which cvxpy is asked."""
-
-    limit: float
-    threads: int
-    variables: int
-
-
-class Runs:
-    """The methods on one network, each at most once."""
-
-    def __init__(self, sample: Sample, folder: Path, budget: Budget) -> None:
-        self.sample, self.folder, self.budget = sample, folder, budget
-        self.weights = self._save(sample.model, "weights.pt")
-        self.state = folder / "state.pt"
-        network = trace(sample.model, sample.input_shape)
-        self.variables = network.nodes[0].size + network.neurons
-
-    def outcome(self, method: str) -> Outcome | None:
-        """What a method came to; None where it does not apply."""
-        if method in ("scs", "clarabel"):
-            small = self.variables <= self.budget.variables
-            return self._measure(lipsdp, self.weights, method.upper()) if small else None
-        if method == "dcp":
-            return self._certify(self.weights, DCPConfig.paper())
-        if method == "deterministic":
-            randomised = self.cold.values.get("proof") == "randomised"
-            return self._certify(self.weights, DCPConfig(failure_probability=0)) if randomised else None
-        if method == "warm":
-            return self.warm if self.state.exists() else Outcome("failed (no cold start)")
-        return self.product if method == "product" else self.cold
-
-    @cached_property
-    def product(self) -> Outcome:
-        return self._measure(product, self.weights)
-
-    @cached_property
-    def cold(self) -> Outcome:
-        return self._certify(self.weights, DCPConfig(), keep=self.state)
-
-    @cached_property
-    def warm(self) -> Outcome:
-        return self._certify(self.later, DCPConfig(), warm=self.state)
-
-    @cached_property
-    def cold_later(self) -> Outcome:
-        """A cold certificate of the weights that the warm one is for."""
-        return self._certify(self.later, DCPConfig())
-
-    @cached_property
-    def later(self) -> Path:
-        return self._save(self.sample.later(), "later.pt")
-
-    def excess(self, method: str, bound: float) -> str:
-        """How far the bound is above the best one that is known."""
-        if method != "warm":
-            return _percent(bound / self.sample.optimum - 1) if self.sample.optimum else "-"
-        cold = self.cold_later.values.get("bound", math.nan)
-        return "-" if math.isnan(cold) else f"{_percent(bound / cold - 1)} over cold"
-
-    def _save(self, model: nn.Module, name: str) -> Path:
-        torch.save(model, self.folder / name)
-        return self.folder / name
-
-    def _certify(self, weights: Path, config: DCPConfig, warm: Path | None = None, keep: Path | None = None) -> Outcome:
-        return self._measure(certify, weights, config.to_dict(), warm, keep)
-
-    def _measure(self, work: object, weights: Path, *arguments: object) -> Outcome:
-        assert callable(work)
-        budget = self.budget
-        return measure(work, weights, self.sample.input_shape, *arguments, limit=budget.limit, threads=budget.threads)
-
-
-def main() -> None:
-    """Print the table, row by row, and what follows from it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of this study."""
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the digits networks, 0 to 4")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds per method")
     parser.add_argument("--variables", type=int, default=700, help="the largest LMI that cvxpy is asked to solve")
     parser.add_argument("--threads", type=int, default=2)
-    chosen = parser.parse_args()
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Print the table, row by row, and what follows from it."""
     budget = Budget(chosen.limit, chosen.threads, chosen.variables)
     torch.set_num_threads(budget.threads)
     notes = [f"Load of the machine at the start, by others: {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores."]
     seconds: dict[tuple[str, str], float | None] = {}  # None: out of time
-    _print(HEADER)
-    _print(["---"] * len(HEADER))
+    print_head(HEADER)
     for sample in samples(chosen.only, chosen.seeds, notes.append):
         if sample.accuracy is not None:
             notes.append(f"{sample.name}: accuracy {sample.accuracy:.3f}.")
@@ -161,7 +83,7 @@ def main() -> None:
             for method in chosen.methods:
                 outcome = runs.outcome(method)
                 if outcome is not None:
-                    _print(_row(runs, method, outcome))
+                    print_row(_row(runs, method, outcome))
                     if outcome.status in ("done", "timeout"):
                         seconds[sample.name, method] = outcome.seconds if outcome.status == "done" else None
     notes += _speed_up(seconds, budget.limit)
@@ -181,10 +103,6 @@ def _row(runs: Runs, method: str, outcome: Outcome) -> Iterator[str]:
     yield f"{outcome.seconds:.2f}" if outcome.status == "done" else f"> {outcome.seconds:.0f}"
     yield from ("-" if math.isnan(mb) else f"{mb:.0f}" for mb in (outcome.baseline, outcome.peak))
     yield str(runs.budget.threads)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.4f} %" if abs(share) < 0.01 else f"{100 * share:+.1f} %"
 
 
 def _proof(values: dict[str, object]) -> str:
@@ -218,12 +136,3 @@ def _training_steps(budget: Budget) -> str:
         f"{warm / values['step']:.1f} of {1e3 * values['step']:.1f} ms in a plain loop, batch of 64 (medians; "
         f"{', '.join(f'{1e3 * s:.0f}' for s in values['warm'])} ms); the cold one took {values['cold']:.2f} s."
     )
-
-
-def _print(cells: object) -> None:
-    assert hasattr(cells, "__iter__")
-    print("|", " | ".join(cells), "|", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,20 @@
 """What a plan predicts beside what a cold certificate takes, on networks that the prices were not fitted to.
 
-    python tests/benchmarks/predictions.py
-
 With torch's initial weights, seeded; nothing is learned from earlier runs (a cache folder of its own).
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 
 import torch
 from torch import nn
+
+import lipguard
+
+from ..reporting.markdown import print_head, print_row
 
 
 def _convolutional(shape: tuple[int, int, int], layers: list[tuple[int, int, int]], hidden: int) -> nn.Module:
@@ -36,14 +39,15 @@ NETWORKS: dict[str, tuple[tuple[int, int, int], list[tuple[int, int, int]], int]
 }
 
 
-def main() -> None:
-    """Print the table."""
-    import lipguard
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of this study: none."""
 
+
+def run(chosen: argparse.Namespace) -> None:
+    """Print the table."""
     torch.set_num_threads(2)
     lipguard.certify(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), (2,))  # what is done once
-    print("| network | LMI rows | proof | predicted, s | taken, s | taken / predicted |")
-    print("|---|---|---|---|---|---|")
+    print_head(("network", "LMI rows", "proof", "predicted, s", "taken, s", "taken / predicted"))
     for name, (shape, layers, hidden) in NETWORKS.items():
         torch.manual_seed(0)
         model = _convolutional(shape, layers, hidden).eval()
@@ -53,9 +57,4 @@ def main() -> None:
             report = lipguard.certify(model, shape)
         ratio = report.seconds / predicted.seconds
         rows = f"{predicted.blocks[0].variables[0]:,}"
-        print(f"| {name} | {rows} | {report.proof} | {predicted.seconds:.2f} | {report.seconds:.2f} | {ratio:.2f} |",
-              flush=True)  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+        print_row((name, rows, report.proof, f"{predicted.seconds:.2f}", f"{report.seconds:.2f}", f"{ratio:.2f}"))

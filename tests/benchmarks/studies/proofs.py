@@ -1,7 +1,5 @@
 """What rigour costs: proofs beside plain Cholesky factorisations of the same matrices.
 
-    python tests/benchmarks/proofs.py [--only NAME]
-
 For networks that fit a dense matrix (`LIPGUARD_PEERS`, `LIPGUARD_MNIST`), with the multipliers of their certificates:
 the smallest rho that the proof accepts over the smallest that an unshifted Cholesky accepts, by bisection, as bounds;
 the reported bound over the latter; the time of the proof, with the assembly of its matrix, over that of a plain dense
@@ -28,23 +26,26 @@ from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.proofs.claim import WholeClaim, proves
 from lipguard.trusted.reading.trace import trace
 
-from ..networks.training import Sample, samples
+from ..networks.named import samples
+from ..networks.sample import Sample
+from ..reporting.markdown import print_head, print_row
 
 HEADER = ("network", "rows", "proof", "proof's rho over plain", "reported over plain", "time over plain", "verify, s")
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of this study."""
     parser.add_argument("--only", default="", help="networks whose name contains this")
-    chosen = parser.parse_args()
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Print the table."""
     torch.set_num_threads(2)
-    print("|", " | ".join(HEADER), "|")
-    print("|", " | ".join("---" for _ in HEADER), "|")
+    print_head(HEADER)
     names = ["fnn2", "fnn3", "cnn2", "cnn3", "CNN1"]
     for name in [n for n in names if chosen.only.lower() in n.lower()]:
         for sample in samples(name, [0], print):
-            print("|", " | ".join(_row(sample)), "|", flush=True)
+            print_row(_row(sample))
 
 
 def _row(sample: Sample) -> tuple[str, ...]:
@@ -96,7 +97,3 @@ def _seconds(run: Callable[[], object], repeat: int = 5) -> float:
         run()
         times.append(time.perf_counter() - began)
     return min(times)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """Where the time of a cold certificate goes, stage by stage.
 
-    python tests/benchmarks/stages.py [--only NAME ...]
-
 Each network in a process of its own, warmed up; what no stage has is the rest. With `--profile`, the functions that
 take most of it, by cProfile, which makes them slower.
 """
@@ -28,7 +26,8 @@ from lipguard.proposing.power import run as power
 
 from ..measuring.methods import load, warm_up
 from ..measuring.process import Clock, measure
-from ..networks import table as networks
+from ..networks.table import table
+from ..reporting.markdown import print_head, print_row
 
 DEFAULT = ("CNN1", "cnn_C5_CH16", "ResNet-20")
 STAGES: dict[str, tuple[object, str]] = {
@@ -76,18 +75,19 @@ def certify(clock: Clock, weights: Path, shape: tuple[int, ...], profile: bool) 
     return spent
 
 
-def main() -> None:
-    """Print one row per network."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of this study."""
     parser.add_argument("--only", nargs="+", default=list(DEFAULT), help="networks whose name contains one of these")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    chosen = parser.parse_args()
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Print one row per network."""
     torch.set_num_threads(chosen.threads)
-    lines = ["| network | seconds | " + " | ".join(STAGES) + " | rest |", "|---" * (len(STAGES) + 3) + "|"]
-    print("\n".join(lines), flush=True)
+    print_head(("network", "seconds", *STAGES, "rest"))
     for word in chosen.only:
-        for sample in networks.table(True, word, print):
+        for sample in table(True, word, print):
             with tempfile.TemporaryDirectory() as folder:
                 weights = Path(folder, "weights.pt")
                 torch.save(sample.model, weights)
@@ -95,11 +95,7 @@ def main() -> None:
                 found = measure(*work, limit=1200, threads=chosen.threads)
             if found.status == "done":
                 own = [found.values.get(name, 0.0) for name in STAGES]
-                cells = [f"{seconds:.2f}" for seconds in (found.seconds, *own, found.seconds - sum(own))]
-                print(f"| {sample.name} | " + " | ".join(cells) + " |", flush=True)
+                times = (found.seconds, *own, found.seconds - sum(own))
+                print_row((sample.name, *(f"{seconds:.2f}" for seconds in times)))
             else:
-                print(f"| {sample.name} | {found.status} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+                print_row((sample.name, found.status))
