@@ -1,7 +1,8 @@
-"""Tables of Markdown, at once or row by row as they are measured."""
+"""Tables of Markdown: at once, row by row as they are measured, or in a page."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -19,3 +20,13 @@ def print_head(header: Sequence[str]) -> None:
 def print_row(cells: Iterable[str]) -> None:
     """A line of a table, seen at once."""
     print("|", " | ".join(cells), "|", flush=True)
+
+
+def filled(page: str, tables: dict[str, str]) -> str:
+    """The page with every table between its markers, `<!-- table: NAME -->` and `<!-- end -->`."""
+
+    def fill(found: re.Match[str]) -> str:
+        name = found.group(1)
+        return f"<!-- table: {name} -->\n\n{tables[name]}\n\n<!-- end -->" if name in tables else found.group(0)
+
+    return re.sub(r"<!-- table: ([^>]+) -->.*?<!-- end -->", fill, page, flags=re.DOTALL)

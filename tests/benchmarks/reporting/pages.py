@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from ..measuring.rows import LARGE, PATIENCE, Row
 from . import cells
 from .figures import anytime, epochs, overview, sizes
+from .markdown import filled
 from .verdicts import devices, exponents, over_epochs, too_small, verdicts
 
 
@@ -28,16 +28,6 @@ def write(results: dict[str, Any], root: Path) -> None:
         figure = draw(rows)
         if figure is not None:
             figure.savefig(root / "docs" / f"{name}.png", dpi=150)
-
-
-def filled(page: str, tables: dict[str, str]) -> str:
-    """The page with every table between its markers, `<!-- table: NAME -->` and `<!-- end -->`."""
-
-    def fill(found: re.Match[str]) -> str:
-        name = found.group(1)
-        return f"<!-- table: {name} -->\n\n{tables[name]}\n\n<!-- end -->" if name in tables else found.group(0)
-
-    return re.sub(r"<!-- table: ([^>]+) -->.*?<!-- end -->", fill, page, flags=re.DOTALL)
 
 
 def _about(about: dict[str, Any]) -> str:
