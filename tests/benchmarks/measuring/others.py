@@ -45,6 +45,7 @@ def gram_product(clock: Clock, weights: Path, shape: Shape) -> Values:
 
 
 def _gram_norm(layer: Layer, shape: Shape) -> float:
+    """Of one layer on an input of that shape; 1 for what only moves entries."""
     if isinstance(layer, Linear):
         return _gram(layer.weight[None])
     if isinstance(layer, Scale):

@@ -42,6 +42,7 @@ def _on_cpu(results: dict[str, Any]) -> list[Row]:
 
 
 def _tables(results: dict[str, Any]) -> dict[str, str]:
+    """By the name of the marker in a page, those that there are rows for."""
     rows = _on_cpu(results)
     found: dict[str, str] = {}
     table = [row for row in rows if row["part"] == "table"]

@@ -73,6 +73,7 @@ def plot(points: Sequence[Point], path: Path) -> None:
 
 
 def _draw(axes: Axes, points: Sequence[Point]) -> None:
+    """One panel: seconds measured and predicted, of an iteration, and in proportion to multiply-adds."""
     from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
     values = [point.value for point in points]
