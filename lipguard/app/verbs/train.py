@@ -79,7 +79,7 @@ def _fit(
     callbacks: list[pl.Callback],
     loggers: list[pl.loggers.Logger],
 ) -> pl.Trainer:
-    """The Trainer after training, with Lightning's hints that do not apply here kept quiet; its own refusals are `ConfigError`."""
+    """The Trainer after training; Lightning's hints that do not apply here are kept quiet."""
     try:
         trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers or False)
         with warnings.catch_warnings():
