@@ -11,6 +11,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+pytest_plugins = ("helpers.commands",)
 torch.set_num_threads(1)
 settings.register_profile(
     "lipguard", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]

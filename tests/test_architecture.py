@@ -1,44 +1,18 @@
 """Data flows one way: a stage imports only stages to its left. Read from the source."""
 
-import ast
 import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.reporting.architecture import tables
+from benchmarks.reporting.imports import ROOT, SOURCES, imported, stage
+from benchmarks.reporting.markdown import filled
 
 import lipguard
 
-ROOT = Path(lipguard.__file__).parent
 # A stage imports those above it.
 ORDER = [{"errors"}, {"trusted"}, {"config"}, {"planning", "proposing"}, {"certifying"}, {"choosing"}, {"figures"}]
 OUTER = {"metrics", "callbacks", "lightning", "app"}
-SOURCES = sorted(path for path in ROOT.rglob("*.py"))
-
-
-def imported(path: Path) -> set[str]:
-    """Every module named in an import statement, wherever it stands, but for the type checker's."""
-    tree = ast.parse(path.read_text())
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            modules = [name for name in inner if ROOT.parent.joinpath(*name.split(".")).with_suffix(".py").exists()]
-            names |= set(modules or [node.module])
-    return names
-
-
-def stage(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -93,3 +67,10 @@ def test_importing_the_package_is_cheap() -> None:
     program = "import sys, lipguard; print([m for m in ('torch', 'cvxpy', 'pytorch_lightning') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_pictures_in_the_docs_are_what_the_imports_say() -> None:
+    page = ROOT.parent / "docs" / "architecture.md"
+    text = page.read_text()
+    assert filled(text, tables()) == text, "run: python -m tests.benchmarks architecture --docs ."
+    assert all(f"<!-- table: {name} -->" in text for name in tables())

@@ -1,53 +1,14 @@
-"""Composed configurations, the command in this process, and the package as a wheel installs it."""
+"""The package as a wheel installs it."""
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
-from omegaconf import DictConfig
-
-from lipguard.app.folders import config_folder
-from lipguard.app.main import main
-
-Compose = Callable[..., DictConfig]
-Command = Callable[..., int]
-
-
-@pytest.fixture
-def compose(tmp_path: Path) -> Iterator[Compose]:
-    """`compose(verb, *overrides)`: what the verb's function gets, with `tmp_path / "run"` as its run folder."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        yield lambda verb, *overrides: hydra.compose(verb, [f"paths.output_dir={tmp_path / 'run'}", *overrides])
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Command]:
-    """`command(*arguments)`: the exit code of `lipguard` in this process and in the folder `tmp_path`."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["lipguard", *arguments])
-        monkeypatch.chdir(tmp_path)
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    yield run
-    for handler in root.handlers:  # Hydra sets up logging for the whole process
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import lipguard
-from lipguard.app.certify import certify
-from lipguard.app.checkpoints import load_classifier
-from lipguard.app.main import _files_named
-from lipguard.app.models import Classifier
-from lipguard.app.plan import plan
-from lipguard.app.verify import verify
+from lipguard.app.classifier.checkpoints import load_classifier
+from lipguard.app.classifier.models import Classifier
+from lipguard.app.command import files_named
+from lipguard.app.verbs.certify import certify
+from lipguard.app.verbs.plan import plan
+from lipguard.app.verbs.verify import verify
 from lipguard.errors import CertificateError, ConfigError
 
 
@@ -122,10 +122,10 @@ def test_what_a_checkpoint_carries_is_verified(compose, tmp_path: Path, capsys) 
     state = torch.load(path, weights_only=True)
     state["callbacks"] = {"LipschitzMonitor": {"warm_start": report.warm_start.to_state()}}
     torch.save(state, tmp_path / "it's [a] run.ckpt")
-    assert verify(compose("verify", *_files_named([str(tmp_path / "it's [a] run.ckpt")]))) == report.bound
+    assert verify(compose("verify", *files_named([str(tmp_path / "it's [a] run.ckpt")]))) == report.bound
     assert "at most" in capsys.readouterr().out
     certificate = report.certificate.save(tmp_path / "c.npz")
-    named = _files_named([str(certificate), str(path), "deterministic=true", "fresh=true"])
+    named = files_named([str(certificate), str(path), "deterministic=true", "fresh=true"])
     assert verify(compose("verify", *named)) == report.bound
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from lipguard.app.history import AccuracyHistory, epoch_table, merged_history
+from lipguard.app.console.history import AccuracyHistory, epoch_table, merged_history
 
 ROW = {"bound": 3.0, "product_bound": 30.5, "lower_bound": 1.25, "tightness": 0.41667, "seconds": 0.5, "status": "ok"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipguard.app.idx import read_images, read_labels, read_pair
+from lipguard.app.data.idx import read_images, read_labels, read_pair
 from lipguard.errors import ConfigError
 
 IMAGES = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)

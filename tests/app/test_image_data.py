@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipguard.app.data import DigitsData, EpochShuffle, IdxData, ImageData
+from lipguard.app.data.images import DigitsData, EpochShuffle, IdxData, ImageData
 from lipguard.errors import ConfigError
 
 RANDOM = np.random.default_rng(0)

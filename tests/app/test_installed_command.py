@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lipguard.app.folders import config_folder
+from lipguard.app.console.folders import config_folder
 
 
 def test_wheel_has_every_configuration(installed: Path) -> None:
@@ -11,6 +11,12 @@ def test_wheel_has_every_configuration(installed: Path) -> None:
 
     assert files(installed / "lipguard" / "configs") == files(config_folder())
     assert len(files(config_folder())) > 10
+
+
+def test_wheel_has_the_licence(installed: Path) -> None:
+    (found,) = installed.glob("lipguard-*.dist-info/licenses/docs/LICENSE")
+    assert found.read_text() == (Path(__file__).parents[2] / "docs" / "LICENSE").read_text()
+    assert "Apache License" in found.read_text()
 
 
 def test_console_script_trains_from_the_wheel_alone(installed_command, installed: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lipguard.app.models import Classifier
-from lipguard.app.networks import build_network, output_shape
+from lipguard.app.classifier.models import Classifier
+from lipguard.app.classifier.networks import build_network, output_shape
 from lipguard.errors import ConfigError
 
 CHAIN = [

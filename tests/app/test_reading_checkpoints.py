@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lipguard.app.checkpoints import load_classifier, require_same_architecture
-from lipguard.app.models import Classifier
+from lipguard.app.classifier.checkpoints import load_classifier, require_same_architecture
+from lipguard.app.classifier.models import Classifier
 from lipguard.errors import ConfigError
 
 LAYERS = [{"kind": "flatten"}, {"kind": "linear", "features": 3}]

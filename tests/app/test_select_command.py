@@ -13,9 +13,9 @@ import torch
 from integration.tiny_training import LIGHTNING_WARNINGS
 
 import lipguard
-from lipguard.app.checkpoints import load_classifier
-from lipguard.app.folders import config_folder
-from lipguard.app.train import train
+from lipguard.app.classifier.checkpoints import load_classifier
+from lipguard.app.console.folders import config_folder
+from lipguard.app.verbs.train import train
 from lipguard.choosing.selection import pareto_front, read_candidate
 from lipguard.choosing.selection import select as select_checkpoint
 from lipguard.errors import CertificateError, ConfigError

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from lipguard.app.checkpoints import load_classifier
-from lipguard.app.data import DigitsData
-from lipguard.app.train import train
+from lipguard.app.classifier.checkpoints import load_classifier
+from lipguard.app.data.images import DigitsData
+from lipguard.app.verbs.train import train
 from lipguard.errors import ConfigError
 
 FEW = ("+trainer.limit_train_batches=6", "+trainer.limit_val_batches=2", "lipschitz.max_iterations=100")

@@ -1,94 +1,51 @@
-"""lipguard beside the methods of others, on the same weights, in one run.
-
-    python -m tests.benchmarks [--all] [--only NAME] [--methods cold ...] [--limit SECONDS] [--json PATH]
-    python -m tests.benchmarks --report PATH [--docs .]   # the tables of an earlier run; with --docs in the pages there
-
-Every method runs in a process of its own, on the same threads. Without `--all`: a few small networks and CNN1, some
-minutes. With it: every network, families that grow, the bound against time and over epochs, hours. What the file of
-`--json` already has is not measured again, so that a run can be interrupted; `--device cuda` adds lipguard's rows
-there.
-"""
+"""The one entry point of all studies: `python -m tests.benchmarks STUDY [options]`."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import ast
+import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # the modules here import each other by name
-
-import report
-import torch
-from rows import NAMES, PARTS, Row, measured
-
-_KEY = ("part", "network", "method", "budget", "device")
+STUDIES = sorted(path for path in (Path(__file__).parent / "studies").glob("*.py") if path.stem != "__init__")
 
 
-def run(chosen: argparse.Namespace) -> dict[str, Any]:
-    """All rows, printed and kept as they come."""
-    torch.set_num_threads(chosen.threads)
-    results: dict[str, Any] = {"about": _about(chosen), "notes": [], "rows": []}
-    if chosen.json and chosen.json.exists():
-        results = json.loads(chosen.json.read_text())
-        differ = [k for k, v in _about(chosen).items() if results["about"].get(k) != v]
-        if differ and chosen.device == "cpu":
-            raise SystemExit(f"{chosen.json} was measured with another {', '.join(differ)}: give another file.")
-    had = {_key(row) for row in results["rows"]}
-    for row in measured(chosen, lambda row: _key(row) in had, results["notes"].append):
-        results["rows"].append(row | ({} if chosen.device == "cpu" else {"device name": _device_name(chosen.device)}))
-        print({k: v for k, v in row.items() if k in (*_KEY, "status", "bound", "seconds")}, flush=True)
-        if chosen.json:
-            whole = chosen.json.with_name(chosen.json.name + ".new")
-            whole.write_text(json.dumps(results, indent=1))
-            whole.replace(chosen.json)
-    return results
+def usage() -> str:
+    """The studies, a line each: the first of what a file says of itself. None is imported for that."""
+    summaries = {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0] for path in STUDIES}
+    lines = [f"  {name:<18}{summary}" for name, summary in summaries.items()]
+    head = "usage: python -m tests.benchmarks STUDY [options], from the checkout"
+    return "\n".join([head, "", *lines, "", "`python -m tests.benchmarks STUDY --help` has the options of a study."])
 
 
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The options of a study."""
+    study = importlib.import_module(f".studies.{name}", __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tests.benchmarks {name}",
+        description=study.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    study.add_options(parser)
+    parser.set_defaults(run=study.run)
+    return parser
 
 
-def _key(row: Row) -> tuple[object, ...]:
-    return tuple(row.get(name) for name in _KEY)
-
-
-def _about(chosen: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "threads": chosen.threads, "limit": chosen.limit,
-        "torch": torch.__version__,
-    }  # fmt: skip
-
-
-def main() -> None:
-    """Run, or report what was run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="every network and every part (hours)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; without --all, only the table")
-    parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--limit", type=float, default=30.0, help="seconds per method; fifteen times that if large")
-    parser.add_argument("--variables", type=int, default=700, help="the largest LMI that cvxpy is asked to solve")
-    parser.add_argument("--ascent", type=float, default=5.0, help="seconds of the lower bound's search")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="of lipguard's rows; 'cuda' measures only those")
-    parser.add_argument("--networks", type=Path, help="keep the table's networks there, or take them from there")
-    parser.add_argument("--json", type=Path, help="write the results there, as they come")
-    parser.add_argument("--report", type=Path, help="results of an earlier run, to show")
-    parser.add_argument("--docs", type=Path, help="the project's folder, whose README.md and docs/ get the tables")
-    chosen = parser.parse_args()
-    if torch.device(chosen.device).type == "cuda" and not torch.cuda.is_available():
-        parser.error(f"--device {chosen.device}: torch {torch.__version__} finds no such device here.")
-    chosen.parts = chosen.parts or (tuple(PARTS) if chosen.all else ("table",))
-    results = json.loads(chosen.report.read_text()) if chosen.report else run(chosen)
-    if chosen.docs:
-        report.write(results, chosen.docs)
-    else:
-        print(report.text(results))
+def main(arguments: Sequence[str]) -> int:
+    """Run the study that the first argument names; 2 if it names none."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if not arguments or arguments[0] not in {path.stem for path in STUDIES}:
+        problem = f"unknown study {arguments[0]!r}\n" if arguments else ""
+        print(problem + usage(), file=sys.stderr)
+        return 2
+    name, *options = arguments
+    chosen = parser_of(name).parse_args(options)
+    return chosen.run(chosen) or 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

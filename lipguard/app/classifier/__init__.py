@@ -1,0 +1,1 @@
+"""The networks that `lipguard train` trains: built from plain values, and rebuilt from checkpoints."""

@@ -1,0 +1,1 @@
+"""The networks that are measured: of others, trained here, or with initial weights."""
