@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lipguard.callbacks.messages import Messages
+from lipguard.trusted.network.digest import numbers_of
 
 _SAMPLES = 16  # inputs of the first batch from which the lower bound starts its ascent
 
@@ -40,7 +40,7 @@ def fingerprint(module: nn.Module) -> str:
     for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         try:
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(numbers_of(tensor).data)
         except (RuntimeError, TypeError, NotImplementedError):
             return ""
     return digest.hexdigest()

@@ -27,10 +27,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lipguard import Box
+from lipguard.callbacks.observed import fingerprint
 from lipguard.certifying.hints import HINTS
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Activation, Input, Layer, Linear
+from lipguard.trusted.network.digest import described, numbers_of
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.reading.trace import trace
@@ -260,6 +262,24 @@ def test_functions_count_by_name_and_tensors_in_partials_as_weights() -> None:
     network = trace(build(), SHAPE)
     within = [restricted(network, Box(0.0, high), node_norms(network, HINTS)) for high in (0.5, 0.25)]
     assert within[0].digest != within[1].digest
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_strides_are_no_part_of_a_tensor(count: int) -> None:
+    """Of one number or none, torch takes any stride for contiguous."""
+    plain = torch.arange(2.0 * count, dtype=torch.float64)[::2].clone()
+    strided = torch.arange(2.0 * max(count, 1), dtype=torch.float64).as_strided((count,), (2,))
+    assert strided.stride() == (2,)
+    assert described(plain, True) == described(strided, True)
+    assert bytes(numbers_of(strided)) == plain.numpy().tobytes()
+
+
+def test_a_weight_of_one_number_and_an_odd_stride_has_a_digest() -> None:
+    layer = nn.Conv2d(1, 1, 1)
+    layer.weight = nn.Parameter(torch.ones(4).as_strided((1, 1, 1, 1), (2, 2, 2, 2)))
+    network = trace(nn.Sequential(layer, nn.ReLU()), (1, 2, 2))
+    assert network.digest == trace(nn.Sequential(layer, nn.ReLU()), (1, 2, 2)).digest
+    assert fingerprint(layer) != ""
 
 
 def test_what_cannot_be_written_down_is_refused() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _PLAIN = (type(None), bool, int, str, bytes, complex, torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -90,12 +91,24 @@ def described(value: object, weights: bool, within: tuple[object, ...] = ()) -> 
     return (*all_of((type(value), *value.__reduce_ex__(4))), *own)
 
 
+def numbers_of(tensor: Tensor) -> NDArray[np.uint8]:
+    """The bytes of a tensor's numbers, one after the other.
+
+    Raises:
+        RuntimeError, NotImplementedError: it has none to read (sparse, quantised, on no device).
+    """
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    if plain.stride(0) != 1:  # of one number or none, any stride counts as contiguous
+        plain = plain.clone(memory_format=torch.contiguous_format)
+    found: NDArray[np.uint8] = plain.view(torch.uint8).numpy()
+    return found
+
+
 def _tensor(value: Tensor, weights: bool) -> tuple[Any, ...]:
     if not weights and (value.is_floating_point() or value.is_complex()):
         return ("weights", tuple(value.shape))
-    plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     try:
-        numbers = plain.view(torch.uint8).numpy().tobytes()
+        numbers = numbers_of(value.resolve_conj().resolve_neg()).tobytes()
     except (RuntimeError, NotImplementedError) as error:
         raise TypeError(f"a tensor whose numbers cannot be read ({error})") from error
     return ("tensor", str(value.dtype), tuple(value.shape), hashlib.sha256(numbers).hexdigest())

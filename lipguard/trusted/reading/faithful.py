@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted.layers import Shape
+from lipguard.trusted.network.digest import numbers_of
 from lipguard.trusted.network.graph import Network
 
 # Of samples, by batch: other sizes than the one that was traced, and inputs near and far from zero.
@@ -232,5 +233,4 @@ def _state(module: nn.Module) -> dict[str, Any]:
 def _mark(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return repr(value)
-    plain = value.detach().to_dense().cpu().contiguous().reshape(-1)
-    return tuple(value.shape), str(value.dtype), zlib.crc32(plain.view(torch.uint8).numpy().data)
+    return tuple(value.shape), str(value.dtype), zlib.crc32(numbers_of(value.to_dense()).data)
