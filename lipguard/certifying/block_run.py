@@ -20,13 +20,13 @@ from lipguard.certifying.report import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.memory import usable_memory
-from lipguard.planning.prices import FEWEST_STEPS, LARGEST_MARGIN, lanczos_steps, randomised_margin
+from lipguard.planning.prices import FEWEST_STEPS, LARGEST_CLEARANCE, lanczos_steps, randomised_clearance
 from lipguard.proposing.conic.problem import Job, Problem
-from lipguard.proposing.feasible.by_layer import reinforced
-from lipguard.proposing.feasible.in_span import adjusted, mended
+from lipguard.proposing.feasible.by_layer import enlarged_as_needed
+from lipguard.proposing.feasible.in_span import adjusted_in_new_span, adjusted_in_span
 from lipguard.proposing.feasible.lanczos import extreme_eigenvalues
 from lipguard.proposing.feasible.schur import form_norm
-from lipguard.proposing.feasible.uniform import enlarged, repaired
+from lipguard.proposing.feasible.uniform import enlarged_uniformly, enlarged_until_feasible
 from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.proposal import Directions, Proposal
@@ -55,11 +55,11 @@ _COPIES_TO_ADJUST = 40  # of the vectors that multipliers are adjusted with
 _REFRESH = 10  # where nothing is to be optimised: what brings the multipliers to the new weights
 _STIR = 0.1  # noise on the last epoch's vectors
 _TIED_STEPS = 80  # that find one multiplier per channel, before those per neuron are looked for
-_HURRIED_STEPS = 25  # where there is time for those only: what is left makes for a proof with a smaller margin
+_HURRIED_STEPS = 25  # where there is time for those only: what is left makes for a proof with a smaller clearance
 _TIED_KEY = ".channel"  # of the state of the former
 _BESIDE = 28  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
 _FEWEST_VECTORS = 100  # that go through the matrix in a randomised proof, about
-_MARGIN_ROUNDS = 4  # in which margins by layer are looked for
+_CLEARANCE_ROUNDS = 4  # in which clearances by layer are looked for
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
 _TIGHTENED, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
 _LATE = "; no time left"
@@ -76,15 +76,15 @@ class _Attempt:
     Attributes:
         t: multipliers.
         rho: the square of the bound, before the step.
-        step: of `enlarged`.
-        margin: that a randomised proof is to count on.
+        step: of `enlarged_uniformly`.
+        clearance: that a randomised proof is to count on.
         hopeful: whether the step is likely to do.
     """
 
     t: Array
     rho: float
     step: float
-    margin: float
+    clearance: float
     hopeful: bool
 
 
@@ -339,7 +339,7 @@ class BlockRun:
                 return
 
     def _prove_by_steps(self) -> None:
-        """Proposals with a larger and larger margin: each proof may take long, and few are needed."""
+        """Proposals with a larger and larger clearance: each proof may take long, and few are needed."""
         proposals = [*self.proposals, *([self.tied] if self.tied is not None else [])]
         candidates = [
             (p.multipliers, p.value**2, p.directions)
@@ -360,12 +360,12 @@ class BlockRun:
         for attempt in self._in_order(candidates, min(len(proposals), len(candidates)) > 1):
             if attempt.step == math.inf:
                 self._say_late()
-            t, rho, step, margin = attempt.t, attempt.rho, attempt.step, attempt.margin
+            t, rho, step, clearance = attempt.t, attempt.rho, attempt.step, attempt.clearance
             refused, mended_now = 0, False
-            while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * margin):
+            while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * clearance):
                 if self._is_late():
                     return
-                larger, claimed = enlarged(self.parts[0], t, rho, step)
+                larger, claimed = enlarged_uniformly(self.parts[0], t, rho, step)
                 if not claimed < self.product**2:
                     self.futile = self.futile or not (refused or self.multipliers)
                     break
@@ -375,11 +375,13 @@ class BlockRun:
                     step = max(2 * step, tolerance / 10)
                     continue
                 try:
-                    if self._claim(larger, claimed, margin):
+                    if self._claim(larger, claimed, clearance):
                         return
                     refused += 1
                 except OutOfTimeError as late:
-                    step, margin = self._hurried(ScaledForm(self.parts[0], t, rho, self.device), step, margin, late)
+                    step, clearance = self._hurried(
+                        ScaledForm(self.parts[0], t, rho, self.device), step, clearance, late
+                    )
                     if step == math.inf:
                         self._say_late()
                     continue
@@ -387,7 +389,7 @@ class BlockRun:
                     mended_now = self.has_mended = True
                     t, step = self._mended(t, rho, step)
                     continue
-                # Where a proof is dear, a larger margin costs less than to iterate on, at first.
+                # Where a proof is dear, a larger clearance costs less than to iterate on, at first.
                 if self.may_improve() and not mended_now and refused > (self._neurons > _LARGE):
                     return
                 step = max(2 * step, tolerance / 10)
@@ -402,7 +404,7 @@ class BlockRun:
         known = next((p.directions for p in self.proposals if p.directions is not None), None)
         if known is None:
             return t, 2 * step
-        better, missing = mended(self.parts[0], t, rho, known, 0.05 * self.config.tolerance, self.device)
+        better, missing = adjusted_in_new_span(self.parts[0], t, rho, known, 0.05 * self.config.tolerance, self.device)
         if not missing < 0.05:
             return t, 2 * step
         gain = 1.2 * missing + 0.05 * self.config.tolerance  # some of it is unseen
@@ -442,25 +444,25 @@ class BlockRun:
         if one.step == math.inf:  # there is no time for one, let alone for two
             yield one
             return
-        claimed = enlarged(self.parts[0], one.t, one.rho, one.step)[1]
+        claimed = enlarged_uniformly(self.parts[0], one.t, one.rho, one.step)[1]
         if one.hopeful and claimed <= candidates[1][1]:  # the other's value is above what this one is likely to prove
             yield one
             yield from self._in_order(candidates[1:], False)
             return
         other = self._first_step(*candidates[1])
-        both = [(one, claimed), (other, enlarged(self.parts[0], other.t, other.rho, other.step)[1])]
+        both = [(one, claimed), (other, enlarged_uniformly(self.parts[0], other.t, other.rho, other.step)[1])]
         yield from (attempt for attempt, _ in sorted(both, key=lambda pair: (not pair[0].hopeful, pair[1])))
         yield from self._in_order(candidates[2:], False)
 
-    def _hurried(self, form: ScaledForm, step: float, margin: float, late: OutOfTimeError) -> tuple[float, float]:
-        """(step, margin) of a proof that takes less time than the one that would have been late."""
-        wider = self._margin(form, late.seconds / VECTORS[0], 1.25 * margin)
-        gain = 1 - (1 + step) ** -0.5 + 1.2 * (wider - margin)
-        _LOG.info("A proof with a margin of %.2g would be late; trying %.2g.", margin, wider)
-        return ((1 - gain) ** -2 - 1, wider) if wider <= 1.25 * LARGEST_MARGIN else (math.inf, wider)
+    def _hurried(self, form: ScaledForm, step: float, clearance: float, late: OutOfTimeError) -> tuple[float, float]:
+        """(step, clearance) of a proof that takes less time than the one that would have been late."""
+        wider = self._clearance(form, late.seconds / VECTORS[0], 1.25 * clearance)
+        gain = 1 - (1 + step) ** -0.5 + 1.2 * (wider - clearance)
+        _LOG.info("A proof with a clearance of %.2g would be late; trying %.2g.", clearance, wider)
+        return ((1 - gain) ** -2 - 1, wider) if wider <= 1.25 * LARGEST_CLEARANCE else (math.inf, wider)
 
     def _first_step(self, t: Array, rho: float, directions: Directions | None) -> _Attempt:
-        """What to try first: multipliers adjusted, and with margins where they are missing.
+        """What to try first: multipliers adjusted, and with clearances where they are missing.
 
         The smallest eigenvalue grows by 1 - (1 + step)^(-1/2). How far it is below zero is estimated beforehand.
         """
@@ -470,42 +472,44 @@ class BlockRun:
         if directions is not None:
             large = _COPIES_TO_ADJUST * directions.values.nbytes > usable_memory(self.config)
             directions = None if large or 40 * unit > 0.1 * self._left else directions
-        missing, margin = tolerance / 4, 0.0
+        missing, clearance = tolerance / 4, 0.0
         if directions is not None:
-            t, missing = adjusted(part, t, rho, directions, self.device)
+            t, missing = adjusted_in_span(part, t, rho, directions, self.device)
         if self.block.proof == "randomised":
-            margin = self._margin(ScaledForm(part, t, rho, self.device), unit)
-            if margin == math.inf:
-                return _Attempt(t, rho, math.inf, margin, False)
-        wanted = max(1.2 * margin, (0.02 if self._neurons <= _SMALL else 0.05) * tolerance)
-        if self._neurons > _LARGE or margin:  # another proof would take longer than a better estimate
-            # What Lanczos' method may not see should be less than the margin.
+            clearance = self._clearance(ScaledForm(part, t, rho, self.device), unit)
+            if clearance == math.inf:
+                return _Attempt(t, rho, math.inf, clearance, False)
+        wanted = max(1.2 * clearance, (0.02 if self._neurons <= _SMALL else 0.05) * tolerance)
+        if self._neurons > _LARGE or clearance:  # another proof would take longer than a better estimate
+            # What Lanczos' method may not see should be less than the clearance.
             steps = lanczos_steps(part, tolerance)
             steps = FEWEST_STEPS if unit and steps * unit > 0.1 * self._left else steps
-            steps = min(steps, int(3 / margin**0.5) + 1) if margin else steps
-            rounds = self._rounds_of_margins(steps, unit)
+            steps = min(steps, int(3 / clearance**0.5) + 1) if clearance else steps
+            rounds = self._rounds_of_clearances(steps, unit)
             if rounds:
                 single = torch.float32 if self._neurons > _LARGE else torch.float64
                 enough = 3 * tolerance
                 limit = time.monotonic() + 0.4 * self._left
-                t, rho, missing = reinforced(part, t, rho, wanted, steps, rounds, enough, self.device, single, limit)
+                t, rho, missing = enlarged_as_needed(
+                    part, t, rho, wanted, steps, rounds, enough, self.device, single, limit
+                )
                 wanted = 0.0  # is in what is missing
             else:
-                larger, claimed = enlarged(part, t, rho, max(tolerance, margin))
+                larger, claimed = enlarged_uniformly(part, t, rho, max(tolerance, clearance))
                 form = ScaledForm(part, larger, claimed, self.device)
                 limit = time.monotonic() + 0.4 * self._left
                 smallest = extreme_eigenvalues(form, steps, deadline=limit)[0] - 4 / steps**2
-                missing = max(max(tolerance, margin) / 2 - smallest, 0.0 if directions is None else missing)
+                missing = max(max(tolerance, clearance) / 2 - smallest, 0.0 if directions is None else missing)
         if not missing < 0.1:
-            return _Attempt(t, rho, (1 - 1.2 * margin) ** -2 - 1 if margin else tolerance, margin, False)
-        return _Attempt(t, rho, (1 - max(missing, 0.0) - wanted) ** -2 - 1, margin, True)
+            return _Attempt(t, rho, (1 - 1.2 * clearance) ** -2 - 1 if clearance else tolerance, clearance, False)
+        return _Attempt(t, rho, (1 - max(missing, 0.0) - wanted) ** -2 - 1, clearance, True)
 
-    def _rounds_of_margins(self, steps: int, unit: float) -> int:
-        """How often margins by layer are looked for, which keeps `steps` vectors: as memory and time allow."""
+    def _rounds_of_clearances(self, steps: int, unit: float) -> int:
+        """How often clearances by layer are looked for, which keeps `steps` vectors: as memory and time allow."""
         part = self.parts[0]
         if 16 * steps * (part.nodes[0].size + part.neurons) > usable_memory(self.config):
             return 0
-        return min(_MARGIN_ROUNDS, int(0.2 * self._left / (3 * steps * unit)) if unit else _MARGIN_ROUNDS)
+        return min(_CLEARANCE_ROUNDS, int(0.2 * self._left / (3 * steps * unit)) if unit else _CLEARANCE_ROUNDS)
 
     @property
     def _left(self) -> float:
@@ -528,14 +532,14 @@ class BlockRun:
         return found / len(probe)
 
     def _is_hopeless(self) -> bool:
-        """Whether even a randomised proof of the largest margin would be late, by what the iteration took."""
+        """Whether even a randomised proof of the largest clearance would be late, by what the iteration took."""
         steps = sum(p.iterations for p in self.proposals)
         if self.block.proof != "randomised" or self.deadline == math.inf or not steps:
             return False
         vectors = max(len(p.state.get("x", (0,))) for p in self.proposals)
         return _FEWEST_VECTORS * self.iterating / steps / vectors > 2 * self._left
 
-    def _margin(self, form: ScaledForm, unit: float, least: float = 0.0) -> float:
+    def _clearance(self, form: ScaledForm, unit: float, least: float = 0.0) -> float:
         """Of a randomised proof: a share of the tolerance, or more where most of the time left would not do.
 
         Args:
@@ -544,24 +548,24 @@ class BlockRun:
             least: that it may be.
 
         Returns:
-            The margin; infinite where not even the largest leaves enough time.
+            The clearance; infinite where not even the largest leaves enough time.
         """
-        margin = max(randomised_margin(self.parts[0], self.config.tolerance), least)
+        clearance = max(randomised_clearance(self.parts[0], self.config.tolerance), least)
         if not unit:
-            return margin
+            return clearance
         p = share_of_probability(self.plan, self.config.failure_probability)
-        least_of_all = course(form, LARGEST_MARGIN, p, 2.0, 0.0)
+        least_of_all = course(form, LARGEST_CLEARANCE, p, 2.0, 0.0)
         if least_of_all is None or unit * least_of_all[0] * least_of_all[1] > self._left:
             return math.inf
         lost = largest_loss(form)
         needed = math.inf
-        while margin < LARGEST_MARGIN:
-            found = course(form, margin, p, 2.0, lost)
+        while clearance < LARGEST_CLEARANCE:
+            found = course(form, clearance, p, 2.0, lost)
             needed = math.inf if found is None else unit * (found[0] * found[1] + _BESIDE)
             if needed <= 0.8 * self._left:
-                return margin
-            margin *= 1.25
-        return margin if needed <= self._left else math.inf
+                return clearance
+            clearance *= 1.25
+        return clearance if needed <= self._left else math.inf
 
     @property
     def is_lost(self) -> bool:
@@ -593,16 +597,16 @@ class BlockRun:
         """Whether trying a proof takes little."""
         return self._neurons <= {"dense": _SMALL, "sparse": _LARGE}.get(self.block.proof, 0)
 
-    def _claim(self, t: Array, rho: float, margin: float) -> bool:
+    def _claim(self, t: Array, rho: float, clearance: float) -> bool:
         """Try to prove sqrt(rho) for the block, and keep it if that succeeds."""
         if self.rho and rho >= self.rho:
             return False
         kind = self.block.proof
         probability = share_of_probability(self.plan, self.config.failure_probability) if errs(kind) else 0.0
-        claim = Claim(t, rho, kind, margin, probability)
+        claim = Claim(t, rho, kind, clearance, probability)
         if not proves(claim, self.parts[0], self._means()):
             return False
-        self.multipliers, self.slack, self.rho = (t,), margin, rho
+        self.multipliers, self.slack, self.rho = (t,), clearance, rho
         self.proved = ProvedBlock.of_form(claim, self.product)
         return True
 
@@ -623,12 +627,14 @@ class BlockRun:
         enough = value * value * (1 + 0.1 * self.config.tolerance) ** 2
         best: tuple[Array, float] | None = None
         if proposal is not None and proposal.multipliers is not None:
-            best = repaired(
+            best = enlarged_until_feasible(
                 proposal.multipliers, layers, lambda t: form_norm(self.freed[j], t), enough, self._proofs_end
             )
         if self.warm is not None and (best is None or best[1] > enough) and self._has_warm_multipliers(self.warm):
             last = self.warm.certificate.multipliers[self.index][j]
-            other = repaired(last, layers, lambda t: form_norm(self.freed[j], t), enough, self._proofs_end)
+            other = enlarged_until_feasible(
+                last, layers, lambda t: form_norm(self.freed[j], t), enough, self._proofs_end
+            )
             best = min((found for found in (best, other) if found is not None), key=lambda f: f[1], default=None)
         return best
 

@@ -28,9 +28,9 @@ _VECTORS = 4  # of a randomised proof
 # Steps of Lanczos' method before it, and before a sparse one of a large network: what they may miss, the inverse square
 # of half of them, costs the bound as much per layer; in all so many tolerances.
 _MISSED, FEWEST_STEPS, _MOST_STEPS = 2.0, 100, 300
-# A randomised proof's margin costs the bound 1.2 times itself per layer, and time as its inverse square root: in all
+# A randomised proof's clearance costs the bound 1.2 times itself per layer, and time as its inverse square root: in all
 # so many tolerances, within what is worth its time; and the largest where time is short.
-_LOSS, _LEAST_MARGIN, _MOST_MARGIN, LARGEST_MARGIN = 2.0, 0.2, 0.4, 0.3
+_LOSS, _LEAST_CLEARANCE, _MOST_CLEARANCE, LARGEST_CLEARANCE = 2.0, 0.2, 0.4, 0.3
 # A step of the power iteration with eight vectors of single precision, and LipSDP's form applied to four of double: in
 # seconds per layer, and in operations per entry and per multiplication of a forward pass. Fitted to nine networks of 9
 # to 36 layers, 5e3 to 3e6 entries and 4e5 to 8e8 multiplications, which they meet within a third. The iterations are
@@ -87,7 +87,7 @@ def choose_proof(
         budget, worth = 0.5 * config.max_seconds - iteration_seconds(network, cost), 1.0
     if exact is not None and exact.seconds <= max(budget, worth * randomised.seconds):
         return _because(exact, "deterministic, and cheap")
-    if config.failure_probability > 0:  # with a larger margin, where time is short
+    if config.failure_probability > 0:  # with a larger clearance, where time is short
         within = math.inf if config.max_seconds is None else 0.6 * config.max_seconds
         other = f"a {exact.kind} one would take {exact.seconds:.0f} s" if exact else "no deterministic one fits"
         other = other if sparse is not None else "no time to look for an order of a sparse one"
@@ -147,10 +147,10 @@ def sparse_bytes(network: Network) -> float:
     return max(_sparse_bytes(piece) for piece in _pieces(network))
 
 
-def randomised_margin(network: Network, tolerance: float) -> float:
+def randomised_clearance(network: Network, tolerance: float) -> float:
     """What the smallest eigenvalue of the scaled matrix is to be, for a randomised proof where time does not count."""
     share = _LOSS / (1.2 * max(network.depths))
-    return tolerance * min(max(share, _LEAST_MARGIN), _MOST_MARGIN)
+    return tolerance * min(max(share, _LEAST_CLEARANCE), _MOST_CLEARANCE)
 
 
 def lanczos_steps(network: Network, tolerance: float) -> int:
@@ -249,8 +249,8 @@ def _randomised(network: Network, config: DCPConfig, cost: CostModel) -> Proof:
     variables = float(sum(node.size for node in network.nodes))
     # The degree of the polynomial (`lipguard.trusted.proofs.randomised`).
     share = (config.failure_probability or 1e-12) ** (1 / _VECTORS) / math.sqrt(2 * variables / math.pi)
-    margin = randomised_margin(network, config.tolerance)
-    steps = math.acosh(max(3 / share, 1.0)) / (2 * math.asinh(math.sqrt(margin / 2)))
+    clearance = randomised_clearance(network, config.tolerance)
+    steps = math.acosh(max(3 / share, 1.0)) / (2 * math.asinh(math.sqrt(clearance / 2)))
     seconds = cost.factor("randomised") * (steps + min(lanczos_steps(network, config.tolerance), steps) / _VECTORS)
     seconds *= _pass(network, cost, _APPLICATION)
     return Proof("randomised", seconds, 8 * 30 * _VECTORS * variables)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import lipguard
 from lipguard.certifying.hints import HINTS
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.proposing.feasible.uniform import enlarged
+from lipguard.proposing.feasible.uniform import enlarged_uniformly
 from lipguard.trusted.certificate.verify import verify_certificate
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.input_norm import L2, InputNorm, LInfinity, PerChannel
@@ -65,14 +65,14 @@ def claims() -> tuple[Network, Array, float]:
 @pytest.mark.parametrize("kind", CHECKS)
 def test_every_kind_proves_a_form_and_nothing_below_it(kind: str) -> None:
     network, t, rho = claims()
-    t, rho = enlarged(network, t, rho, 0.2)  # by a margin in every layer
+    t, rho = enlarged_uniformly(network, t, rho, 0.2)  # by a clearance in every layer
     form = rho * FACTORS**2
 
     def holds(s: Array) -> bool:
         return proves(Claim(t, s, kind, 5e-3, 1e-9), network, Means(HINTS))
 
     assert holds(form)
-    for i in range(6):  # each of the entries is needed, but for the margin
+    for i in range(6):  # each of the entries is needed, but for the clearance
         assert not holds(np.where(np.arange(6) == i, 1e-3 * form, form))
     assert not holds(np.array([form.min()]))
     assert holds(np.array([form.max()]))

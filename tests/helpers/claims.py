@@ -8,7 +8,7 @@ from hypothesis import assume
 from numpy.typing import NDArray
 
 from helpers.networks import Sample
-from lipguard.proposing.feasible.uniform import enlarged
+from lipguard.proposing.feasible.uniform import enlarged_uniformly
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.power.run import propose
 from lipguard.trusted.lmi.freed import FreedNetwork
@@ -22,7 +22,7 @@ def proposed(network: Network, step: float = 0.02) -> tuple[Array, float]:
     """Multipliers with a margin, positive, and a rho that they are meant for."""
     proposal = propose(network, PowerOptions())
     t = np.ones(network.neurons) if proposal.multipliers is None else proposal.multipliers
-    return enlarged(network, t, proposal.value**2, step)
+    return enlarged_uniformly(network, t, proposal.value**2, step)
 
 
 def matrix(network: Network, t: Array, rho: float) -> Array:

@@ -91,7 +91,7 @@ def test_the_time_budget_decides() -> None:
     assert sparse.seconds > randomised.seconds > 1
     assert kind(network, max_seconds=10 * sparse.seconds) == "sparse"
     assert kind(network, max_seconds=2 * randomised.seconds) == "randomised"
-    shorter = chosen(network, max_seconds=0.5 * randomised.seconds)  # by a larger margin
+    shorter = chosen(network, max_seconds=0.5 * randomised.seconds)  # by a larger clearance
     assert shorter is not None
     assert shorter.kind == "randomised"
     assert shorter.seconds < 0.5 * randomised.seconds
@@ -220,13 +220,13 @@ def test_the_kind_of_proof_is_part_of_the_claim(reports: tuple[nn.Module, dict[s
                     lipguard.verify(dataclasses.replace(report.certificate, plan=plan), network)
 
 
-@pytest.mark.parametrize("margin", [0.0, -1e-3, 1e-300, 1e-13, 0.5, 1e300, float("nan"), float("inf")])
+@pytest.mark.parametrize("clearance", [0.0, -1e-3, 1e-300, 1e-13, 0.5, 1e300, float("nan"), float("inf")])
 def test_a_margin_that_is_not_there_proves_nothing(
-    reports: tuple[nn.Module, dict[str, lipguard.Report]], margin: float
+    reports: tuple[nn.Module, dict[str, lipguard.Report]], clearance: float
 ) -> None:
     network, found = reports
     with pytest.raises(CertificateError):
-        lipguard.verify(dataclasses.replace(found["randomised"].certificate, slacks=(margin,)), network)
+        lipguard.verify(dataclasses.replace(found["randomised"].certificate, slacks=(clearance,)), network)
 
 
 def test_channel_multipliers_are_one_per_channel_and_looser() -> None:

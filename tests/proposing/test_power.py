@@ -16,7 +16,7 @@ from lipguard.certifying.hints import HINTS
 from lipguard.proposing.conic.problem import Problem
 from lipguard.proposing.conic.solve import SolverOptions, solve
 from lipguard.proposing.feasible.schur import form_norm
-from lipguard.proposing.feasible.uniform import repaired
+from lipguard.proposing.feasible.uniform import enlarged_until_feasible
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.power.run import propose
 from lipguard.trusted.lmi.freed import FreedNetwork
@@ -65,7 +65,9 @@ def test_value_and_multipliers_meet_the_optimum(build: object, activation: nn.Mo
     freed = FreedNetwork.assemble(network)
     assert proposal.multipliers is not None
     layers = [network.nodes[i].size for i in network.activations]
-    mended = repaired(proposal.multipliers, layers, lambda t: form_norm(freed, t))  # neurons that nothing reads
+    mended = enlarged_until_feasible(
+        proposal.multipliers, layers, lambda t: form_norm(freed, t)
+    )  # neurons that nothing reads
     assert mended is not None
     bound = mended[1] ** 0.5
     assert best * (1 - 1e-6) <= bound <= best * (1 + 2e-3)

@@ -14,7 +14,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.certifying.hints import HINTS
 from lipguard.errors import CertificateError
-from lipguard.proposing.feasible.uniform import enlarged
+from lipguard.proposing.feasible.uniform import enlarged_uniformly
 from lipguard.trusted.certificate.verify import verify_certificate
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
@@ -111,7 +111,7 @@ def test_multipliers_of_a_group_are_one(solver: str) -> None:
     with pytest.raises(CertificateError, match="differ within a group"):
         verify_certificate(forged, network, HINTS)
     part = block.parts(network)[0]
-    larger, rho = enlarged(part, t, report.bound**2, 0.2)
+    larger, rho = enlarged_uniformly(part, t, report.bound**2, 0.2)
     wrong = larger.copy()
     wrong[0] *= 1.001
     for kind in ("dense", "sparse", "randomised"):

@@ -10,7 +10,7 @@ from torch import Tensor
 import lipguard
 from lipguard import Box, DCPConfig
 from lipguard.certifying.hints import HINTS
-from lipguard.proposing.feasible.uniform import enlarged
+from lipguard.proposing.feasible.uniform import enlarged_uniformly
 from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.layers import Activation
@@ -73,7 +73,7 @@ def test_between_samples_and_products(ten: int) -> None:
 
 @pytest.mark.parametrize("ten", SEEDS)
 def test_proofs_agree(ten: int) -> None:
-    """On what holds with a margin, and on what no multipliers can prove."""
+    """On what holds with a clearance, and on what no multipliers can prove."""
     for seed in range(10 * ten, 10 * ten + 10):
         model, shape = random_graph(seed)
         network = trace(model, shape)
@@ -84,7 +84,7 @@ def test_proofs_agree(ten: int) -> None:
         if not certified.multipliers[0]:
             continue
         (t,) = certified.multipliers[0]
-        larger, rho = enlarged(network, t, float(certified.forms[0][0]), 0.2)
+        larger, rho = enlarged_uniformly(network, t, float(certified.forms[0][0]), 0.2)
         for kind in ("dense", "sparse", "randomised"):
             assert proves(Claim(larger, rho, kind, 0.01, 1e-6), network, Means(HINTS)), (seed, kind)
             assert not proves(Claim(t, 0.9 * found.value**2, kind, 1e-4, 1e-6), network, Means(HINTS)), (seed, kind)

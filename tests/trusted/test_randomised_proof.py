@@ -63,8 +63,8 @@ def planted(smallest: float, n: int = 40, largest: float = 2.0) -> Planted:
     return Planted(np.concatenate([[smallest], np.linspace(max(smallest, 0.3), largest, n - 1)]))
 
 
-def is_proved(form: Any, margin: float, probability: float = P, seed: int = 0, hints: Hints = HINTS) -> bool:
-    return is_positive_semidefinite_randomly(form, hints, margin, probability, seed.to_bytes(8, "big"))
+def is_proved(form: Any, clearance: float, probability: float = P, seed: int = 0, hints: Hints = HINTS) -> bool:
+    return is_positive_semidefinite_randomly(form, hints, clearance, probability, seed.to_bytes(8, "big"))
 
 
 @pytest.mark.parametrize("smallest", [0.3, 1e-2, 1e-4, 1e-6])
@@ -75,16 +75,16 @@ def test_what_has_the_margin_is_proved(smallest: float, n: int) -> None:
 
 
 @pytest.mark.parametrize("smallest", [-1e-9, -1e-4, -1e-2, -0.5, -30.0])
-@pytest.mark.parametrize("margin", [1e-4, 1e-2, 0.5])
-def test_an_eigenvalue_below_zero_is_never_missed(smallest: float, margin: float) -> None:
-    assert not any(is_proved(planted(smallest), margin, seed=seed) for seed in range(20))
+@pytest.mark.parametrize("clearance", [1e-4, 1e-2, 0.5])
+def test_an_eigenvalue_below_zero_is_never_missed(smallest: float, clearance: float) -> None:
+    assert not any(is_proved(planted(smallest), clearance, seed=seed) for seed in range(20))
 
 
-def misses(trials: int, probability: float, first: Array | None = None, n: int = 24, margin: float = 0.05) -> int:
-    """False proofs of a matrix with an eigenvalue at -2 margin, or just below zero for large probabilities."""
-    smallest = -2 * margin if probability < 1e-3 else -1e-12
+def misses(trials: int, probability: float, first: Array | None = None, n: int = 24, clearance: float = 0.05) -> int:
+    """False proofs of a matrix with an eigenvalue at -2 clearance, or just below zero for large probabilities."""
+    smallest = -2 * clearance if probability < 1e-3 else -1e-12
     form = Planted(np.concatenate([[smallest], np.linspace(0.3, 2.0, n - 1)]), 0, first)
-    return sum(is_proved(form, margin, probability, seed) for seed in range(trials))
+    return sum(is_proved(form, clearance, probability, seed) for seed in range(trials))
 
 
 @pytest.mark.parametrize("direction", ["random", "an axis", "the diagonal"])
@@ -156,9 +156,9 @@ def test_the_estimate_is_above_the_spectrum_of_what_is_provable(largest: float) 
     assert largest < randomised._top(form, HINTS, 0.05, math.inf) <= max(1.11 * largest, 2.05)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("margin", [0.0, -1e-3, math.nan])
-def test_without_a_margin_nothing_is_proved(margin: float) -> None:
-    assert not is_proved(planted(0.3), margin)
+@pytest.mark.parametrize("clearance", [0.0, -1e-3, math.nan])
+def test_without_a_margin_nothing_is_proved(clearance: float) -> None:
+    assert not is_proved(planted(0.3), clearance)
 
 
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.0, 1.5, math.nan])
@@ -185,17 +185,17 @@ def test_a_variable_without_a_weight_is_not_proved() -> None:
 
 def test_margins_that_rounding_takes_are_refused_before_they_take_time() -> None:
     began = time.monotonic()
-    for margin in (1e-300, 1e-16, 1e-13):
+    for clearance in (1e-300, 1e-16, 1e-13):
         form = planted(0.3)
-        assert not is_proved(form, margin)
+        assert not is_proved(form, clearance)
         assert form.products < 50
     assert time.monotonic() - began < 1
 
 
 def test_a_proof_stops_as_soon_as_it_has_failed() -> None:
-    form, margin = planted(-0.5), 1e-6
-    assert not is_proved(form, margin)
-    assert form.products < 0.1 * steps_needed(form.n, margin, 2.001, P)
+    form, clearance = planted(-0.5), 1e-6
+    assert not is_proved(form, clearance)
+    assert form.products < 0.1 * steps_needed(form.n, clearance, 2.001, P)
 
 
 def test_equal_seeds_give_equal_verdicts_and_others_need_not() -> None:
@@ -231,7 +231,7 @@ def test_random_numbers_of_others_neither_matter_nor_change(monkeypatch: pytest.
 
 
 def test_steps_grow_with_the_inverse_root_of_the_margin() -> None:
-    steps = [steps_needed(10_000, margin, 2.001, P) for margin in (1e-2, 1e-4, 1e-6)]
+    steps = [steps_needed(10_000, clearance, 2.001, P) for clearance in (1e-2, 1e-4, 1e-6)]
     assert steps[1] / steps[0] == pytest.approx(10, rel=0.02)
     assert steps[2] / steps[1] == pytest.approx(10, rel=0.01)
     assert 100 < steps_needed(100_000, 1e-3, 2.001, P, 8) < 250  # as measured with the prototype
@@ -258,9 +258,9 @@ def test_what_rounding_may_lose_is_bounded_by_the_norm_of_it(sample: Any) -> Non
 @given(networks())
 def test_networks_with_a_margin_are_proved_and_others_are_not(sample: Any) -> None:
     network, t, least = with_smallest_rho(sample)
-    margin = smallest_eigenvalue(network, t, 1.2 * least)
-    assume(margin > 1e-7)
-    assert proves(Claim(t, 1.2 * least, "randomised", 0.9 * margin, P), network, Means(HINTS))
+    clearance = smallest_eigenvalue(network, t, 1.2 * least)
+    assume(clearance > 1e-7)
+    assert proves(Claim(t, 1.2 * least, "randomised", 0.9 * clearance, P), network, Means(HINTS))
     for relative in (1e-6, 1e-2, 0.5):
         assert not proves(Claim(t, least * (1 - relative), "randomised", 1e-3, P), network, Means(HINTS))
 
@@ -281,8 +281,8 @@ def test_bounds_that_are_too_small_are_refused(build: Any, smallest: float) -> N
     """The claim is made smaller until the matrix has just this eigenvalue below zero."""
     network, t, rho = false_claim(build(), smallest)
     form = ScaledForm(network, t, rho)
-    for margin in (1e-3, 1e-2):
-        assert not any(is_proved(form, margin, 1e-3, seed) for seed in range(10))
+    for clearance in (1e-3, 1e-2):
+        assert not any(is_proved(form, clearance, 1e-3, seed) for seed in range(10))
     trials = 100
     false = sum(is_proved(form, 2e-2, 0.5, seed) for seed in range(trials))
     assert false <= 0.5 * trials
@@ -295,9 +295,9 @@ def test_single_precision_proves_nothing() -> None:
     single, double = (ScaledForm(network, t, 2 * rho, dtype=dtype) for dtype in (torch.float32, torch.float64))
     z = torch.randn(3, single.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(single(z), double(z), rtol=1e-4, atol=1e-5)
-    margin = 0.9 * smallest_eigenvalue(network, t, 2 * rho)
-    assert is_proved(double, margin, P)
-    assert not is_proved(single, margin, P)
+    clearance = 0.9 * smallest_eigenvalue(network, t, 2 * rho)
+    assert is_proved(double, clearance, P)
+    assert not is_proved(single, clearance, P)
     assert is_form_positive_semidefinite(double, HINTS)
     assert not is_form_positive_semidefinite(single, HINTS)
 
@@ -327,8 +327,8 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
         (network, t, np.nextafter(rho, 0), 1e-3, P), (network, t, rho, 2e-3, P), (network, t, rho, 1e-3, 1e-6),
         (other, t, rho, 1e-3, P),
     ]  # fmt: skip
-    for own, multipliers, square, margin, probability in claims:
-        proves(Claim(multipliers, square, "randomised", margin, probability), own, Means(HINTS))
+    for own, multipliers, square, clearance, probability in claims:
+        proves(Claim(multipliers, square, "randomised", clearance, probability), own, Means(HINTS))
     assert len(seeds) == len(claims)
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) == len(claims) - 1

@@ -1,9 +1,9 @@
 """Margins where they are missing: of the first layers more than of the others, or wherever A(rho, t) is indefinite.
 
 What an iteration leaves undone concentrates on few layers: of a residual network in training, directions in which A is
-indefinite live on the input and the first activations. A margin for every layer alike costs the bound its size once per
-layer; a margin for a block of variables costs it once. How much each block needs is a small linear program, min sum g
-subject to v' B v + sum_l g_l |v_l|^2 >= wanted for every direction v that was met, and Lanczos' method finds the
+indefinite live on the input and the first activations. A clearance for every layer alike costs the bound its size once
+per layer; a clearance for a block of variables costs it once. How much each block needs is a small linear program, min
+sum g subject to v' B v + sum_l g_l |v_l|^2 >= wanted for every direction v that was met, and Lanczos' method finds the
 directions, round after round (Kelley's cutting planes).
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.proposing.feasible.lanczos import smallest_eigenvectors
-from lipguard.proposing.feasible.uniform import enlarged, raised
+from lipguard.proposing.feasible.uniform import enlarged_by_layer, enlarged_uniformly
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.network.graph import Network
 
@@ -27,11 +27,11 @@ _UNSEEN = 4.0  # Lanczos' method may miss this much over the square of its steps
 _BESIDE = 1e-3  # directions that are this little above what is wanted are worth a cut, too
 
 
-def reinforced(
+def enlarged_as_needed(
     network: Network, t: Array, rho: float, wanted: float, steps: int, rounds: int, enough: float,
     device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64, deadline: float = math.inf,
 ) -> tuple[Array, float, float]:  # fmt: skip
-    """Multipliers and rho with margins by layer, such that what is still missing is cheaper as a margin for all.
+    """Multipliers and rho with clearances by layer, such that what is still missing is cheaper as a clearance for all.
 
     Args:
         network: the network that they are for.
@@ -39,7 +39,7 @@ def reinforced(
         rho: the proposed square of the bound.
         wanted: the smallest eigenvalue that the scaled matrix is to have in the end.
         steps: of Lanczos' method, in each round.
-        rounds: of margins, at most.
+        rounds: of clearances, at most.
         enough: a relative gain of the bound for which another round is not worth its time.
         device: where the passes run.
         dtype: of the passes.
@@ -52,7 +52,7 @@ def reinforced(
     from scipy.optimize import linprog  # takes a while to import, and is not needed to verify
 
     blocks = [network.nodes[i].size for i in (0, *network.activations)]
-    margins, price = np.zeros(len(blocks)), np.array([0.5, *[1.0] * len(network.activations)])
+    clearances, price = np.zeros(len(blocks)), np.array([0.5, *[1.0] * len(network.activations)])
     near: Tensor | None = None
     cuts: list[Array] = []
     needs: list[float] = []
@@ -61,17 +61,17 @@ def reinforced(
         return best
 
     def claim(t: Array, rho: float, missing: float) -> float:
-        return enlarged(network, t, rho, (1 - missing) ** -2 - 1)[1] if missing < 0.5 else math.inf
+        return enlarged_uniformly(network, t, rho, (1 - missing) ** -2 - 1)[1] if missing < 0.5 else math.inf
 
     for left in reversed(range(rounds + 1)):
-        now_t, now_rho = raised(network, t, rho, margins)
+        now_t, now_rho = enlarged_by_layer(network, t, rho, clearances)
         form = ScaledForm(network, now_t, now_rho, device, dtype=dtype)
         values, near, residual = smallest_eigenvectors(form, steps, near=near, deadline=deadline)
         if left == rounds and residual > wanted + _UNSEEN / steps**2:  # once more, from a better start than chance
             values, near, residual = smallest_eigenvectors(form, steps, near=near, deadline=deadline)
         if not len(values):
             if dtype != torch.float64:  # what single precision cannot hold
-                return reinforced(network, t, rho, wanted, steps, rounds, enough, device, deadline=deadline)
+                return enlarged_as_needed(network, t, rho, wanted, steps, rounds, enough, device, deadline=deadline)
             break
         unavoidable = wanted + min(residual, _UNSEEN / steps**2)
         missing = max(unavoidable - float(values[0]), 0.0)
@@ -86,9 +86,9 @@ def reinforced(
             if value < wanted + _BESIDE:
                 share = np.array([float(part.square().sum()) for part in torch.split(vector, blocks)])
                 cuts.append(-share)
-                needs.append(value - wanted - share @ margins)
+                needs.append(value - wanted - share @ clearances)
         program = linprog(price, A_ub=np.array(cuts), b_ub=np.array(needs))
         if program.x is None:
             break
-        margins = program.x
+        clearances = program.x
     return best

@@ -4,7 +4,7 @@ At LipSDP's optimum the matrix A(rho, t) is singular, and the vectors of the rel
 multipliers still move, the few directions in which A is indefinite lie close to their span. There, A is a matrix of the
 order of the number of vectors, linear in the multipliers: the change that makes it positive semidefinite and is, in
 relative terms, the smallest is a least-squares problem with one unknown per entry of that small matrix. It takes as
-much as two steps of the iteration, and saves some ten times the margin that a proof needs (docs/power_iteration.md).
+much as two steps of the iteration, and saves some ten times the clearance that a proof needs (docs/power_iteration.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LARGEST_CHANGE = 0.5  # of a multiplier, relative
 _MENDINGS, _LANCZOS_STEPS = 4, 100
 
 
-def adjusted(
+def adjusted_in_span(
     network: Network, t: Array, rho: float, directions: Directions, device: torch.device | str = "cpu"
 ) -> tuple[Array, float]:
     """Multipliers for which A(rho, t) is positive semidefinite on the span of the directions, about.
@@ -71,7 +71,7 @@ def adjusted(
     return t, _UNSEEN * _deficit(form, basis)
 
 
-def mended(
+def adjusted_in_new_span(
     network: Network, t: Array, rho: float, directions: Directions, enough: float, device: torch.device | str = "cpu"
 ) -> tuple[Array, float]:
     """Multipliers adjusted in directions that the iteration did not see, where A(rho, t) turned out to be indefinite.
@@ -106,7 +106,7 @@ def mended(
         directions = Directions(
             np.concatenate([directions.values, z.numpy()]), np.concatenate([directions.pre_activations, a.numpy()])
         )
-        t, _ = adjusted(network, t, rho, directions, device)
+        t, _ = adjusted_in_span(network, t, rho, directions, device)
     return best, least
 
 

@@ -4,11 +4,11 @@ With the factor c > 1 per layer, t_l c^(d_l) in place of t_l and rho c^(d_0) in 
 activations that are still to come, is a congruence that divides everything between layers, and the output, by sqrt(c)
 at least: A becomes (1 - c^-1/2) diag(rho, 2T) + c^-1/2 A, up to that congruence. So a matrix that misses positive
 semidefiniteness by a relative (c - 1)/2 is repaired, at the price of c^(d_0/2) in the bound. That is for alpha beta
-<= 0; slopes that stay away from zero gain a smaller margin.
+<= 0; slopes that stay away from zero gain a smaller clearance.
 
 More generally, of a chain: with factors e >= 1, one per block of variables (the input, every activation's outputs),
 t_l e_l prod e_m^2 over the activations m behind, and rho e_0 prod e_m^2, make A, up to congruence, into
-A + diag(rho (e_0 - 1), 2 t_l (e_l - 1)): every block gets the margin that it asks for, at the price of
+A + diag(rho (e_0 - 1), 2 t_l (e_l - 1)): every block gets the clearance that it asks for, at the price of
 sqrt(e_0) prod e_m in the bound. Where A is indefinite on a few layers only, that is far less than a factor for all.
 """
 
@@ -31,8 +31,8 @@ _FLOORS = (1e-9, 1e-5, 1e-3)
 _LEAST = 2 * SMALLEST_MULTIPLIER  # of all: no proof takes smaller ones
 
 
-def enlarged(network: Network, t: Array, rho: float, step: float) -> tuple[Array, float]:
-    """(t, rho) with the margin that a factor 1 + step per layer gives, after a floor for multipliers of zero.
+def enlarged_uniformly(network: Network, t: Array, rho: float, step: float) -> tuple[Array, float]:
+    """(t, rho) with the clearance that a factor 1 + step per layer gives, after a floor for multipliers of zero.
 
     Args:
         network: the network that they are for.
@@ -46,16 +46,16 @@ def enlarged(network: Network, t: Array, rho: float, step: float) -> tuple[Array
     return _floored(t, sizes) * (1 + step) ** powers, rho * (1 + step) ** depth[0]
 
 
-def raised(network: Network, t: Array, rho: float, margins: Array) -> tuple[Array, float]:
-    """(t, rho) with a margin for every block of variables, after a floor for multipliers of zero.
+def enlarged_by_layer(network: Network, t: Array, rho: float, clearances: Array) -> tuple[Array, float]:
+    """(t, rho) with a clearance for every block of variables, after a floor for multipliers of zero.
 
     Args:
         network: the network that they are for.
         t: proposed multipliers.
         rho: the proposed square of the bound.
-        margins: e - 1 of the module's docstring, shape (1 + activations,): the input's, then in order of execution.
+        clearances: e - 1 of the module's docstring, shape (1 + activations,): the input's, then in order of execution.
     """
-    own = dict(zip([0, *network.activations], 1 + margins, strict=True))
+    own = dict(zip([0, *network.activations], 1 + clearances, strict=True))
     behind = [1.0] * len(network.nodes)  # the largest product of e^2 on a path from the node's output
     for i in range(len(network.nodes) - 1, 0, -1):
         below = behind[i] * own.get(i, 1.0) ** 2
@@ -72,7 +72,7 @@ def _floored(t: Array, sizes: Sequence[int]) -> Array:
     return floored
 
 
-def repaired(
+def enlarged_until_feasible(
     t: Array, layers: Sequence[int], norm: Callable[[Array], float], enough: float = 0.0, deadline: float = math.inf
 ) -> tuple[Array, float] | None:
     """The best of a few enlargements of `t`, with its norm; None where no form exists for any of them.

@@ -34,7 +34,7 @@ class Certificate:
         plan: the partition.
         merge: how tiles are merged.
         multipliers: for every block one array per part; empty where the block stands on its product of norms.
-        slacks: for every block the relative margin that its proof needs: by which the forms of tiles are widened, or
+        slacks: for every block the relative clearance that its proof needs: by which the forms of tiles are widened, or
             that a randomised proof counts on.
         forms: for every block that is one LMI the diagonal form that it is claimed to have at its input, shape (1,)
             where all entries are the same, or (entries,); empty for the others.

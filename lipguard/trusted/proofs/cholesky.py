@@ -73,7 +73,7 @@ def factorisation_error(n: int, trace: float) -> float:
 
 
 def slacks(n: int, least: float = 0.0) -> Iterator[float]:
-    """Relative margins to try on a matrix of order n: from about what `factorisation_error` takes, up to a tenth."""
+    """Relative clearances to try on a matrix of order n: from about what `factorisation_error` takes, up to a tenth."""
     slack = max(16.0 * n * n * UNIT_ROUNDOFF, least)
     while slack < 0.1:
         yield slack

@@ -30,14 +30,14 @@ class Claim:
         t: multipliers, one per neuron.
         form: s, one number for all entries of the input or one for each.
         kind: of proof, a key of `CHECKS`.
-        margin: for a proof that may err, the relative distance of the matrix from a singular one that it counts on.
+        clearance: for a proof that may err, the relative distance of the matrix from a singular one that it counts on.
         failure_probability: of a proof that may err.
     """
 
     t: Array
     form: Array | float
     kind: str
-    margin: float = 0.0
+    clearance: float = 0.0
     failure_probability: float = 0.0
 
     @property

@@ -35,7 +35,7 @@ from lipguard.trusted.rounding import UNIT_ROUNDOFF, gamma_up, rounds_as_ieee
 Array = NDArray[np.float64]
 VECTORS = (4, 8, 16)  # more of them take fewer steps; the first that rounding leaves something of is taken
 _GROWTH = 1.5  # what a matrix that passes stays below; exact arithmetic stays at 1
-_ROUGH = 0.01  # a margin from which on
+_ROUGH = 0.01  # a clearance from which on
 _MOST_STEPS = 100_000
 _SHORTEST = 2.0**-40  # vector; chance makes a shorter one of a single entry at most
 
@@ -61,23 +61,23 @@ def check(claim: Claim, network: Network, means: Means) -> bool:
     device = means.device if rounds_as_ieee(means.device) else "cpu"
     form = ScaledForm(network, claim.t, claim.diagonal, device)
     numbers = " ".join(s.hex() for s in claim.diagonal.tolist())
-    text = f"{network.digest} {numbers} {claim.margin.hex()} {claim.failure_probability.hex()}"
+    text = f"{network.digest} {numbers} {claim.clearance.hex()} {claim.failure_probability.hex()}"
     seed = text.encode() + claim.t.tobytes() + means.entropy
     return is_positive_semidefinite_randomly(
-        form, means.hints, claim.margin, claim.failure_probability, seed, means.deadline
+        form, means.hints, claim.clearance, claim.failure_probability, seed, means.deadline
     )
 
 
 def is_positive_semidefinite_randomly(
-    form: ScaledForm, hints: Hints, margin: float, probability: float, seed: bytes, deadline: float = math.inf
+    form: ScaledForm, hints: Hints, clearance: float, probability: float, seed: bytes, deadline: float = math.inf
 ) -> bool:
     """Prove that the matrix of `form` is positive semidefinite.
 
     Args:
         form: of the network, its multipliers and rho.
         hints: who knows about where the spectrum ends.
-        margin: the relative distance from zero that its smallest eigenvalue is hoped to have; smaller ones take
-            longer, in proportion to 1 / sqrt(margin).
+        clearance: the relative distance from zero that its smallest eigenvalue is hoped to have; smaller ones take
+            longer, in proportion to 1 / sqrt(clearance).
         probability: that the result is True although the matrix is not positive semidefinite, at most.
         deadline: of `time.monotonic()`.
         seed: what the random vectors are drawn from; a digest of all that is proved, so that nobody can choose it.
@@ -91,61 +91,61 @@ def is_positive_semidefinite_randomly(
     if not rounds_as_ieee(form.device):
         return False
     known = form.dtype == torch.float64 and np.isfinite(form.diagonal).all() and (form.diagonal > 0).all()
-    if not (margin > 0 and 0 < probability < 1 and known):
+    if not (clearance > 0 and 0 < probability < 1 and known):
         return False
     draw = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(seed).digest(), "big")))
 
     def random(vectors: int) -> Tensor:
         return torch.from_numpy(draw.standard_normal((vectors, form.n))).to(form.device)
 
-    top = _top(form, hints, margin, deadline)
+    top = _top(form, hints, clearance, deadline)
     if time.monotonic() > deadline:
         raise OutOfTimeError(math.inf)
-    found = course(form, margin, probability, top, largest_loss(form))
+    found = course(form, clearance, probability, top, largest_loss(form))
     if found is None:
         return False
     vectors, steps, share = found
     z = random(vectors)
     if not float(z.norm(dim=1).min()) >= _SHORTEST:
         return False
-    growth = _growth(form, z, top, margin, steps, deadline)
-    # An eigenvalue of B below 0 is one of C below -(1 + 2 margin / top). Rounding of this line is far below 1e-9.
-    return share * math.cosh(steps * _rate(margin, top)) > growth * (1 + 1e-9)
+    growth = _growth(form, z, top, clearance, steps, deadline)
+    # An eigenvalue of B below 0 is one of C below -(1 + 2 clearance / top). Rounding of this line is far below 1e-9.
+    return share * math.cosh(steps * _rate(clearance, top)) > growth * (1 + 1e-9)
 
 
 def course(
-    form: ScaledForm, margin: float, probability: float, top: float, lost: float
+    form: ScaledForm, clearance: float, probability: float, top: float, lost: float
 ) -> tuple[int, int, float] | None:
     """(vectors, steps, the share of a vector that rounding leaves); None where it leaves too little.
 
     Args:
         form: of the matrix.
-        margin: as for the proof.
+        clearance: as for the proof.
         probability: as for the proof.
         top: above the spectrum.
         lost: `largest_loss` of the form.
     """
     if not (0 < top < math.inf and math.isfinite(lost)):
         return None
-    eps = 1.01 * (4 / top * (gamma_up(form.roundings) * lost + gamma_up(16) * margin) + 4 * gamma_up(16))
+    eps = 1.01 * (4 / top * (gamma_up(form.roundings) * lost + gamma_up(16) * clearance) + 4 * gamma_up(16))
     for vectors in VECTORS:
-        steps = steps_needed(form.n, margin, top, probability, vectors)
+        steps = steps_needed(form.n, clearance, top, probability, vectors)
         share = _share(form.n, probability, vectors) - eps * steps * steps / 2 * _GROWTH
         if steps <= _MOST_STEPS and share > 0.5 * _share(form.n, probability, vectors):
             return vectors, steps, share
     return None
 
 
-def steps_needed(n: int, margin: float, top: float, probability: float, vectors: int = 4) -> int:
+def steps_needed(n: int, clearance: float, top: float, probability: float, vectors: int = 4) -> int:
     """Degree of the polynomial that a proof takes, with room for half of the vectors' share to be lost in rounding."""
     needed = math.acosh(max(2.0 * _GROWTH / _share(n, probability, vectors), 1.0))
-    rate = _rate(margin, top)
+    rate = _rate(clearance, top)
     return math.ceil(needed / rate) + 1 if rate > needed * 1e-9 else 10**9
 
 
-def _rate(margin: float, top: float) -> float:
-    """acosh(1 + 2 margin / top), without the loss of digits that this form has for small margins."""
-    return 2 * math.asinh(math.sqrt(margin / top))
+def _rate(clearance: float, top: float) -> float:
+    """acosh(1 + 2 clearance / top), without the loss of digits that this form has for small clearances."""
+    return 2 * math.asinh(math.sqrt(clearance / top))
 
 
 def _share(n: int, probability: float, vectors: int) -> float:
@@ -153,12 +153,12 @@ def _share(n: int, probability: float, vectors: int) -> float:
     return float(probability ** (1 / vectors) / math.sqrt(2 * n / math.pi)) * (1 - 1e-9)
 
 
-def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, deadline: float) -> float:
+def _growth(form: ScaledForm, z: Tensor, top: float, clearance: float, steps: int, deadline: float) -> float:
     """The largest |z_j| / |z_0| over all vectors and steps; infinite as soon as it is too large."""
     began = time.monotonic()
 
     def times(v: Tensor) -> Tensor:
-        return form(v).mul_(2 / top).sub_(v, alpha=1 + 2 * margin / top)
+        return form(v).mul_(2 / top).sub_(v, alpha=1 + 2 * clearance / top)
 
     lengths = z.norm(dim=1)
     before, now = z, times(z)
@@ -175,9 +175,9 @@ def _growth(form: ScaledForm, z: Tensor, top: float, margin: float, steps: int, 
     return largest
 
 
-def _top(form: ScaledForm, hints: Hints, margin: float, deadline: float) -> float:
+def _top(form: ScaledForm, hints: Hints, clearance: float, deadline: float) -> float:
     """Above the spectrum, which of a chain ends at 2. If it is not, vectors grow and nothing is proved."""
-    if margin < _ROUGH:
+    if clearance < _ROUGH:
         return max(2.001, 1.03 * hints.largest_eigenvalue(form, 30, deadline))
     return max(2.05, 1.1 * hints.largest_eigenvalue(form, 8, deadline))  # the proof itself takes few steps
 

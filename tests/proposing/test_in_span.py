@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from torch import nn
 
 from lipguard.proposing.feasible import in_span as adjustment
-from lipguard.proposing.feasible.in_span import adjusted
+from lipguard.proposing.feasible.in_span import adjusted_in_span
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.power.run import propose
 from lipguard.proposing.proposal import Directions, Proposal
@@ -51,7 +51,7 @@ def test_no_more_is_missing_afterwards_than_before(build: object, activation: nn
     network = build(activation)  # type: ignore[operator]
     proposal, directions = cut_short(network, steps)
     rho, t = proposal.value**2, proposal.multipliers
-    found, deficit = adjusted(network, t, rho, directions)
+    found, deficit = adjusted_in_span(network, t, rho, directions)
     before, after = (-smallest_eigenvalue(network, own, rho) for own in (t, found))
     assert (found >= 0).all()
     assert after <= 1.1 * before + 1e-6
@@ -63,7 +63,7 @@ def test_most_of_what_is_missing_is_saved_close_to_the_end() -> None:
     for build in (dense, residual, convolutional):
         network = build(nn.ReLU())
         proposal, directions = cut_short(network, 45)
-        found, _ = adjusted(network, proposal.multipliers, proposal.value**2, directions)
+        found, _ = adjusted_in_span(network, proposal.multipliers, proposal.value**2, directions)
         before, after = (-smallest_eigenvalue(network, t, proposal.value**2) for t in (proposal.multipliers, found))
         saved.append(max(after, 0.0) / before)
     assert np.median(saved) < 0.3
@@ -77,7 +77,7 @@ def test_at_the_end_nothing_is_left_to_do(dtype: torch.dtype, chunk: int, monkey
     for build in (dense, convolutional):
         network = build(nn.ReLU())
         proposal, directions = cut_short(network, 400, dtype)
-        found, deficit = adjusted(network, proposal.multipliers, proposal.value**2, directions)
+        found, deficit = adjusted_in_span(network, proposal.multipliers, proposal.value**2, directions)
         np.testing.assert_allclose(found, proposal.multipliers, rtol=1e-2)
         assert deficit < 1e-3
         assert smallest_eigenvalue(network, found, proposal.value**2) > -1e-4
@@ -91,7 +91,7 @@ def test_neurons_may_be_dead() -> None:
         model[4].weight[:, :2] = 0  # nothing comes from them
     network = trace(model, (5,))
     proposal, directions = cut_short(network, 30)
-    found, deficit = adjusted(network, proposal.multipliers, proposal.value**2, directions)
+    found, deficit = adjusted_in_span(network, proposal.multipliers, proposal.value**2, directions)
     assert np.isfinite(found).all()
     assert (found >= 0).all()
     assert 0 <= deficit < 0.1
@@ -102,7 +102,7 @@ def test_multipliers_of_zero_stay_zero() -> None:
     proposal, directions = cut_short(network, 30)
     t = proposal.multipliers.copy()
     t[3] = 0.0
-    found, _ = adjusted(network, t, proposal.value**2, directions)
+    found, _ = adjusted_in_span(network, t, proposal.value**2, directions)
     assert found[3] == 0
     assert np.isfinite(found).all()
 
@@ -112,12 +112,12 @@ def test_directions_that_are_no_use(value: float) -> None:
     network = dense(nn.ReLU())
     proposal, directions = cut_short(network, 30)
     wrong = Directions(np.full_like(directions.values, value), np.full_like(directions.pre_activations, value))
-    found, deficit = adjusted(network, proposal.multipliers, proposal.value**2, wrong)
+    found, deficit = adjusted_in_span(network, proposal.multipliers, proposal.value**2, wrong)
     assert np.isfinite(found).all()
     assert (found >= 0).all()
     assert deficit >= 0
     one = dataclasses.replace(directions, values=directions.values * (np.arange(8) == 0)[:, None])
-    found, _ = adjusted(network, proposal.multipliers, proposal.value**2, one)
+    found, _ = adjusted_in_span(network, proposal.multipliers, proposal.value**2, one)
     assert np.isfinite(found).all()
 
 
@@ -127,7 +127,7 @@ def test_networks_of_all_kinds(sample: Sample) -> None:
     network = trace(sample.model, sample.input_shape)
     proposal = propose(network, PowerOptions(max_iterations=20, tolerance=0.0))
     assume(proposal.multipliers is not None and proposal.value > 0 and proposal.directions is not None)
-    found, deficit = adjusted(network, proposal.multipliers, proposal.value**2, proposal.directions)
+    found, deficit = adjusted_in_span(network, proposal.multipliers, proposal.value**2, proposal.directions)
     assert np.isfinite(found).all()
     assert (found >= 0).all()
     assert (found <= 1.5 * proposal.multipliers).all()
