@@ -80,7 +80,7 @@ CERTIFIED = Key(
 )  # fmt: skip
 SELECTION = Key(
     "selection", "the bound of weights that reach `min_accuracy`, and more than any bound for others",
-    _CONSTANT, "down", "smaller", "request",
+    _CONSTANT, "up", "smaller", "request",
 )  # fmt: skip
 ESTIMATE = Key(
     "estimate", "the value of LipSDP's relaxation, which is not a bound, every `estimate_every_n_steps`",

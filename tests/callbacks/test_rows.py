@@ -59,7 +59,7 @@ def test_a_bound_errs_upward_and_what_is_better_larger_downward() -> None:
     for key in KEYS:
         if key.better == "larger":
             assert key.rounded == "down", key.name
-    assert {key.name for key in KEYS if key.rounded == "up"} == {"bound", "product_bound"}
+    assert {key.name for key in KEYS if key.rounded == "up"} == {"bound", "product_bound", "selection"}
 
 
 def test_rows_hold_plain_values_of_the_same_keys() -> None:
@@ -69,3 +69,9 @@ def test_rows_hold_plain_values_of_the_same_keys() -> None:
     assert {type(value) for row in rows for value in row.values()} == {float, str, type(None)}
     assert [row["status"] for row in rows] == ["complete", "failed: MemoryError: full"]
     assert values_of(report, Status(Outcome.FALLBACK, "no memory"))["status"] == "fallback: no memory"
+
+
+def test_what_is_the_better_the_smaller_is_never_rounded_down() -> None:
+    """Nor is what is the better the larger rounded up: a number that is logged promises no more than is known."""
+    for key in KEYS:
+        assert (key.better, key.rounded) not in {("smaller", "down"), ("larger", "up")}
