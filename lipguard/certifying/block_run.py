@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.certifying.hints import HINTS
-from lipguard.certifying.report import WarmStart
+from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.memory import usable_memory

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,9 +18,11 @@ from lipguard import __version__
 from lipguard.certifying.block_run import BlockRun
 from lipguard.certifying.hints import HINTS
 from lipguard.certifying.lower_bound import warm_lower_bound
-from lipguard.certifying.report import Report, WarmStart
+from lipguard.certifying.report import Report
+from lipguard.certifying.request import Request, device_of
 from lipguard.certifying.status import Outcome, Status
 from lipguard.certifying.threads import few_threads
+from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.machine import cost_model, learn
@@ -111,12 +112,6 @@ def certify(
         return dataclasses.replace(report, restricted=within)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights are: the power iteration runs there, if it can do so in double precision."""
-    found = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    return torch.device("cpu") if found.type == "mps" else found
-
-
 def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None) -> PartitionPlan:
     """The partition that `certify` would use, without solving; `print` it.
 
@@ -128,20 +123,6 @@ def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None 
         network = trace(model, input_shape)
         deadline = search_deadline(config, start)
         return find_plan(network, config, value=_value(config, device_of(model), deadline), deadline=deadline)
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What is to be certified, in values that travel to another process."""
-
-    network: Network
-    config: DCPConfig
-    warm: WarmStart | None = None
-    data: Tensor | None = None
-    optimise: bool = True
-    device: torch.device | str = "cpu"
-    domain: Domain | None = None
-    sought: bool = True  # whether a lower bound is looked for
 
 
 def deadline_of(config: DCPConfig, start: float) -> float:

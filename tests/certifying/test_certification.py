@@ -16,7 +16,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.certifying import block_run
 from lipguard.certifying import certify as certification
-from lipguard.certifying.report import WarmStart
+from lipguard.certifying.warm_start import WarmStart
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.planning import search
 from lipguard.planning.machine import CostModel
