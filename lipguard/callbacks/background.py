@@ -20,9 +20,9 @@ from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import OF_BOUNDS, Row, failed, values_of
 from lipguard.callbacks.schedule import Moment, Schedule
 from lipguard.callbacks.settings import MonitorSettings
-from lipguard.certifying.certify import Request
 from lipguard.certifying.many import certified
 from lipguard.certifying.report import Report
+from lipguard.certifying.request import Request
 from lipguard.proposing.processes import thread_limits
 from lipguard.trusted.reading.private import in_eval_mode
 from lipguard.trusted.reading.trace import trace

@@ -18,9 +18,9 @@ from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import RADIUS, SELECTION, Row, of_validation, precise
 from lipguard.callbacks.settings import MonitorSettings
 from lipguard.callbacks.validated import Samples, Validated
-from lipguard.certifying.certify import device_of
 from lipguard.certifying.margins import Margins, accuracy_key, certify_margins, needed_pairs
 from lipguard.certifying.report import Report
+from lipguard.certifying.request import device_of
 from lipguard.trusted.reading.private import in_eval_mode
 from lipguard.trusted.reading.trace import trace
 

@@ -9,7 +9,8 @@ from typing import Any
 from lipguard.callbacks.messages import Messages
 from lipguard.callbacks.observed import Inputs
 from lipguard.callbacks.rows import Row
-from lipguard.certifying.report import Report, WarmStart
+from lipguard.certifying.report import Report
+from lipguard.certifying.warm_start import WarmStart
 from lipguard.errors import CertificateError
 
 

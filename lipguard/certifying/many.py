@@ -12,9 +12,11 @@ from concurrent.futures import Executor
 import torch
 from torch import nn
 
-from lipguard.certifying.certify import Request, certify_network
-from lipguard.certifying.report import Report, WarmStart
+from lipguard.certifying.certify import certify_network
+from lipguard.certifying.report import Report
+from lipguard.certifying.request import Request
 from lipguard.certifying.status import Outcome, Status
+from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import LipguardError
 from lipguard.planning.search import find_plan

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lipguard.certifying.certify import Request, certify_network, device_of
+from lipguard.certifying.certify import certify_network
 from lipguard.certifying.radii import certified_radii
-from lipguard.certifying.report import Report, WarmStart
+from lipguard.certifying.report import Report
+from lipguard.certifying.request import Request, device_of
 from lipguard.certifying.verify import read_for, verify_network
+from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError
 from lipguard.trusted.certificate.certificate import Certificate

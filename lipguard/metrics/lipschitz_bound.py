@@ -17,7 +17,7 @@ from lipguard.errors import ConfigError
 from lipguard.trusted.reading.private import in_eval_mode
 
 if TYPE_CHECKING:
-    from lipguard.certifying.report import WarmStart
+    from lipguard.certifying.warm_start import WarmStart
 
 
 class LipschitzBound(Metric):

@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from torch import nn
 import lipguard
 from lipguard import Box, DCPConfig
 from lipguard.certifying import certify as certification
+from lipguard.certifying import run
+from lipguard.certifying.budget import Budget
+from lipguard.certifying.report import Report
+from lipguard.certifying.request import Request
 from lipguard.planning import search
 from lipguard.planning.machine import CostModel
 from lipguard.planning.orders import elimination
@@ -55,13 +60,13 @@ def test_a_budget_of_next_to_nothing_leaves_a_bound_that_verifies(seconds: float
 @pytest.mark.parametrize("seconds", [1e-9, 0.3, 60.0])
 def test_both_runs_of_a_domain_share_the_budget(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[float] = []
-    own = certification.BlockRun
+    own = certification.run
 
-    def noted(*args: object) -> object:
-        ends.append(args[6])  # type: ignore[arg-type]
-        return own(*args)  # type: ignore[arg-type]
+    def noted(request: Request, budget: Budget, *others: Any) -> Report:
+        ends.append(budget.deadline)
+        return own(request, budget, *others)
 
-    monkeypatch.setattr(certification, "BlockRun", noted)
+    monkeypatch.setattr(certification, "run", noted)
     began = time.monotonic()
     report = lipguard.certify(cnn(), SHAPE, DCPConfig(max_seconds=seconds), domain=Box(0, 1))
     assert report.restricted is not None
@@ -75,14 +80,14 @@ def test_both_runs_of_a_domain_share_the_budget(seconds: float, monkeypatch: pyt
 def test_a_domain_without_time_for_its_slopes_has_the_bound_that_holds_everywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = certification.node_norms
+    own = run.node_norms
 
     def slow(network: Network, hints: Hints, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
         if exact:
             raise matrices.LateNormError
         return own(network, hints, deadline)
 
-    monkeypatch.setattr(certification, "node_norms", slow)
+    monkeypatch.setattr(run, "node_norms", slow)
     report = lipguard.certify(cnn(), SHAPE, DCPConfig(max_seconds=60.0), domain=Box(0, 1))
     assert report.restricted is not None
     assert (report.restricted.bound, report.restricted.lower_bound) == (report.bound, 0.0)

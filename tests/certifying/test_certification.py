@@ -14,9 +14,9 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certifying import block_run
-from lipguard.certifying import certify as certification
-from lipguard.certifying.report import WarmStart
+from lipguard.certifying import learning, plans, reporting
+from lipguard.certifying.attempts import claims, tightening
+from lipguard.certifying.warm_start import WarmStart
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.planning import search
 from lipguard.planning.machine import CostModel
@@ -133,7 +133,7 @@ def test_the_same_seed_plan_and_weights_give_the_same_bound(report: lipguard.Rep
 def test_a_warm_start_saves_iterations_and_keeps_the_plan(
     report: lipguard.Report, config: DCPConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certification, "find_plan", lambda *_: pytest.fail("the plan was searched again"))
+    monkeypatch.setattr(plans, "find_plan", lambda *_: pytest.fail("the plan was searched again"))
     warm = lipguard.certify(cnn(), SHAPE, config, warm_start=report)
     cold, again = (sum(row["iterations"] or 0 for row in r.details()) for r in (report, warm))
     assert again < cold
@@ -249,7 +249,7 @@ def test_multipliers_by_channel_do_not_keep_those_by_neuron_from_proving_less(mo
 
 
 def test_contradicting_bounds_are_an_error_never_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certification, "warm_lower_bound", lambda *_: (1e9, torch.zeros(1, *SHAPE)))
+    monkeypatch.setattr(reporting, "warm_lower_bound", lambda *_: (1e9, torch.zeros(1, *SHAPE)))
     with pytest.raises(CertificateError, match="Internal contradiction"):
         lipguard.certify(cnn(), SHAPE, TILES, optimise=False)
 
@@ -315,14 +315,14 @@ def test_weights_of_extreme_size_give_a_bound_or_a_clear_error(scale: float) -> 
 
 
 def test_what_is_sought_beyond_a_proof_is_not_learned_as_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, observed = block_run.BlockRun.tighten, []
+    own, observed = tightening.prove, []
 
-    def slowly(run: block_run.BlockRun) -> None:
-        monkeypatch.setattr(block_run, "proves", lambda *a, **k: time.sleep(0.5) or proves(*a, **k))
-        own(run)
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(claims, "proves", lambda *a, **k: time.sleep(0.5) or proves(*a, **k))
+        return own(*arguments)
 
-    monkeypatch.setattr(block_run.BlockRun, "tighten", slowly)
-    monkeypatch.setattr(certification, "learn", observed.append)
+    monkeypatch.setattr(tightening, "prove", slowly)
+    monkeypatch.setattr(learning, "learn", observed.append)
     report = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
     (stages,) = observed
     assert report.seconds > 1.0
@@ -334,7 +334,7 @@ def test_a_cost_model_that_cannot_learn_costs_its_learning_only(monkeypatch: pyt
         raise OSError("no space left")
 
     usual = lipguard.certify(cnn(), SHAPE)
-    monkeypatch.setattr(certification, "learn", failing)
+    monkeypatch.setattr(learning, "learn", failing)
     report = lipguard.certify(cnn(), SHAPE)
     assert (report.bound, report.status) == (usual.bound, "complete")
     assert report.notes == ("the cost model did not learn from this run: OSError: no space left",)

@@ -10,7 +10,7 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certifying import block_run
+from lipguard.certifying.attempts import claims
 from lipguard.certifying.hints import HINTS
 from lipguard.proposing.power import iteration
 from lipguard.trusted.lmi.scaled import ScaledForm
@@ -55,7 +55,7 @@ def test_an_interrupted_proof_leaves_the_product(monkeypatch: pytest.MonkeyPatch
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(block_run, "proves", interrupted)
+    monkeypatch.setattr(claims, "proves", interrupted)
     report = lipguard.certify(cnn(), (1, 12, 12))
     assert report.status.startswith("interrupted")
     assert report.bound == report.product_bound

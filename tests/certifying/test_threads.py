@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lipguard
-from lipguard.certifying import certify as certification
+from lipguard.certifying import plans
 from lipguard.certifying.threads import few_threads
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
@@ -55,7 +55,7 @@ def test_threads_come_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> No
         assert torch.get_num_threads() == 1
         raise KeyError("on purpose")
 
-    monkeypatch.setattr(certification, "find_plan", fail)
+    monkeypatch.setattr(plans, "find_plan", fail)
     with pytest.raises(KeyError):
         lipguard.certify(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (3,))
     assert torch.get_num_threads() == 2

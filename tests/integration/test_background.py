@@ -172,7 +172,7 @@ def _dies(*_: object) -> None:
 
 
 def test_a_request_is_a_copy() -> None:
-    from lipguard.certifying.certify import Request
+    from lipguard.certifying.request import Request
     from lipguard.config import DCPConfig
     from lipguard.trusted.reading.trace import trace
 

@@ -139,14 +139,14 @@ def test_margins_that_were_interrupted_interrupt_the_training(tmp_path: Path, mo
     own, epochs = certified.certify_margins, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
-        from lipguard.certifying import certify as certification
+        from lipguard.certifying.attempts import ways
 
-        def stopped(run: Any) -> None:
+        def stopped(*_: Any) -> None:
             raise KeyboardInterrupt
 
         epochs.append(1)
         with monkeypatch.context() as patch:
-            patch.setattr(certification.BlockRun, "prove", stopped)
+            patch.setattr(ways, "prove", stopped)
             return own(*args, **kwargs)
 
     monkeypatch.setattr(certified, "certify_margins", interrupted)

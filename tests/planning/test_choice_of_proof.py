@@ -10,7 +10,7 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
-from lipguard.certifying import block_run
+from lipguard.certifying import subject
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.planning import memory
 from lipguard.planning import prices as pricing
@@ -253,7 +253,7 @@ def test_multipliers_per_channel_where_time_is_short_or_a_network_deep() -> None
 
 
 def test_both_kinds_of_multipliers_are_tried_and_the_better_ones_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pricing, block_run):
+    for module in (pricing, subject):
         monkeypatch.setattr(module, "_LARGE", 100)
     torch.manual_seed(0)
     layers = [m for i in range(9) for m in (nn.Conv2d(2 if i else 1, 2, 3, padding=1), nn.ReLU())]

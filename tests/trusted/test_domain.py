@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard import Ball, Box, Certificate, DCPConfig
-from lipguard.certifying.certify import Request, certify_network
+from lipguard.certifying.certify import certify_network
 from lipguard.certifying.hints import HINTS
 from lipguard.certifying.margins import margin_network
+from lipguard.certifying.request import Request
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.trusted.certificate.verify import verify_certificate
 from lipguard.trusted.layers import Activation

@@ -15,7 +15,7 @@ from torch import nn
 import lipguard
 from lipguard import DCPConfig
 from lipguard.certifying.hints import HINTS
-from lipguard.certifying.report import WarmStart
+from lipguard.certifying.warm_start import WarmStart
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lipguard.certifying.clearances import needed_pairs
 from torch import Tensor, nn
 
 import lipguard
 from lipguard import CertifiedAccuracy
+from lipguard.certifying.margins import needed_pairs
 
 from ..networks.penalised import SHAPE, trained
 from ..networks.training import TRAINED_ON, mnist

@@ -20,8 +20,9 @@ from unittest.mock import patch
 import torch
 
 import lipguard
-from lipguard.certifying import block_run
-from lipguard.certifying import certify as certification
+from lipguard.certifying import plans, reporting
+from lipguard.certifying import run as certification
+from lipguard.certifying.attempts import claims, ladder
 from lipguard.proposing.power import run as power
 
 from ..measuring.methods import load, warm_up
@@ -31,12 +32,12 @@ from ..reporting.markdown import print_head, print_row
 
 DEFAULT = ("CNN1", "cnn_C5_CH16", "ResNet-20")
 STAGES: dict[str, tuple[object, str]] = {
-    "plan": (certification, "find_plan"),
+    "plan": (plans, "find_plan"),
     "norms": (certification, "node_norms"),
     "power iteration": (power, "propose"),
-    "before the proof": (block_run.BlockRun, "_first_step"),
-    "proofs": (block_run, "proves"),
-    "lower bound": (certification, "warm_lower_bound"),
+    "before the proof": (ladder, "first_step"),
+    "proofs": (claims, "proves"),
+    "lower bound": (reporting, "warm_lower_bound"),
 }
 
 
