@@ -20,7 +20,8 @@ from lipguard.certifying.report import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.memory import usable_memory
-from lipguard.planning.prices import FEWEST_STEPS, LARGEST_CLEARANCE, lanczos_steps, randomised_clearance
+from lipguard.planning.prices.passes import FEWEST_STEPS, lanczos_steps
+from lipguard.planning.prices.randomised import LARGEST_CLEARANCE, randomised_clearance
 from lipguard.proposing.conic.problem import Job, Problem
 from lipguard.proposing.feasible.by_layer import enlarged_as_needed
 from lipguard.proposing.feasible.in_span import adjusted_in_new_span, adjusted_in_span

@@ -25,7 +25,7 @@ from lipguard.certifying.threads import few_threads
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.machine import cost_model, learn
-from lipguard.planning.prices import iteration_seconds
+from lipguard.planning.prices.iteration import iteration_seconds
 from lipguard.planning.search import find_plan, search_deadline, settings_of
 from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions

@@ -16,7 +16,9 @@ from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.planning.cuts import Cuts, candidates, chosen_cuts, segments
 from lipguard.planning.machine import CostModel, cost_model
-from lipguard.planning.prices import Proof, choose_proof, iteration_seconds, prices, sparse_seconds, which_multipliers
+from lipguard.planning.prices.iteration import iteration_seconds, which_multipliers
+from lipguard.planning.prices.kinds import choose_proof, prices, sparse_seconds
+from lipguard.planning.prices.price import Proof
 from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.layers import Add, Conv2d, Linear, Scale
 from lipguard.trusted.network.graph import Network

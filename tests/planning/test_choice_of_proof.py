@@ -13,11 +13,13 @@ from lipguard import DCPConfig
 from lipguard.certifying import block_run
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.planning import memory
-from lipguard.planning import prices as pricing
 from lipguard.planning.machine import CostModel
 from lipguard.planning.memory import free_memory
 from lipguard.planning.orders.elimination import elimination_of
-from lipguard.planning.prices import choose_proof, which_multipliers
+from lipguard.planning.prices import iteration, kinds, passes, sparse
+from lipguard.planning.prices.iteration import which_multipliers
+from lipguard.planning.prices.kinds import choose_proof
+from lipguard.planning.prices.price import Proof
 from lipguard.planning.search import find_plan
 from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.network.graph import Network
@@ -46,7 +48,7 @@ def convolutions(channels: int, size: int, depth: int = 3) -> Network:
     return trace(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, 10)).eval(), (1, size, size))
 
 
-def chosen(network: Network, memory: float = PLENTY, **settings: object) -> pricing.Proof | None:
+def chosen(network: Network, memory: float = PLENTY, **settings: object) -> Proof | None:
     return choose_proof(network, DCPConfig.from_dict(settings), COST, memory)
 
 
@@ -101,8 +103,8 @@ def test_the_time_budget_decides() -> None:
 
 def test_an_order_of_elimination_is_not_looked_for_where_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     network = convolutions(16, 40, depth=4)
-    enough = pricing._SEARCH * network.neurons / pricing._SHARE_OF_SEARCH
-    monkeypatch.setattr(pricing, "elimination_of", lambda *_: pytest.fail("an order was looked for"))
+    enough = kinds.SEARCH * network.neurons / kinds.SHARE_OF_SEARCH
+    monkeypatch.setattr(sparse, "elimination_of", lambda *_: pytest.fail("an order was looked for"))
     found = chosen(network, max_seconds=0.9 * enough)
     assert found is not None
     assert found.kind == "randomised"
@@ -244,17 +246,17 @@ def test_multipliers_per_channel_where_time_is_short_or_a_network_deep() -> None
     assert which_multipliers(convolutions(2, 14), DCPConfig(max_seconds=1e-3), COST) == "neuron"
     assert which_multipliers(large, DCPConfig(), COST) == "neuron"
     assert which_multipliers(deep, DCPConfig(), COST) == "both"
-    step = pricing._pass(large, COST, pricing._STEP)
+    step = passes.pass_seconds(large, COST, passes.STEP)
     for steps, expected in ((20, "channel"), (100, "both"), (1000, "neuron")):
-        within = DCPConfig(max_seconds=steps * step / pricing._SHARE_OF_ITERATION)
+        within = DCPConfig(max_seconds=steps * step / iteration.SHARE_OF_ITERATION)
         assert which_multipliers(large, within, COST) == expected
     for asked in ("neuron", "channel"):
         assert which_multipliers(deep, DCPConfig(multipliers=asked), COST) == asked
 
 
 def test_both_kinds_of_multipliers_are_tried_and_the_better_ones_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pricing, block_run):
-        monkeypatch.setattr(module, "_LARGE", 100)
+    for module, name in ((iteration, "LARGE"), (sparse, "LARGE"), (block_run, "_LARGE")):
+        monkeypatch.setattr(module, name, 100)
     torch.manual_seed(0)
     layers = [m for i in range(9) for m in (nn.Conv2d(2 if i else 1, 2, 3, padding=1), nn.ReLU())]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 3)).eval()

@@ -22,7 +22,7 @@ from lipguard.figures.plan import plot_plan
 from lipguard.planning.cuts import candidates
 from lipguard.planning.machine import cost_model
 from lipguard.planning.orders.elimination import elimination_of
-from lipguard.planning.prices import choose_proof
+from lipguard.planning.prices.kinds import choose_proof
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.power.run import propose
 from lipguard.trusted.network.graph import Network
