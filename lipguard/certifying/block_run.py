@@ -20,7 +20,7 @@ from lipguard.certifying.report import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.memory import usable_memory
-from lipguard.planning.prices.passes import FEWEST_STEPS, lanczos_steps
+from lipguard.planning.prices.passes import FEWEST_STEPS, LARGE, lanczos_steps
 from lipguard.planning.prices.randomised import LARGEST_CLEARANCE, randomised_clearance
 from lipguard.proposing.conic.problem import Job, Problem
 from lipguard.proposing.feasible.by_layer import enlarged_as_needed
@@ -65,7 +65,6 @@ _SMALL = 2_000  # neurons up to which a proof takes so little that several are t
 _TIGHTENED, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
 _LATE = "; no time left"
 _GRACE = 1.5  # seconds for small proofs after the deadline, at which solvers in other processes are given up
-_LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
 
 _Candidate: TypeAlias = tuple[Array, float, Directions | None]
 
@@ -150,7 +149,7 @@ class BlockRun:
         if self.config.solver != "power" or not self.proposals or self.proposals[0].status == "interrupted":
             return False
         late = time.monotonic() + self.block.seconds > self.deadline
-        if self._neurons > _LARGE and not self.multipliers and not self.futile:
+        if self._neurons > LARGE and not self.multipliers and not self.futile:
             return self.rounds < 2 and not late  # once more, in double precision
         rounds = _MENDED_ROUNDS if self.has_mended else _ROUNDS
         return self.is_cheap and self.rounds < rounds and not late and not self.gap <= self._enough
@@ -173,7 +172,7 @@ class BlockRun:
         known = dict(self._earlier)
         if self.proposals:  # another round: on from where the last one ended
             known |= self.solver_state()
-        single = self._neurons > _LARGE and self.rounds == 0
+        single = self._neurons > LARGE and self.rounds == 0
         options = PowerOptions(
             tolerance=self.config.tolerance * self._aim * 0.1**self.rounds,
             max_iterations=min(self.config.max_iterations, self._most_iterations) if optimise else _REFRESH,
@@ -242,7 +241,7 @@ class BlockRun:
         """Of the iteration's change of value over ten steps, in units of the tolerance."""
         if self._resumes and self.rounds == 0 and self._neurons > _SMALL:
             return 1e-1
-        return 1e-2 if _SMALL < self._neurons <= _LARGE else 1e-3
+        return 1e-2 if _SMALL < self._neurons <= LARGE else 1e-3
 
     @property
     def _resumes(self) -> bool:
@@ -363,7 +362,7 @@ class BlockRun:
                 self._say_late()
             t, rho, step, clearance = attempt.t, attempt.rho, attempt.step, attempt.clearance
             refused, mended_now = 0, False
-            while step < (1 if self._neurons <= _LARGE else 0.2 + 6 * clearance):
+            while step < (1 if self._neurons <= LARGE else 0.2 + 6 * clearance):
                 if self._is_late():
                     return
                 larger, claimed = enlarged_uniformly(self.parts[0], t, rho, step)
@@ -391,7 +390,7 @@ class BlockRun:
                     t, step = self._mended(t, rho, step)
                     continue
                 # Where a proof is dear, a larger clearance costs less than to iterate on, at first.
-                if self.may_improve() and not mended_now and refused > (self._neurons > _LARGE):
+                if self.may_improve() and not mended_now and refused > (self._neurons > LARGE):
                     return
                 step = max(2 * step, tolerance / 10)
 
@@ -481,14 +480,14 @@ class BlockRun:
             if clearance == math.inf:
                 return _Attempt(t, rho, math.inf, clearance, False)
         wanted = max(1.2 * clearance, (0.02 if self._neurons <= _SMALL else 0.05) * tolerance)
-        if self._neurons > _LARGE or clearance:  # another proof would take longer than a better estimate
+        if self._neurons > LARGE or clearance:  # another proof would take longer than a better estimate
             # What Lanczos' method may not see should be less than the clearance.
             steps = lanczos_steps(part, tolerance)
             steps = FEWEST_STEPS if unit and steps * unit > 0.1 * self._left else steps
             steps = min(steps, int(3 / clearance**0.5) + 1) if clearance else steps
             rounds = self._rounds_of_clearances(steps, unit)
             if rounds:
-                single = torch.float32 if self._neurons > _LARGE else torch.float64
+                single = torch.float32 if self._neurons > LARGE else torch.float64
                 enough = 3 * tolerance
                 limit = time.monotonic() + 0.4 * self._left
                 t, rho, missing = enlarged_as_needed(
@@ -596,7 +595,7 @@ class BlockRun:
     @property
     def is_cheap(self) -> bool:
         """Whether trying a proof takes little."""
-        return self._neurons <= {"dense": _SMALL, "sparse": _LARGE}.get(self.block.proof, 0)
+        return self._neurons <= {"dense": _SMALL, "sparse": LARGE}.get(self.block.proof, 0)
 
     def _claim(self, t: Array, rho: float, clearance: float) -> bool:
         """Try to prove sqrt(rho) for the block, and keep it if that succeeds."""

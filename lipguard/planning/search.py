@@ -17,8 +17,8 @@ from lipguard.errors import ConfigError
 from lipguard.planning.cuts import Cuts, candidates, chosen_cuts, segments
 from lipguard.planning.machine import CostModel, cost_model
 from lipguard.planning.prices.iteration import iteration_seconds, which_multipliers
-from lipguard.planning.prices.kinds import choose_proof, prices, sparse_seconds
-from lipguard.planning.prices.price import Proof
+from lipguard.planning.prices.kinds import IN_PIECES, choose_proof, explained, seconds_in_pieces
+from lipguard.planning.prices.price import Price
 from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.layers import Add, Conv2d, Linear, Scale
 from lipguard.trusted.network.graph import Network
@@ -80,9 +80,9 @@ def find_plan(
     plan = _find_plan(network, config, cost, value, deadline)
     if config.solver != "power" or config.partition in ("cuts", "tiles") or not network.activations:
         return plan
-    lines = prices(network, config, cost, deadline)
+    lines = explained(network, config, cost, deadline)
     if any(block.cuts or block.grids for block in plan.blocks):
-        lines.append(f"{plan.blocks[0].method}, sparse proofs, {plan.blocks[0].seconds:.1f} s: chosen")
+        lines.append(f"{plan.blocks[0].method}, {plan.blocks[0].proof} proofs, {plan.blocks[0].seconds:.1f} s: chosen")
     elif len(plan.blocks) > 1:
         lines.append(f"{len(plan.blocks)} blocks whose bounds multiply, {plan.seconds:.1f} s: chosen")
     return dataclasses.replace(plan, considered=tuple(lines))
@@ -122,7 +122,7 @@ def _cut_by_power(
     network: Network, config: DCPConfig, cost: CostModel, value: Value | None, deadline: float
 ) -> Block | None:
     """One block that is cut, and in tiles, where it loses least, so that sparse proofs of the pieces fit."""
-    if config.solver != "power" or config.partition != "auto" or config.proof not in ("auto", "sparse"):
+    if config.solver != "power" or config.partition != "auto" or config.proof not in ("auto", IN_PIECES):
         return None
     budget = math.inf
     if config.max_seconds is not None:
@@ -132,25 +132,25 @@ def _cut_by_power(
             value = None  # there is no time to ask
     hurried = config.max_seconds is not None
     found = segments(
-        network, lambda part: sparse_seconds(part, config, cost, deadline), config.partition_factors, hurried
+        network, lambda part: seconds_in_pieces(part, config, cost, deadline), config.partition_factors, hurried
     )
     chosen = chosen_cuts(network, found, value, budget)
     if chosen is None:
         return None
     own = chosen.apply(network)
     try:
-        seconds = sparse_seconds(own, config, cost, deadline)
+        seconds = seconds_in_pieces(own, config, cost, deadline)
     except NoOrderError:
         return None
     if seconds is None or len(own.pieces) == 1:
         return None
     places = ", ".join(network.nodes[i].path for i in chosen.behind)
     reason = f"a diagonal form behind {places or 'nothing'}: {math.expm1(chosen.loss):+.1%} predicted"
-    return _one_lmi(network, own, config, cost, Proof("sparse", seconds, 0.0, reason), chosen)
+    return _one_lmi(network, own, config, cost, Price(IN_PIECES, seconds, 0.0, reason=reason), chosen)
 
 
 def _one_lmi(
-    network: Network, own: Network, config: DCPConfig, cost: CostModel, proof: Proof, cuts: Cuts = _NO_CUTS
+    network: Network, own: Network, config: DCPConfig, cost: CostModel, proof: Price, cuts: Cuts = _NO_CUTS
 ) -> Block:
     """The block of a whole network, given as it is and as it is cut."""
     last = len(network.nodes) - 1

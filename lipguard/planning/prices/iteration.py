@@ -6,7 +6,7 @@ import math
 
 from lipguard.config import DCPConfig
 from lipguard.planning.machine import CostModel
-from lipguard.planning.prices.passes import LARGE, STEP, pass_seconds
+from lipguard.planning.prices.passes import LARGE, step_seconds
 from lipguard.trusted.network.graph import Network
 
 # Iterations of untrained networks, whose vectors are doubled once or twice; trained ones take a quarter.
@@ -18,7 +18,7 @@ _OTHER = 0.6  # seconds for norms, the lower bound, tracing and planning
 def iteration_seconds(network: Network, cost: CostModel, multipliers: str = "neuron") -> float:
     """Predicted time of the power iteration, for one multiplier per "neuron", per "channel", or "both"."""
     steps = {"neuron": _ITERATIONS, "channel": _TIED_ITERATIONS, "both": _ITERATIONS + _TIED_ITERATIONS}[multipliers]
-    return _OTHER + cost.factor("iteration") * steps * pass_seconds(network, cost, STEP)
+    return _OTHER + cost.factor("iteration") * steps * step_seconds(network, cost)
 
 
 def which_multipliers(network: Network, config: DCPConfig, cost: CostModel, cut: Network | None = None) -> str:
@@ -40,7 +40,7 @@ def which_multipliers(network: Network, config: DCPConfig, cost: CostModel, cut:
         return "neuron"
     steps = math.inf
     if config.max_seconds is not None:
-        step = cost.factor("iteration") * pass_seconds(cut or network, cost, STEP)
+        step = cost.factor("iteration") * step_seconds(cut or network, cost)
         steps = SHARE_OF_ITERATION * config.max_seconds / step
     if steps < _FEW_STEPS:
         return "channel"

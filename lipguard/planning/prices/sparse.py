@@ -1,33 +1,40 @@
-"""What a sparse proof takes."""
+"""What a sparse proof takes, piece by piece."""
 
 from __future__ import annotations
-
-import math
 
 from lipguard.config import DCPConfig
 from lipguard.planning.machine import CostModel
 from lipguard.planning.orders.elimination import elimination_of, operations
-from lipguard.planning.prices.passes import APPLICATION, LARGE, lanczos_steps, multiplications, pass_seconds
-from lipguard.planning.prices.price import Proof
-from lipguard.planning.prices.randomised import VECTORS
+from lipguard.planning.prices.passes import LARGE, TOGETHER, application_seconds, lanczos_steps, multiplications
+from lipguard.planning.prices.price import Estimate
 from lipguard.trusted.network.graph import Network
 
-_SECONDS_PER_ENTRY = 1e-7  # to assemble a sparse matrix
-BYTES_PER_ENTRY, _KEPT_PER_ENTRY = 45.0, 24.0  # while it is assembled, and factored
+_SEARCH = 1.7e-5  # seconds per neuron that an order of elimination takes
+_LEAST = 0.01  # seconds
+_SECONDS_PER_ENTRY = 1e-7  # to assemble the matrix
+_BYTES_PER_ENTRY, _KEPT_PER_ENTRY = 45.0, 24.0  # while it is assembled, and factored
 
 
-def sparse_price(network: Network, config: DCPConfig, cost: CostModel, deadline: float = math.inf) -> Proof:
-    """Of the network as one LMI, or as one per piece.
+def search_seconds(network: Network) -> float:
+    """What the search for an order of elimination takes, without which there is no price."""
+    return _SEARCH * network.neurons
+
+
+def estimate(network: Network, config: DCPConfig, cost: CostModel, deadline: float) -> Estimate:
+    """Of a network as one LMI, or as one for each of its pieces.
 
     Raises:
-        NoOrderError: no order of elimination is found before the deadline.
+        NoOrderError: no order of elimination is found before the deadline, of `time.monotonic()`.
     """
-    seconds = 0.01
+    seconds, largest = _LEAST, 0
     for piece in pieces(network):
-        seconds += operations(elimination_of(piece, deadline)) / cost.flops + _SECONDS_PER_ENTRY * entries(piece)
+        elimination = elimination_of(piece, deadline)
+        seconds += operations(elimination) / cost.flops + _SECONDS_PER_ENTRY * _entries(piece)
+        largest = max(largest, elimination.largest)
     if network.neurons > LARGE:
-        seconds += lanczos_steps(network, config.tolerance) / VECTORS * pass_seconds(network, cost, APPLICATION)
-    return Proof("sparse", cost.factor("sparse") * seconds, sparse_bytes(network))
+        seconds += lanczos_steps(network, config.tolerance) / TOGETHER * application_seconds(network, cost)
+    too_large = config.max_block_size is not None and largest > config.max_block_size
+    return Estimate(seconds, sparse_bytes(network), too_large)
 
 
 def sparse_bytes(network: Network) -> float:
@@ -35,14 +42,9 @@ def sparse_bytes(network: Network) -> float:
     return max(_piece_bytes(piece) for piece in pieces(network))
 
 
-def _piece_bytes(piece: Network) -> float:
-    count = entries(piece)
-    return max(elimination_of(piece).bytes + _KEPT_PER_ENTRY * count, BYTES_PER_ENTRY * count)
-
-
-def entries(piece: Network) -> float:
-    """Of its sparse matrix, at most."""
-    return multiplications(piece) + piece.neurons
+def least_bytes(piece: Network) -> float:
+    """What the proof of a piece takes in any order of elimination: to assemble its matrix."""
+    return _BYTES_PER_ENTRY * _entries(piece)
 
 
 def pieces(network: Network) -> list[Network]:
@@ -50,3 +52,12 @@ def pieces(network: Network) -> list[Network]:
     if len(network.pieces) == 1:
         return [network]
     return [network.part(nodes) for nodes in network.pieces if len(nodes) > 1]
+
+
+def _piece_bytes(piece: Network) -> float:
+    return max(elimination_of(piece).bytes + _KEPT_PER_ENTRY * _entries(piece), least_bytes(piece))
+
+
+def _entries(piece: Network) -> float:
+    """Of its sparse matrix, at most."""
+    return multiplications(piece) + piece.neurons
