@@ -25,8 +25,9 @@ from lipguard.certifying.threads import few_threads
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.machine import cost_model, learn
+from lipguard.planning.plan import settings_of
 from lipguard.planning.prices.iteration import iteration_seconds
-from lipguard.planning.search import find_plan, search_deadline, settings_of
+from lipguard.planning.search import find_plan, search_deadline
 from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.certificate.blocks import PartitionPlan
