@@ -18,7 +18,7 @@ from lipguard.certifying import block_run
 from lipguard.certifying import certify as certification
 from lipguard.certifying.report import WarmStart
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError, UnsupportedLayerError
-from lipguard.planning import search
+from lipguard.planning import search, whole
 from lipguard.planning.machine import CostModel
 from lipguard.proposing.conic import jobs as parallel
 from lipguard.proposing.conic.problem import Job
@@ -229,7 +229,7 @@ def test_of_multipliers_by_neuron_and_by_channel_either_may_be_missing(
         return propose(network, options, *others)
 
     monkeypatch.setattr(power, "propose", some)
-    monkeypatch.setattr(search, "which_multipliers", lambda *_: "both")
+    monkeypatch.setattr(whole, "which_multipliers", lambda *_: "both")
     found = lipguard.certify(
         cnn(), SHAPE, DCPConfig(proof="sparse", max_seconds=100.0), warm_start=cold if warm else None
     )
@@ -243,7 +243,7 @@ def test_of_multipliers_by_neuron_and_by_channel_either_may_be_missing(
 
 def test_multipliers_by_channel_do_not_keep_those_by_neuron_from_proving_less(monkeypatch: pytest.MonkeyPatch) -> None:
     cold = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
-    monkeypatch.setattr(search, "which_multipliers", lambda *_: "both")
+    monkeypatch.setattr(whole, "which_multipliers", lambda *_: "both")
     both = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
     assert both.bound <= cold.bound * 1.001
 

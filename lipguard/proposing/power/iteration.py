@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.proposing.power.neurons import Answer, Neurons
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.proposal import Directions
 from lipguard.trusted.layers import Activation
@@ -19,28 +19,17 @@ from lipguard.trusted.lmi.freed import propagate
 from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
-_WINDOW, _RESUMED_WINDOW = 10, 5  # steps over which the value is compared
-_DEAD = 1e4  # the multiplier of a dead neuron, in those of the largest of its layer
 _FLOOR = 1e-6  # of the input's entries, in the largest; the value loses its square
-_FREE_STEPS = 5  # without momentum, from a random start
-_MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
-_FAST_STEPS = 30
-_POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
 # The vectors are enough where their shortest principal axis gets short, relative to the longest. That shows long before
 # the value stands still: (relative change of the value, length of that axis). In the end it is to be short at the
 # input, too, which needs the most of them: where the layers behind it are many, and need few, they outweigh it.
 _FULL = ((1e-3, 0.2), (1e-2, 0.3))
 _FULL_INPUT = (3e-5, 0.2)
 _SPARE = 0.02
-# Of a network with so many entries, where time is short: so many steps are wanted, with so many vectors at least, and a
-# vector of many takes so much of the time that one alone takes to pass forward.
-_LARGE, _FEW_STEPS, _FEWEST_VECTORS, _BATCHED = 100_000, 20, 2, 1.5
-# Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
-_RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class Part:
     """A network that the input, or patches of it, go through.
 
     Attributes:
@@ -53,6 +42,7 @@ class _Part:
     patches: Tensor | None = None
 
     def read(self, x: Tensor) -> Tensor:
+        """What the copies read of vectors on the input, (k, *shape): shape (k * copies, *shape of their input)."""
         if self.patches is None:
             return x
         flat = torch.nn.functional.pad(x.flatten(1), (0, 1))
@@ -60,81 +50,15 @@ class _Part:
 
     @property
     def copies(self) -> int:
+        """How many networks it stands for."""
         return 1 if self.patches is None else len(self.patches)
 
 
-class _Answer(torch.autograd.Function):
-    """b from a and u; backward turns the arriving H into the new u, the multipliers, and what goes on to a."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, neurons: _Neurons) -> Tensor:
-        b = neurons.answer(a)
-        ctx.neurons, ctx.a, ctx.b = neurons, a.detach(), b.detach()  # with its history the output would hold itself
-        return b
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.neurons.learn(ctx.a, ctx.b, gradients[0]), None
-
-
-class _Neurons:
-    """The neurons of one activation: their slopes, directions and multipliers."""
-
-    def __init__(self, layer: Activation, widening: float, u: Tensor, tied: bool) -> None:
-        self.true = layer.alpha, layer.beta
-        mean = (layer.alpha + layer.beta) / (2 * (1 - widening))
-        product = layer.alpha * layer.beta / (1 - widening)
-        spread = math.sqrt(max(mean * mean - product, 0.0))
-        self.alpha, self.beta = mean - spread, mean + spread
-        self.over = tuple(i for i in range(u.dim()) if i == 0 or (tied and u.dim() > 3 and i > 1) or
-                          (layer.group > 1 and i == u.dim() - 1))  # fmt: skip
-        self.turn_to(u)  # (copies of the vectors, *shape)
-        self.t = torch.zeros_like(u[0])
-        self.momentum = 0.0
-        self.kept: list[Tensor] | None = None  # the last question and answer, where they are asked for
-
-    def turn_to(self, u: Tensor) -> None:
-        """Take other directions, at rest."""
-        self.u = self.last = u / self._length(u)
-
-    def _length(self, v: Tensor) -> Tensor:
-        """|v| for every multiplier, in a shape that broadcasts; the smallest normal number where it is zero."""
-        square = v.square().sum(self.over, keepdim=True)
-        low, high = _RANGE[v.dtype]
-        if square.numel() and not low < float(square.max()) < high:
-            scale = v.abs().max()
-            if torch.isfinite(scale) and scale > 0:
-                square = (v / scale).square().sum(self.over, keepdim=True)
-                return (square.sqrt() * scale).clamp_min(torch.finfo(v.dtype).tiny)
-        return square.sqrt_().clamp_min(torch.finfo(v.dtype).tiny)
-
-    def answer(self, a: Tensor) -> Tensor:
-        b = (self.alpha + self.beta) / 2 * a + (self.beta - self.alpha) / 2 * self._length(a) * self.u
-        if self.kept is not None:
-            self.kept[:] = [a, b]
-        return b
-
-    def learn(self, a: Tensor, b: Tensor, H: Tensor) -> Tensor:
-        length, size, tiny = self._length(H), self._length(a), torch.finfo(a.dtype).tiny
-        direction = torch.where(length > tiny, H / length, self.u)
-        moved = direction + self.momentum * (direction - self.last) if self.momentum else direction
-        self.last = direction
-        self.u = moved / self._length(moved) if self.momentum else moved
-        # A neuron that nothing reaches answers nothing. A large multiplier makes sure of it, and costs nothing.
-        spread = max(self.beta - self.alpha, tiny)
-        t = length / (spread * size).clamp_min(tiny)
-        if bool((size <= tiny).any()):
-            alive = size.max() if float(size.max()) > tiny else torch.ones_like(size.max())
-            t = torch.where(size > tiny, t, _DEAD * length.max() / (spread * alive))
-        self.t = t.expand_as(a)[0]
-        return t * ((self.alpha + self.beta) * b - 2 * self.alpha * self.beta * a)
-
-
-class _Iteration:
+class Iteration:
     """The state of the fixed point, and one step of it."""
 
     def __init__(
-        self, parts: Sequence[_Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
+        self, parts: Sequence[Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
     ):
         self.parts, self.options = parts, options
         self.generator = torch.Generator().manual_seed(options.seed)
@@ -152,13 +76,13 @@ class _Iteration:
         self.x = self.x / self.x.norm()
         self.last = self.x
         self.scale = 0.0  # the last value, by which gradients are divided
-        self.neurons: dict[tuple[int, int], _Neurons] = {}
+        self.neurons: dict[tuple[int, int], Neurons] = {}
         for j, part in enumerate(parts):
             for i in part.network.activations:
                 node = part.network.nodes[i]
                 assert isinstance(node.layer, Activation)
                 u = initial(_name(j, i), (vectors * part.copies, *node.shape))
-                self.neurons[j, i] = _Neurons(node.layer, options.widening, u, options.tied)
+                self.neurons[j, i] = Neurons(node.layer, options.widening, u, options.tied)
 
     def _stirred(self, v: Tensor) -> Tensor:
         """Vectors of an earlier run with a little noise.
@@ -228,7 +152,7 @@ class _Iteration:
         for j, part in enumerate(self.parts):
 
             def answer(i: int, a: Tensor, j: int = j) -> Tensor:
-                b: Tensor = _Answer.apply(a, self.neurons[j, i])  # type: ignore[no-untyped-call]
+                b: Tensor = Answer.apply(a, self.neurons[j, i])  # type: ignore[no-untyped-call]
                 return b
 
             outputs.append(propagate(part.network, part.read(x), answer))

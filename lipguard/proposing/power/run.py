@@ -10,27 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from lipguard.proposing.power.iteration import (
-    _BATCHED,
-    _FAST_STEPS,
-    _FEW_STEPS,
-    _FEWEST_VECTORS,
-    _FREE_STEPS,
-    _LARGE,
-    _MOMENTUM,
-    _POLISH,
-    _RESUMED_POLISH,
-    _RESUMED_WINDOW,
-    _WINDOW,
-    Array,
-    _Iteration,
-    _Part,
-)
+from lipguard.proposing.power.iteration import Array, Iteration, Part
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.proposal import Proposal
 from lipguard.trusted.lmi.freed import propagate
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling
+
+_WINDOW, _RESUMED_WINDOW = 10, 5  # steps over which the value is compared
+_FREE_STEPS = 5  # without momentum, from a random start
+_MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
+_FAST_STEPS = 30
+_POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
+# Of a network with so many entries, where time is short: so many steps are wanted, with so many vectors at least, and a
+# vector of many takes so much of the time that one alone takes to pass forward.
+_LARGE, _FEW_STEPS, _FEWEST_VECTORS, _BATCHED = 100_000, 20, 2, 1.5
 
 
 def propose(network: Network, options: PowerOptions, state: Mapping[str, Array] | None = None) -> Proposal:
@@ -45,7 +39,7 @@ def propose(network: Network, options: PowerOptions, state: Mapping[str, Array] 
         The multipliers, with a value that is a lower bound of LipSDP's optimum. Time that runs out, and Ctrl-C, end
         the iteration where it is.
     """
-    found = _run(lambda o: [_Part(network.to(o.dtype, o.device))], network.input_shape, options, state or {})
+    found = _run(lambda o: [Part(network.to(o.dtype, o.device))], network.input_shape, options, state or {})
     return found[0]
 
 
@@ -61,9 +55,9 @@ def propose_tiles(tiling: Tiling, options: PowerOptions, state: Mapping[str, Arr
         One proposal per shape, with the value of the merged form; the first one has the state.
     """
 
-    def parts(o: PowerOptions) -> list[_Part]:
+    def parts(o: PowerOptions) -> list[Part]:
         return [
-            _Part(tiling.shape_network(shape).to(o.dtype, o.device), torch.from_numpy(patches).to(o.device))
+            Part(tiling.shape_network(shape).to(o.dtype, o.device), torch.from_numpy(patches).to(o.device))
             for shape, patches in zip(tiling.shapes, tiling.patches, strict=True)
         ]
 
@@ -71,7 +65,7 @@ def propose_tiles(tiling: Tiling, options: PowerOptions, state: Mapping[str, Arr
 
 
 def _run(
-    parts: Callable[[PowerOptions], list[_Part]],
+    parts: Callable[[PowerOptions], list[Part]],
     shape: tuple[int, ...],
     options: PowerOptions,
     state: Mapping[str, Array],
@@ -80,7 +74,7 @@ def _run(
     options, affordable = _hurried(own, shape, options, state)
     if not affordable:
         return [Proposal(None, math.nan, "failed (no time left)") for _ in own]
-    iteration = _Iteration(own, shape, options, state)
+    iteration = Iteration(own, shape, options, state)
     values: list[float] = []
     status = _iterate(iteration, options, values)
     multipliers = iteration.multipliers() if values and 0 < values[-1] < math.inf else []
@@ -101,7 +95,7 @@ def _run(
 
 
 def _hurried(
-    parts: Sequence[_Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
+    parts: Sequence[Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
 ) -> tuple[PowerOptions, bool]:
     """With fewer vectors, where time is too short for some steps with all of them; and whether there is any for one.
 
@@ -123,7 +117,7 @@ def _hurried(
     return dataclasses.replace(options, vectors=fewer, max_seconds=max(left, 0.0)), affordable
 
 
-def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) -> str:
+def _iterate(iteration: Iteration, options: PowerOptions, values: list[float]) -> str:
     """Step until the value stands still; says how it ended."""
     deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
     resumed = iteration.resumed
