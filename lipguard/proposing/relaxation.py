@@ -44,8 +44,6 @@ class Relaxation:
         """The value at the weights as they are, a scalar; its backward pass moves the vectors."""
         iteration = self._current()
         x = iteration.x.detach().requires_grad_()
-        for neurons in iteration.neurons.values():
-            neurons.momentum = 0.0
         x.register_hook(iteration.turn)  # type: ignore[no-untyped-call]
         (output,) = iteration.forward(x)
         value: Tensor = torch.linalg.vector_norm(output)
@@ -59,7 +57,7 @@ class Relaxation:
         network = self.network()
         if self._iteration is None:
             self._iteration = self._begin(network)
-        self._iteration.parts = [Part(network)]
+        self._iteration.read([Part(network)])
         return self._iteration
 
     def _begin(self, network: Network) -> Iteration:

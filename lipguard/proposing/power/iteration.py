@@ -20,12 +20,6 @@ from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
 _FLOOR = 1e-6  # of the input's entries, in the largest; the value loses its square
-# The vectors are enough where their shortest principal axis gets short, relative to the longest. That shows long before
-# the value stands still: (relative change of the value, length of that axis). In the end it is to be short at the
-# input, too, which needs the most of them: where the layers behind it are many, and need few, they outweigh it.
-_FULL = ((1e-3, 0.2), (1e-2, 0.3))
-_FULL_INPUT = (3e-5, 0.2)
-_SPARE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +49,20 @@ class Part:
 
 
 class Iteration:
-    """The state of the fixed point, and one step of it."""
+    """The state of the fixed point, and one step of it.
+
+    Args:
+        parts: the networks that the input goes through.
+        shape: of one input sample.
+        options: vectors, widening, seed, noise, format.
+        state: vectors of an earlier run, by the names of `vectors`; those that do not fit start at random.
+
+    Attributes:
+        resumed: whether all of the state was taken.
+        x, last: vectors on the input, shape (vectors, *shape), and the last gradient's direction.
+        scale: the last value, by which gradients are divided.
+        neurons: by part and node.
+    """
 
     def __init__(
         self, parts: Sequence[Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
@@ -75,7 +82,7 @@ class Iteration:
         self.x = initial("x", (vectors, *shape))
         self.x = self.x / self.x.norm()
         self.last = self.x
-        self.scale = 0.0  # the last value, by which gradients are divided
+        self.scale = 0.0
         self.neurons: dict[tuple[int, int], Neurons] = {}
         for j, part in enumerate(parts):
             for i in part.network.activations:
@@ -99,20 +106,13 @@ class Iteration:
         values = torch.randn(tuple(size), generator=self.generator, dtype=torch.float64)
         return values.to(self.options.device, self.options.dtype)
 
-    def is_full(self, change: float) -> bool:
-        """Whether the vectors are too few, by what is seen when the value changes by `change`.
+    def read(self, parts: Sequence[Part]) -> None:
+        """Go on with other weights, of parts of the same architecture."""
+        self.parts = parts
 
-        A point that stands still and does not need all of its rank is an optimum for any (Burer and Monteiro, 2005).
-        """
-        longest = next((limit for size, limit in _FULL if change <= size), math.inf)
-        if 2 * len(self.x) > self.options.most_vectors or longest == math.inf:
-            return False
-        grams = self._grams()
-        # Of a cut network more vectors were measured to leave multipliers that are harder to mend, and no other value.
-        whole = len(self.parts[0].network.pieces) == 1
-        if whole and change <= _FULL_INPUT[0] and float(_spread(grams[0])) > _FULL_INPUT[1]:
-            return True
-        return float(_spread(grams.sum(0))) > longest
+    def vectors(self) -> dict[str, Tensor]:
+        """On the input, "x", and the directions of every activation, "u<node>", as an earlier run leaves them."""
+        return {"x": self.x} | {_name(j, i): neurons.u for (j, i), neurons in self.neurons.items()}
 
     def grow(self) -> None:
         """Twice as many vectors, the new ones random."""
@@ -125,34 +125,15 @@ class Iteration:
         for neurons in self.neurons.values():
             neurons.turn_to(more(neurons.u))
 
-    def _grams(self) -> Tensor:
-        """Of the vectors on the input and on every activation, of trace one: shape (blocks, k, k).
-
-        Every layer counts alike: entries grow from layer to layer, and the last layers need the least rank.
-        """
-        for neurons in self.neurons.values():
-            neurons.kept = []
-        with torch.no_grad():
-            self.forward(self.x)
-        k = len(self.x)
-        blocks = [self.x, *(neurons.kept[1] for neurons in self.neurons.values() if neurons.kept)]
-        for neurons in self.neurons.values():
-            neurons.kept = None
-        flat = [v.reshape(k, -1) for v in blocks]
-        grams = torch.stack([(v @ v.T).cpu().double() for v in flat])
-        sizes = grams.diagonal(dim1=1, dim2=2).sum(1)
-        known = sizes.isfinite() & (sizes > 0)
-        if not bool(known.any()):  # as if one vector were enough
-            return (torch.arange(k) == k - 1).double().diag()[None]
-        return grams[known] / sizes[known, None, None]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """The outputs of all parts."""
+    def forward(self, x: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None) -> list[Tensor]:
+        """The outputs of all parts; every activation's pre-activations and answers are left in `kept`."""
         outputs = []
         for j, part in enumerate(self.parts):
 
             def answer(i: int, a: Tensor, j: int = j) -> Tensor:
                 b: Tensor = Answer.apply(a, self.neurons[j, i])  # type: ignore[no-untyped-call]
+                if kept is not None:
+                    kept.append((a, b))
                 return b
 
             outputs.append(propagate(part.network, part.read(x), answer))
@@ -198,17 +179,16 @@ class Iteration:
 
     def value(self) -> tuple[float, Directions | None]:
         """What the end is worth for the true slopes, a lower bound of LipSDP's optimum, and the vectors there."""
+        kept: list[tuple[Tensor, Tensor]] = []
         for neurons in self.neurons.values():
-            neurons.alpha, neurons.beta = neurons.true
-            neurons.kept = []
+            neurons.slopes = neurons.true
         with torch.no_grad():
-            outputs = self.forward(self.x)
+            outputs = self.forward(self.x, kept)
         value = math.sqrt(sum(float(z.double().square().sum()) for z in outputs))
         network = self.parts[0].network
         in_groups = any(getattr(network.nodes[i].layer, "group", 1) > 1 for i in network.activations)
         if self.options.tied or in_groups or len(self.parts) > 1 or self.parts[0].patches is not None:
             return value, None
-        kept = [neurons.kept for neurons in self.neurons.values() if neurons.kept]
         a, b = ([_rows(pair[k]) for pair in kept] for k in (0, 1))
         none = np.zeros((len(self.x), 0))
         return value, Directions(np.concatenate([_rows(self.x), *b], axis=1), np.concatenate([none, *a], axis=1))
@@ -224,25 +204,6 @@ class Iteration:
             ])
             for j, part in enumerate(self.parts)
         ]  # fmt: skip
-
-    def state(self) -> dict[str, Array]:
-        """The end, to go on from: as few vectors as it takes."""
-        arrays = {"x": self.x} | {_name(j, i): neurons.u for (j, i), neurons in self.neurons.items()}
-        k, kept = len(self.x), len(self.x)
-        if k > self.options.vectors:
-            squares, axes = torch.linalg.eigh(self._grams().sum(0))
-            while kept > self.options.vectors and float(squares[-(kept // 2) - 1]) < _SPARE**2 * float(squares[-1]):
-                kept //= 2
-            turn = axes[:, -kept:].T.to(self.x)
-            arrays = {name: (turn @ v.reshape(k, -1)).reshape(-1, *v.shape[1:]) for name, v in arrays.items()}
-        return {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
-
-
-def _spread(gram: Tensor) -> Tensor:
-    """The shortest principal axis over the longest."""
-    squares = torch.linalg.eigvalsh(gram).clamp_min(0)
-    spread: Tensor = (squares[..., 0] / squares[..., -1]).sqrt()
-    return spread
 
 
 def _rows(vectors: Tensor) -> Array:

@@ -32,20 +32,34 @@ class Answer(torch.autograd.Function):
 
 
 class Neurons:
-    """The neurons of one activation: their slopes, directions and multipliers."""
+    """The neurons of one activation: their slopes, directions and multipliers.
+
+    Args:
+        layer: the activation.
+        widening: of its slopes, as in `PowerOptions`.
+        u: directions at first, shape (copies of the vectors, *shape).
+        tied: whether all neurons of a channel share one multiplier.
+
+    Attributes:
+        true: the activation's slopes.
+        slopes: those that answers have.
+        over: axes of `u` over which one multiplier stands.
+        u, last: directions, those of the next answer and the last gradient's.
+        t: multipliers, in units of the value, shape of one sample.
+        momentum: how much of the last change the directions take once more.
+    """
 
     def __init__(self, layer: Activation, widening: float, u: Tensor, tied: bool) -> None:
-        self.true = layer.alpha, layer.beta
+        self.true = self.slopes = layer.alpha, layer.beta
         mean = (layer.alpha + layer.beta) / (2 * (1 - widening))
         product = layer.alpha * layer.beta / (1 - widening)
         spread = math.sqrt(max(mean * mean - product, 0.0))
-        self.alpha, self.beta = mean - spread, mean + spread
+        self.slopes = mean - spread, mean + spread
         self.over = tuple(i for i in range(u.dim()) if i == 0 or (tied and u.dim() > 3 and i > 1) or
                           (layer.group > 1 and i == u.dim() - 1))  # fmt: skip
-        self.turn_to(u)  # (copies of the vectors, *shape)
+        self.turn_to(u)
         self.t = torch.zeros_like(u[0])
         self.momentum = 0.0
-        self.kept: list[Tensor] | None = None  # the last question and answer, where they are asked for
 
     def turn_to(self, u: Tensor) -> None:
         """Take other directions, at rest."""
@@ -64,23 +78,22 @@ class Neurons:
 
     def answer(self, a: Tensor) -> Tensor:
         """The best answers to pre-activations, in the directions of today."""
-        b = (self.alpha + self.beta) / 2 * a + (self.beta - self.alpha) / 2 * self._length(a) * self.u
-        if self.kept is not None:
-            self.kept[:] = [a, b]
-        return b
+        alpha, beta = self.slopes
+        return (alpha + beta) / 2 * a + (beta - alpha) / 2 * self._length(a) * self.u
 
     def learn(self, a: Tensor, b: Tensor, H: Tensor) -> Tensor:
         """Take the directions of the gradients H of b, and the multipliers; returns the gradients of a."""
+        alpha, beta = self.slopes
         length, size, tiny = self._length(H), self._length(a), torch.finfo(a.dtype).tiny
         direction = torch.where(length > tiny, H / length, self.u)
         moved = direction + self.momentum * (direction - self.last) if self.momentum else direction
         self.last = direction
         self.u = moved / self._length(moved) if self.momentum else moved
         # A neuron that nothing reaches answers nothing. A large multiplier makes sure of it, and costs nothing.
-        spread = max(self.beta - self.alpha, tiny)
+        spread = max(beta - alpha, tiny)
         t = length / (spread * size).clamp_min(tiny)
         if bool((size <= tiny).any()):
             alive = size.max() if float(size.max()) > tiny else torch.ones_like(size.max())
             t = torch.where(size > tiny, t, _DEAD * length.max() / (spread * alive))
         self.t = t.expand_as(a)[0]
-        return t * ((self.alpha + self.beta) * b - 2 * self.alpha * self.beta * a)
+        return t * ((alpha + beta) * b - 2 * alpha * beta * a)

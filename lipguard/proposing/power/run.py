@@ -12,6 +12,7 @@ import torch
 
 from lipguard.proposing.power.iteration import Array, Iteration, Part
 from lipguard.proposing.power.options import PowerOptions
+from lipguard.proposing.power.rank import fewest, is_full
 from lipguard.proposing.proposal import Proposal
 from lipguard.trusted.lmi.freed import propagate
 from lipguard.trusted.network.graph import Network
@@ -87,7 +88,7 @@ def _run(
         return [Proposal(np.zeros(p.network.neurons), 0.0, "solved", {}, len(values)) for p in iteration.parts]
     if not usable:
         return [Proposal(None, math.nan, "failed (not finite)") for _ in iteration.parts]
-    (value, directions), final = iteration.value(), iteration.state()
+    (value, directions), final = iteration.value(), fewest(iteration)
     return [
         Proposal(t, value, status, final if j == 0 else {}, len(values) if j == 0 else 0, directions)
         for j, t in enumerate(multipliers)
@@ -142,7 +143,7 @@ def _iterate(iteration: Iteration, options: PowerOptions, values: list[float]) -
                 return "solved"
             recent = values[begun:][-window - 1 :]
             change = max(recent) - min(recent) if len(recent) > window else math.inf
-            if (n - begun) % _WINDOW == 0 and iteration.is_full(change / values[-1]):
+            if (n - begun) % _WINDOW == 0 and is_full(iteration, change / values[-1]):
                 iteration.grow()
                 begun, free, last = n + 1, n + 1 + _FREE_STEPS, options.max_iterations
             elif not still and change <= options.tolerance * values[-1]:
