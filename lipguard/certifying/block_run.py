@@ -146,7 +146,7 @@ class BlockRun:
 
     def may_improve(self) -> bool:
         """Whether more iterations could gain something, and another proof costs little."""
-        if self.config.solver != "power" or not self.proposals or self.proposals[0].status == "interrupted":
+        if self.config.solver != "power" or not self.proposals or self.proposals[0].status.is_interrupted:
             return False
         late = time.monotonic() + self.block.seconds > self.deadline
         if self._neurons > LARGE and not self.multipliers and not self.futile:
@@ -219,7 +219,7 @@ class BlockRun:
         if options.max_seconds is None:
             return options, True
         left = max(options.max_seconds - (time.monotonic() - began), 0.0)
-        if self.tied.status.startswith("inaccurate (no time"):
+        if self.tied.status.is_inaccurate and self.tied.status.has_no_time:
             few = dataclasses.replace(few, max_seconds=left, stir=0.0)
             more = power.propose(self.parts[0], few, self.tied.state)
             self.tied = more if more.multipliers is not None else self.tied

@@ -203,7 +203,7 @@ def _certify_network(
                 run.tighten()
     except KeyboardInterrupt:  # what is proved so far is the result
         interrupted = True
-    interrupted = interrupted or any(p.status == "interrupted" for run in blocks for p in run.proposals)
+    interrupted = interrupted or any(p.status.is_interrupted for run in blocks for p in run.proposals)
     report = _report(request, network, plan, norms, blocks, (start, deadline), interrupted, warm)
     if warm is None and optimise and report.status.is_complete and deadline == math.inf:
         try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from lipguard.proposing.outcome import INTERRUPTED, NOT_FINITE, SOLVED, End, Outcome
 from lipguard.proposing.power.iteration import Array, Iteration, Part
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.power.rank import fewest, is_full
@@ -74,23 +75,23 @@ def _run(
     own = parts(options)
     options, affordable = _hurried(own, shape, options, state)
     if not affordable:
-        return [Proposal(None, math.nan, "failed (no time left)") for _ in own]
+        return [Proposal.without_multipliers(Outcome.no_time(End.FAILED)) for _ in own]
     iteration = Iteration(own, shape, options, state)
     values: list[float] = []
-    status = _iterate(iteration, options, values)
+    outcome = _iterate(iteration, options, values)
     multipliers = iteration.multipliers() if values and 0 < values[-1] < math.inf else []
     usable = bool(multipliers) and all(np.isfinite(t).all() for t in multipliers)
-    if options.dtype != torch.float64 and not usable and not status.startswith(("failed", "interrupted")):
+    if options.dtype != torch.float64 and not usable and not (outcome.is_failed or outcome.is_interrupted):
         return _run(parts, shape, dataclasses.replace(options, dtype=torch.float64), {})
     if not values:
-        return [Proposal(None, math.nan, status) for _ in iteration.parts]
+        return [Proposal.without_multipliers(outcome) for _ in iteration.parts]
     if values[-1] == 0:  # of a network that is constant
-        return [Proposal(np.zeros(p.network.neurons), 0.0, "solved", {}, len(values)) for p in iteration.parts]
+        return [Proposal(np.zeros(p.network.neurons), 0.0, SOLVED, {}, len(values)) for p in iteration.parts]
     if not usable:
-        return [Proposal(None, math.nan, "failed (not finite)") for _ in iteration.parts]
+        return [Proposal.without_multipliers(NOT_FINITE) for _ in iteration.parts]
     (value, directions), final = iteration.value(), fewest(iteration)
     return [
-        Proposal(t, value, status, final if j == 0 else {}, len(values) if j == 0 else 0, directions)
+        Proposal(t, value, outcome, final if j == 0 else {}, len(values) if j == 0 else 0, directions)
         for j, t in enumerate(multipliers)
     ]
 
@@ -118,7 +119,7 @@ def _hurried(
     return dataclasses.replace(options, vectors=fewer, max_seconds=max(left, 0.0)), affordable
 
 
-def _iterate(iteration: Iteration, options: PowerOptions, values: list[float]) -> str:
+def _iterate(iteration: Iteration, options: PowerOptions, values: list[float]) -> Outcome:
     """Step until the value stands still; says how it ended."""
     deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
     resumed = iteration.resumed
@@ -132,7 +133,7 @@ def _iterate(iteration: Iteration, options: PowerOptions, values: list[float]) -
             shortest = min(shortest, now - before) if values else math.inf
             # Nor a step that would end after it; what follows the last one takes as long as half a step.
             if now >= deadline or (values and now + 1.5 * shortest > deadline):
-                return "inaccurate (no time left)" if values else "failed (no time left)"
+                return Outcome.no_time(End.INACCURATE if values else End.FAILED)
             n = len(values)
             # Momentum may overshoot: a value that falls is a reason to do without it for a while.
             if n >= 2 and values[-1] < values[-2] * (1 - 1e-3):
@@ -140,7 +141,7 @@ def _iterate(iteration: Iteration, options: PowerOptions, values: list[float]) -
             still = last < options.max_iterations
             values.append(iteration.step(0.0 if n < free or still else _MOMENTUM[n >= _FAST_STEPS]))
             if not 0 < values[-1] < math.inf:
-                return "solved"
+                return SOLVED
             recent = values[begun:][-window - 1 :]
             change = max(recent) - min(recent) if len(recent) > window else math.inf
             if (n - begun) % _WINDOW == 0 and is_full(iteration, change / values[-1]):
@@ -151,5 +152,5 @@ def _iterate(iteration: Iteration, options: PowerOptions, values: list[float]) -
                 # steps without it give them multipliers of their own.
                 last = min(len(values) + polish, options.max_iterations)
     except KeyboardInterrupt:
-        return "interrupted"
-    return "solved" if last < options.max_iterations else "inaccurate (iterations used up)"
+        return INTERRUPTED
+    return SOLVED if last < options.max_iterations else Outcome(End.INACCURATE, "iterations used up")
