@@ -14,6 +14,7 @@ from lipguard.planning.plan import settings_of
 from lipguard.planning.whole import GAIN
 from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.layers import Add, Conv2d, Linear, Scale
+from lipguard.trusted.network.cutting import subnetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling, is_tileable, lmi_sizes, proof_size
 from lipguard.trusted.proofs.tiles import LARGEST_MATRIX
@@ -100,14 +101,14 @@ class Programme:
         for position, stop in enumerate(separators):
             for start in reversed(separators[:position]):
                 if self._may_gain(start, stop):
-                    if is_tileable(self.network.subnetwork(start, stop)):
+                    if is_tileable(subnetwork(self.network, start, stop)):
                         found.append((start, stop))
                     break
         return found
 
     def _may_grow(self, start: int, stop: int) -> bool:
         """Whether a block that begins earlier could still fit, or be the smallest: it has these neurons at least."""
-        own = self.network.subnetwork(start, stop)
+        own = subnetwork(self.network, start, stop)
         return own.neurons <= max(self.limit, self.smallest) or is_tileable(own)
 
     def _norm(self, start: int, stop: int) -> Block:
@@ -117,7 +118,7 @@ class Programme:
         return self.network.nodes[start + 1].path, self.network.nodes[stop].path
 
     def _whole(self, start: int, stop: int) -> Block | None:
-        own = self.network.subnetwork(start, stop)
+        own = subnetwork(self.network, start, stop)
         if not own.activations:
             return None
         if any(start < last and first < stop for first, last in self.to_be_tiled):
@@ -131,7 +132,7 @@ class Programme:
     def _tiled(self, start: int, stop: int) -> Block | None:
         if self.config.partition in ("cuts", "none"):
             return None
-        own = self.network.subnetwork(start, stop)
+        own = subnetwork(self.network, start, stop)
         if not (own.activations and is_tileable(own)):
             return None
         best = None

@@ -12,6 +12,7 @@ from lipguard.planning.prices.iteration import iteration_seconds, which_multipli
 from lipguard.planning.prices.kinds import IN_PIECES, choose_proof, seconds_in_pieces
 from lipguard.planning.prices.price import Price
 from lipguard.trusted.certificate.blocks import Block
+from lipguard.trusted.network.cutting import pieces_of
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import lmi_sizes
 from lipguard.trusted.network.unfolding import WHOLE
@@ -57,7 +58,7 @@ def cut_by_power(
         seconds = seconds_in_pieces(own, config, cost, deadline)
     except NoOrderError:
         return None
-    if seconds is None or len(own.pieces) == 1:
+    if seconds is None or len(pieces_of(own)) == 1:
         return None
     places = ", ".join(network.nodes[i].path for i in chosen.behind)
     reason = f"a diagonal form behind {places or 'nothing'}: {math.expm1(chosen.loss):+.1%} predicted"

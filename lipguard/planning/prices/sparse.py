@@ -7,6 +7,7 @@ from lipguard.planning.machine import CostModel
 from lipguard.planning.orders.elimination import elimination_of, operations
 from lipguard.planning.prices.passes import LARGE, TOGETHER, application_seconds, lanczos_steps, multiplications
 from lipguard.planning.prices.price import Estimate
+from lipguard.trusted.network.cutting import part_of, pieces_of
 from lipguard.trusted.network.graph import Network
 
 _SEARCH = 1.7e-5  # seconds per neuron that an order of elimination takes
@@ -49,9 +50,9 @@ def least_bytes(piece: Network) -> float:
 
 def pieces(network: Network) -> list[Network]:
     """What a sparse proof works on, one after the other."""
-    if len(network.pieces) == 1:
+    if len(pieces_of(network)) == 1:
         return [network]
-    return [network.part(nodes) for nodes in network.pieces if len(nodes) > 1]
+    return [part_of(network, nodes) for nodes in pieces_of(network) if len(nodes) > 1]
 
 
 def _piece_bytes(piece: Network) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lipguard.proposing.power.iteration import Array, Iteration
+from lipguard.trusted.network.cutting import pieces_of
 
 # The vectors are enough where their shortest principal axis gets short, relative to the longest. That shows long before
 # the value stands still: (relative change of the value, length of that axis). In the end it is to be short at the
@@ -27,7 +28,7 @@ def is_full(iteration: Iteration, change: float) -> bool:
         return False
     grams = _grams(iteration)
     # Of a cut network more vectors were measured to leave multipliers that are harder to mend, and no other value.
-    whole = len(iteration.parts[0].network.pieces) == 1
+    whole = len(pieces_of(iteration.parts[0].network)) == 1
     if whole and change <= _FULL_INPUT[0] and float(_spread(grams[0])) > _FULL_INPUT[1]:
         return True
     return float(_spread(grams.sum(0))) > longest
