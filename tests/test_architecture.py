@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from benchmarks.reporting.architecture import tables
-from benchmarks.reporting.imports import ROOT, SOURCES, imported, stage
+from benchmarks.reporting.imports import ROOT, SOURCES, arrows, imported, levels, stage
 from benchmarks.reporting.markdown import filled
 
 import lipguard
 
 # A stage imports those above it.
 ORDER = [{"errors"}, {"trusted"}, {"config"}, {"planning", "proposing"}, {"certifying"}, {"choosing"}, {"figures"}]
+FOLDERS = sorted({str(path.parent.relative_to(ROOT)) for path in SOURCES if path.parent != ROOT})
 OUTER = {"metrics", "callbacks", "lightning", "app", "moved"}
 
 
@@ -27,6 +28,12 @@ def test_a_stage_imports_only_stages_to_its_left(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "lipguard" and len(parts) > 1:
             assert stage(ROOT.joinpath(*parts[1:])) in above, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_stands_in_a_folder_does_not_import_each_other_in_a_circle(folder: str) -> None:
+    graph = arrows(folder)
+    assert sorted(name for names in levels(graph) for name in names) == sorted(graph)
 
 
 def test_what_is_trusted_rests_on_three_libraries_and_nothing_else_of_ours() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lipguard.certifying.report import Report
 from lipguard.certifying.state import BlockState
 from lipguard.planning.machine import cost_model, learn
-from lipguard.planning.prices import iteration_seconds
+from lipguard.planning.prices.iteration import iteration_seconds
 
 _LOG = logging.getLogger(__name__)
 

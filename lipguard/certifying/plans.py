@@ -13,7 +13,8 @@ from lipguard.certifying.budget import Budget
 from lipguard.certifying.request import Request
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
-from lipguard.planning.search import find_plan, settings_of
+from lipguard.planning.plan import settings_of
+from lipguard.planning.search import find_plan
 from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.certificate.blocks import PartitionPlan

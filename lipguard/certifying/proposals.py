@@ -80,9 +80,9 @@ def tied_key(subject: Subject) -> str:
 
 def is_interrupted(proposal: Proposal) -> bool:
     """Whether Ctrl-C ended it."""
-    return proposal.status == "interrupted"
+    return proposal.status.is_interrupted
 
 
 def is_out_of_time(proposal: Proposal) -> bool:
     """Whether time ended it, with something to show."""
-    return proposal.status.startswith("inaccurate (no time")
+    return proposal.status.is_inaccurate and proposal.status.has_no_time

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
+from lipguard.planning.prices.passes import LARGE
 from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.certificate.verify import checked_multipliers, share_of_probability
 from lipguard.trusted.layers import Activation, Conv2d, Linear
@@ -24,7 +25,6 @@ from lipguard.trusted.proofs.tiles import LARGEST_MATRIX
 Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 _SMALL = 2_000  # neurons up to which a proof takes so little that several are tried
-_LARGE = 20_000  # neurons from which single precision serves to propose, and a proof takes seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +77,12 @@ class Subject:
     @property
     def is_large(self) -> bool:
         """Whether single precision serves to propose, and a proof takes seconds."""
-        return self.neurons > _LARGE
+        return self.neurons > LARGE
 
     @property
     def is_cheap(self) -> bool:
         """Whether trying a proof takes little."""
-        return self.neurons <= {"dense": _SMALL, "sparse": _LARGE}.get(self.block.proof, 0)
+        return self.neurons <= {"dense": _SMALL, "sparse": LARGE}.get(self.block.proof, 0)
 
     @property
     def is_joint(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from lipguard.planning.prices import multiplications
+from lipguard.planning.prices.passes import multiplications
 from lipguard.trusted.network.graph import Network
 
 # Rows of LipSDP's matrix, and multiplications of a forward pass, up to which a second thread helps little, and hurts by

@@ -10,7 +10,7 @@ from lipguard.certifying.hints import HINTS
 from lipguard.errors import CertificateError, LipguardError
 from lipguard.planning.memory import free_memory
 from lipguard.planning.orders.elimination import elimination_of
-from lipguard.planning.prices import sparse_bytes
+from lipguard.planning.prices.sparse import sparse_bytes
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.certificate.verify import CHANCE, verify_certificate
 from lipguard.trusted.network.graph import Network

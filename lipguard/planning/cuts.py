@@ -1,6 +1,6 @@
 """Where to cut a network whose LMI is too large to be proved at once, and what to tile between the cuts.
 
-A cut hands a diagonal form on instead of a full one (`Network.cut`), whose entries are optimised with all other
+A cut hands a diagonal form on instead of a full one (`cut_behind`), whose entries are optimised with all other
 multipliers, and LipSDP's matrix falls into blocks that are factored one after the other; so it does in tiles
 (`lipguard.trusted.network.unfolding`). What a segment between two cuts takes is known from the architecture. What a
 cut, or a grid of tiles, loses is seen by the value of the relaxation, before anything is proved; the losses of several
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lipguard.trusted.layers import Activation
+from lipguard.trusted.network.cutting import cut_behind, subnetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.unfolding import WHOLE, Grid, most_tiles, unfolded
 from lipguard.trusted.proofs.order import NoOrderError
@@ -53,7 +54,7 @@ class Cuts:
 
     def apply(self, network: Network) -> Network:
         """The network, cut and in tiles."""
-        own = network.cut(self.behind) if self.behind else network
+        own = cut_behind(network, self.behind) if self.behind else network
         return unfolded(own, dict(enumerate(self.grids)))
 
 
@@ -81,7 +82,7 @@ def segments(
         grids = [WHOLE, *([factors] if factors else _GRIDS[1:])]
         for stop in ends[position + 1 :]:
             try:
-                fitting = _fitting(network.subnetwork(start, stop), grids, seconds, _FINER if hurried else 0)
+                fitting = _fitting(subnetwork(network, start, stop), grids, seconds, _FINER if hurried else 0)
             except NoOrderError:
                 return found
             if not fitting:
@@ -123,7 +124,7 @@ def losses(network: Network, places: Sequence[int], value: Callable[[Network], f
     """
     whole = math.nan if value is None else value(network)
     return {
-        i: math.log1p(TYPICAL_LOSS) if value is None else _loss(value(network.cut([i])), whole, TYPICAL_LOSS)
+        i: math.log1p(TYPICAL_LOSS) if value is None else _loss(value(cut_behind(network, [i])), whole, TYPICAL_LOSS)
         for i in places
     }
 

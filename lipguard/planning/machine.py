@@ -39,7 +39,7 @@ class CostModel:
 
     Attributes:
         flops: floating-point operations per second of a multifrontal factorisation.
-        learned: for a stage ("iteration", "dense", "sparse", "randomised") by what its predictions are multiplied.
+        learned: for a stage ("iteration", or a kind of proof) by what its predictions are multiplied.
     """
 
     coefficient: float

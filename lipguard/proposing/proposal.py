@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lipguard.proposing.conic.problem import Array
+import numpy as np
+from numpy.typing import NDArray
+
+from lipguard.proposing.outcome import Outcome
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +34,7 @@ class Proposal:
     Attributes:
         multipliers: one per neuron of the original network, or None if there are none to use.
         value: the solver's own idea of the bound, sqrt(rho); not a bound.
-        status: "solved", "inaccurate (why)" or "failed (why)".
+        status: "solved", "inaccurate (why)", "failed (why)" or "interrupted": a text that knows its parts.
         state: arrays to warm-start the same solver with, on the same block with other weights.
         iterations: iterations used.
         directions: what the multipliers can be adjusted with, where each neuron has its own.
@@ -36,7 +42,12 @@ class Proposal:
 
     multipliers: Array | None
     value: float
-    status: str
+    status: Outcome
     state: Mapping[str, Array] = field(default_factory=dict)
     iterations: int = 0
     directions: Directions | None = None
+
+    @classmethod
+    def without_multipliers(cls, status: Outcome) -> Proposal:
+        """What a solver proposes that has come to nothing."""
+        return cls(None, math.nan, status)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from lipguard.proposing.power.iteration import _Iteration, _Part
+from lipguard.proposing.power.iteration import Iteration, Part
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.layers import Layer, Shape
 from lipguard.trusted.network.graph import Network
@@ -38,14 +38,12 @@ class Relaxation:
     def __init__(self, network: Callable[[], Network], vectors: int = 6, warm_up: int = 20, seed: int = 0) -> None:
         self.network, self.warm_up = network, warm_up
         self._options = PowerOptions(vectors=vectors, widening=0.0, seed=seed)
-        self._iteration: _Iteration | None = None
+        self._iteration: Iteration | None = None
 
     def value(self) -> Tensor:
         """The value at the weights as they are, a scalar; its backward pass moves the vectors."""
         iteration = self._current()
         x = iteration.x.detach().requires_grad_()
-        for neurons in iteration.neurons.values():
-            neurons.momentum = 0.0
         x.register_hook(iteration.turn)  # type: ignore[no-untyped-call]
         (output,) = iteration.forward(x)
         value: Tensor = torch.linalg.vector_norm(output)
@@ -55,18 +53,18 @@ class Relaxation:
         """One step of the iteration, without gradients of the weights; the value before it."""
         return self._current().step(0.0)
 
-    def _current(self) -> _Iteration:
+    def _current(self) -> Iteration:
         network = self.network()
         if self._iteration is None:
             self._iteration = self._begin(network)
-        self._iteration.parts = [_Part(network)]
+        self._iteration.read([Part(network)])
         return self._iteration
 
-    def _begin(self, network: Network) -> _Iteration:
+    def _begin(self, network: Network) -> Iteration:
         weights = [t for node in network.nodes for t in vars(node.layer).values() if isinstance(t, Tensor)]
         own = next((t for t in weights if t.requires_grad), torch.zeros(0))
         options = dataclasses.replace(self._options, dtype=own.dtype, device=own.device)
-        iteration = _Iteration([_Part(network)], network.input_shape, options, {})
+        iteration = Iteration([Part(network)], network.input_shape, options, {})
         for _ in range(self.warm_up):
             iteration.step(0.0)
         return iteration

@@ -1,7 +1,6 @@
 """certify(): what it returns, reuses, falls back to and refuses."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +17,11 @@ from lipguard.certifying import learning, plans, reporting
 from lipguard.certifying.attempts import claims, tightening
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError, UnsupportedLayerError
-from lipguard.planning import search
+from lipguard.planning import search, whole
 from lipguard.planning.machine import CostModel
 from lipguard.proposing.conic import jobs as parallel
 from lipguard.proposing.conic.problem import Job
+from lipguard.proposing.outcome import SOLVED, End, Outcome
 from lipguard.proposing.power import run as power
 from lipguard.proposing.proposal import Proposal
 from lipguard.trusted.network.graph import Network
@@ -182,7 +182,7 @@ def test_a_warm_start_of_another_architecture_is_ignored(report: lipguard.Report
 
 def test_a_failed_solve_costs_that_block_only(monkeypatch: pytest.MonkeyPatch, tiled: lipguard.Report) -> None:
     config = CONFIGS[tiled.plan.settings["solver"]]
-    failed = Proposal(None, float("nan"), "failed (on purpose)")
+    failed = Proposal.without_multipliers(Outcome(End.FAILED, "on purpose"))
     replace_solvers(monkeypatch, lambda neurons: failed if neurons == 8 else None)  # the dense tail
     partial = lipguard.certify(cnn(), SHAPE, config)
     assert partial.status == "fallback: block 2: failed (on purpose); no proof"
@@ -198,7 +198,7 @@ def test_a_failed_solve_costs_that_block_only(monkeypatch: pytest.MonkeyPatch, t
 def test_useless_multipliers_are_never_believed(
     config: DCPConfig, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace_solvers(monkeypatch, lambda neurons: Proposal(np.zeros(neurons), value, "solved"))
+    replace_solvers(monkeypatch, lambda neurons: Proposal(np.zeros(neurons), value, SOLVED))
     report = lipguard.certify(cnn(), SHAPE, config)
     assert report.lower_bound <= report.bound <= report.product_bound
     assert lipguard.verify(report.certificate, cnn()) == report.bound
@@ -225,11 +225,11 @@ def test_of_multipliers_by_neuron_and_by_channel_either_may_be_missing(
 
     def some(network: Network, options: power.PowerOptions, *others: Any) -> Proposal:
         if options.tied in failed:
-            return Proposal(None, math.nan, "failed (no time left)")
+            return Proposal.without_multipliers(Outcome.no_time(End.FAILED))
         return propose(network, options, *others)
 
     monkeypatch.setattr(power, "propose", some)
-    monkeypatch.setattr(search, "which_multipliers", lambda *_: "both")
+    monkeypatch.setattr(whole, "which_multipliers", lambda *_: "both")
     found = lipguard.certify(
         cnn(), SHAPE, DCPConfig(proof="sparse", max_seconds=100.0), warm_start=cold if warm else None
     )
@@ -243,7 +243,7 @@ def test_of_multipliers_by_neuron_and_by_channel_either_may_be_missing(
 
 def test_multipliers_by_channel_do_not_keep_those_by_neuron_from_proving_less(monkeypatch: pytest.MonkeyPatch) -> None:
     cold = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
-    monkeypatch.setattr(search, "which_multipliers", lambda *_: "both")
+    monkeypatch.setattr(whole, "which_multipliers", lambda *_: "both")
     both = lipguard.certify(cnn(), SHAPE, DCPConfig(proof="sparse"))
     assert both.bound <= cold.bound * 1.001
 

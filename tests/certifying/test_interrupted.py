@@ -24,15 +24,15 @@ def cnn() -> nn.Module:
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    done, step = [0], iteration._Iteration.step
+    done, step = [0], iteration.Iteration.step
 
-    def counted(self: iteration._Iteration, momentum: float) -> float:
+    def counted(self: iteration.Iteration, momentum: float) -> float:
         done[0] += 1
         if done[0] == steps:
             raise KeyboardInterrupt
         return step(self, momentum)
 
-    monkeypatch.setattr(iteration._Iteration, "step", counted)
+    monkeypatch.setattr(iteration.Iteration, "step", counted)
 
 
 def test_an_interrupted_iteration_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:

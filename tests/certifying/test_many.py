@@ -17,6 +17,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.certifying import many
 from lipguard.errors import ConfigError, UnsupportedLayerError
+from lipguard.trusted.network.cutting import cut_behind
 from lipguard.trusted.reading.trace import trace
 
 
@@ -52,7 +53,7 @@ def test_nothing_to_do_and_what_does_not_fit() -> None:
 
 @pytest.mark.parametrize("make", ACTIVATIONS)
 def test_networks_travel_to_other_processes(make: Any) -> None:
-    network = trace(with_weights(nn.Sequential(nn.Linear(3, 4), make(), nn.Linear(4, 2)), 0), (3,)).cut([2])
+    network = cut_behind(trace(with_weights(nn.Sequential(nn.Linear(3, 4), make(), nn.Linear(4, 2)), 0), (3,)), [2])
     sent = pickle.loads(pickle.dumps(network))
     x = torch.randn(5, 3, dtype=torch.float64)
     assert sent.digest == network.digest

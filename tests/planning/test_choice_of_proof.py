@@ -1,6 +1,7 @@
 """Which proof a whole network gets, and that every kind gives a verified bound."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,20 @@ from lipguard import DCPConfig
 from lipguard.certifying import subject
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.planning import memory
-from lipguard.planning import prices as pricing
 from lipguard.planning.machine import CostModel
 from lipguard.planning.memory import free_memory
 from lipguard.planning.orders.elimination import elimination_of
-from lipguard.planning.prices import choose_proof, which_multipliers
+from lipguard.planning.prices import iteration, kinds, randomised, sparse
+from lipguard.planning.prices.iteration import which_multipliers
+from lipguard.planning.prices.kinds import PRICES, choose_proof
+from lipguard.planning.prices.passes import lanczos_steps, step_seconds
+from lipguard.planning.prices.price import Price
+from lipguard.planning.prices.randomised import randomised_clearance
 from lipguard.planning.search import find_plan
 from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs.kinds import CHECKS
+from lipguard.trusted.proofs.randomised import steps_needed
 from lipguard.trusted.reading.trace import trace
 
 COST = CostModel(1e-8, 2.5, 2e10)
@@ -46,7 +53,7 @@ def convolutions(channels: int, size: int, depth: int = 3) -> Network:
     return trace(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, 10)).eval(), (1, size, size))
 
 
-def chosen(network: Network, memory: float = PLENTY, **settings: object) -> pricing.Proof | None:
+def chosen(network: Network, memory: float = PLENTY, **settings: object) -> Price | None:
     return choose_proof(network, DCPConfig.from_dict(settings), COST, memory)
 
 
@@ -101,8 +108,8 @@ def test_the_time_budget_decides() -> None:
 
 def test_an_order_of_elimination_is_not_looked_for_where_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     network = convolutions(16, 40, depth=4)
-    enough = pricing._SEARCH * network.neurons / pricing._SHARE_OF_SEARCH
-    monkeypatch.setattr(pricing, "elimination_of", lambda *_: pytest.fail("an order was looked for"))
+    enough = sparse.search_seconds(network) / kinds.SHARE_OF_SEARCH
+    monkeypatch.setattr(sparse, "elimination_of", lambda *_: pytest.fail("an order was looked for"))
     found = chosen(network, max_seconds=0.9 * enough)
     assert found is not None
     assert found.kind == "randomised"
@@ -244,17 +251,17 @@ def test_multipliers_per_channel_where_time_is_short_or_a_network_deep() -> None
     assert which_multipliers(convolutions(2, 14), DCPConfig(max_seconds=1e-3), COST) == "neuron"
     assert which_multipliers(large, DCPConfig(), COST) == "neuron"
     assert which_multipliers(deep, DCPConfig(), COST) == "both"
-    step = pricing._pass(large, COST, pricing._STEP)
+    step = step_seconds(large, COST)
     for steps, expected in ((20, "channel"), (100, "both"), (1000, "neuron")):
-        within = DCPConfig(max_seconds=steps * step / pricing._SHARE_OF_ITERATION)
+        within = DCPConfig(max_seconds=steps * step / iteration.SHARE_OF_ITERATION)
         assert which_multipliers(large, within, COST) == expected
     for asked in ("neuron", "channel"):
         assert which_multipliers(deep, DCPConfig(multipliers=asked), COST) == asked
 
 
 def test_both_kinds_of_multipliers_are_tried_and_the_better_ones_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pricing, subject):
-        monkeypatch.setattr(module, "_LARGE", 100)
+    for module in (iteration, sparse, subject):
+        monkeypatch.setattr(module, "LARGE", 100)
     torch.manual_seed(0)
     layers = [m for i in range(9) for m in (nn.Conv2d(2 if i else 1, 2, 3, padding=1), nn.ReLU())]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 3)).eval()
@@ -272,6 +279,24 @@ def test_both_kinds_of_multipliers_are_tried_and_the_better_ones_taken(monkeypat
     hurried = lipguard.certify(network, (1, 8, 8), DCPConfig(max_iterations=12))
     tied_only = lipguard.certify(network, (1, 8, 8), DCPConfig(max_iterations=12, multipliers="channel"))
     assert hurried.bound <= tied_only.bound * 1.01
+
+
+def test_every_kind_of_proof_has_a_price() -> None:
+    assert list(PRICES) == list(CHECKS)
+
+
+def test_a_prediction_has_the_degree_that_the_proof_will_have() -> None:
+    """Seconds are in proportion to the steps, but for those before it."""
+    network = convolutions(4, 14)
+    one, other = (
+        randomised.estimate(network, DCPConfig(failure_probability=p), COST, math.inf).seconds for p in (1e-3, 1e-200)
+    )
+    variables = sum(node.size for node in network.nodes)
+    clearance = randomised_clearance(network, 1e-3)
+    few, many = (steps_needed(variables, clearance, 2.0, p) for p in (1e-3, 1e-200))
+    assert many > 3 * few
+    beside = lanczos_steps(network, 1e-3) / 4
+    assert other / one == pytest.approx((many + beside) / (few + beside), rel=1e-12)
 
 
 def test_plans_say_what_else_there_was() -> None:

@@ -15,7 +15,8 @@ from torch import nn
 from lipguard.config import DCPConfig
 from lipguard.planning import machine as cost
 from lipguard.planning.machine import CACHE_VARIABLE, CostModel, cost_model, learn
-from lipguard.planning.prices import choose_proof, iteration_seconds
+from lipguard.planning.prices.iteration import iteration_seconds
+from lipguard.planning.prices.kinds import choose_proof
 from lipguard.trusted.reading.trace import trace
 
 

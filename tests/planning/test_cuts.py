@@ -18,6 +18,7 @@ from lipguard.planning.cuts import TYPICAL_LOSS, Segment, best_cuts, candidates,
 from lipguard.planning.machine import CostModel
 from lipguard.planning.orders.elimination import elimination_of
 from lipguard.planning.search import find_plan
+from lipguard.trusted.network.cutting import cut_behind, part_of, pieces_of
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
 
@@ -80,7 +81,11 @@ def test_what_a_cut_loses_is_measured_or_assumed() -> None:
     network = deep(2)
     one, other = network.activations
     assert losses(network, [one], None) == {one: pytest.approx(math.log1p(TYPICAL_LOSS))}
-    values = {network.architecture: 2.0, network.cut([one]).architecture: 3.0, network.cut([other]).architecture: 1.9}
+    values = {
+        network.architecture: 2.0,
+        cut_behind(network, [one]).architecture: 3.0,
+        cut_behind(network, [other]).architecture: 1.9,
+    }
     found = losses(network, [one, other], lambda part: values[part.architecture])
     assert found == {one: pytest.approx(math.log(1.5)), other: 0.0}
     assert losses(network, [one], lambda part: math.nan)[one] == pytest.approx(math.log1p(TYPICAL_LOSS))
@@ -105,7 +110,7 @@ def test_a_network_that_is_too_large_is_cut_where_it_loses_least(monkeypatch: py
     assert "diagonal form" in block.reason
     assert "cut" in block.method
     own = block.parts(network)[0]
-    assert all(elimination_of(own.part(nodes)).largest <= limit for nodes in own.pieces)
+    assert all(elimination_of(part_of(own, nodes)).largest <= limit for nodes in pieces_of(own))
     again = find_plan(network, config, COST, value).blocks[0]
     assert again == block
 
@@ -147,14 +152,14 @@ def test_what_is_too_large_between_two_cuts_is_in_tiles() -> None:
     assert again.plan == report.plan
     assert again.bound == pytest.approx(report.bound, rel=1e-2)
     own = block.parts(trace(model, (1, 10, 10)))[0]
-    assert all(elimination_of(own.part(nodes)).largest <= 110 for nodes in own.pieces if len(nodes) > 1)
+    assert all(elimination_of(part_of(own, nodes)).largest <= 110 for nodes in pieces_of(own) if len(nodes) > 1)
 
 
 def test_asked_for_partition_factors_are_the_tiles() -> None:
     network = deep(3)
     limit = elimination_of(network).largest - 1
     config = DCPConfig(failure_probability=0, max_block_size=limit, max_memory=1e12, partition_factors=(2, 4))
-    found = segments(network, lambda part: 1.0 if len(part.pieces) > 1 else None, config.partition_factors)
+    found = segments(network, lambda part: 1.0 if len(pieces_of(part)) > 1 else None, config.partition_factors)
     assert {segment.grid for segment in found} == {(2, 4)}
 
 
@@ -162,7 +167,7 @@ def test_finer_tiles_that_take_less_are_kept_where_time_is_limited() -> None:
     network = deep(2)
 
     def seconds(part: Network) -> float | None:
-        return None if len(part.pieces) == 1 else 100.0 / len(part.pieces) ** 2
+        return None if len(pieces_of(part)) == 1 else 100.0 / len(pieces_of(part)) ** 2
 
     grids: dict[bool, set[tuple[int, int]]] = {}
     for hurried in (False, True):

@@ -19,6 +19,7 @@ from lipguard.proposing.conic import jobs as parallel
 from lipguard.proposing.conic.jobs import Job, solve_all
 from lipguard.proposing.conic.problem import Problem
 from lipguard.proposing.conic.solve import SolverOptions
+from lipguard.proposing.outcome import SOLVED
 from lipguard.proposing.proposal import Proposal
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.norms.layers import node_norms
@@ -63,7 +64,7 @@ def test_a_worker_that_dies_costs_its_jobs_only(
 ) -> None:
     monkeypatch.setattr(parallel, "_solve_before", _killed)
     found = solve_all(jobs(2), OPTIONS, 2, None, lambda: None)
-    assert all(p.multipliers is None and p.status.startswith("failed") for p in found)
+    assert all(p.multipliers is None and p.status.is_failed for p in found)
     assert "worker process failed" in caplog.text
     monkeypatch.undo()
     again = solve_all(jobs(2), OPTIONS, 2, None, lambda: None)
@@ -103,7 +104,7 @@ def _hangs(problem: Problem, *rest: object) -> Proposal:
 
 def _returns_nothing_that_is_a_number(problem: Problem, *rest: object) -> Proposal:
     proposal = _SOLVE(problem, *rest)  # type: ignore[arg-type]
-    return Proposal(np.full(5, np.nan), 1.0, "solved") if _is_chosen(problem) else proposal
+    return Proposal(np.full(5, np.nan), 1.0, SOLVED) if _is_chosen(problem) else proposal
 
 
 @pytest.mark.parametrize("fault", [_kills_itself, _hangs, _returns_nothing_that_is_a_number])

@@ -322,7 +322,8 @@ MUTATIONS = (
     M("trusted/layers/weights.py", "if value is not None and not is_constant(value)", "if False", CONTRACT),
     M("planning/orders/sites.py", "elif isinstance(layer, (Input, Scale, Reshape, Add)) and",
       "elif not isinstance(layer, Linear) and", CONTRACT),
-    M("trusted/network/graph.py", "if isinstance(self.nodes[i].layer, Copies)]", "if getattr(self.nodes[i].layer, 'alpha', 0) == -1]",
+    M("trusted/network/cutting.py", "if isinstance(network.nodes[i].layer, Copies)]",
+      "if getattr(network.nodes[i].layer, 'alpha', 0) == -1]",
       "trusted/test_cut_networks.py"),
     M("trusted/network/graph.py", "if field.name == \"note\":", "if False:", "trusted/test_digests.py"),
     # Reading.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.power.run import propose
 from lipguard.trusted.layers import Activation
 from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.cutting import cut_behind, pieces_of, subnetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs.sparse import is_form_positive_semidefinite
 from lipguard.trusted.reading.trace import trace
@@ -41,7 +44,7 @@ def test_the_function_is_the_same_and_no_smaller_rho_is_proved(sample: Sample, d
     network = trace(sample.model, sample.input_shape)
     inner = range(1, len(network.nodes) - 1)
     behind = data.draw(st.lists(st.sampled_from(inner), unique=True, max_size=4)) if inner else []
-    cut = network.cut(behind)
+    cut = cut_behind(network, behind)
     x = sample.inputs()
     assert torch.equal(cut.forward(x), network.forward(x))
     assert len(cut.nodes) == len(network.nodes) + len(behind)
@@ -54,20 +57,29 @@ def test_what_cannot_be_cut() -> None:
     network = chain()
     for i in (0, len(network.nodes) - 1, -1, 99):
         with pytest.raises(ValueError, match="Expected nodes between 1 and"):
-            network.cut([1, i])
+            cut_behind(network, [1, i])
 
 
 def test_pieces_are_between_cuts_that_every_path_passes() -> None:
     network = chain()
-    assert network.pieces == (tuple(range(len(network.nodes))),)
+    assert pieces_of(network) == (tuple(range(len(network.nodes))),)
     first, second, _ = network.activations
-    cut = network.cut([first, second])
+    cut = cut_behind(network, [first, second])
     ends = (0, first), (first + 1, second + 1), (second + 2, len(cut.nodes) - 1)
-    assert cut.pieces == tuple(tuple(range(start, stop + 1)) for start, stop in ends)
+    assert pieces_of(cut) == tuple(tuple(range(start, stop + 1)) for start, stop in ends)
     branched = residual()
     inside = next(i for i in branched.activations if i not in branched.separators)
-    assert len(branched.cut([inside]).pieces) == 1
-    assert len(branched.cut([branched.activations[0]]).pieces) == 2
+    assert len(pieces_of(cut_behind(branched, [inside]))) == 1
+    assert len(pieces_of(cut_behind(branched, [branched.activations[0]]))) == 2
+
+
+def test_pieces_are_found_once_and_forgotten_with_their_network() -> None:
+    network = cut_behind(chain(), chain().activations[:1])
+    assert pieces_of(network) is pieces_of(network)
+    gone = weakref.ref(network)
+    del network
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("group", [1, 5])
@@ -76,16 +88,16 @@ def test_other_activations_with_the_slopes_of_copies_are_none(group: int) -> Non
     bent = Activation("bent", -1.0, 1.0, torch.abs, group)
     nodes = tuple(dataclasses.replace(n, layer=bent) if isinstance(n.layer, Activation) else n for n in chain().nodes)
     network = Network(nodes)
-    assert network.pieces == (tuple(range(len(nodes))),)
-    cut = network.cut([network.activations[1]])
-    assert len(cut.pieces) == 2
-    assert [len(piece) for piece in cut.pieces] == [network.activations[1] + 1, len(nodes) - network.activations[1]]
+    assert pieces_of(network) == (tuple(range(len(nodes))),)
+    cut = cut_behind(network, [network.activations[1]])
+    assert len(pieces_of(cut)) == 2
+    assert [len(piece) for piece in pieces_of(cut)] == [network.activations[1] + 1, len(nodes) - network.activations[1]]
 
 
 @pytest.mark.parametrize("activation", [make() for make in ACTIVATIONS], ids=str)
 def test_the_form_is_the_sum_of_its_pieces(activation: nn.Module) -> None:
     network = chain(activation)
-    cut = network.cut(network.activations[:2])
+    cut = cut_behind(network, network.activations[:2])
     rng = np.random.default_rng(0)
     t, rho = rng.uniform(0.5, 2.0, cut.neurons), 3.0
     form = ScaledForm(cut, t, rho)
@@ -115,7 +127,7 @@ def test_sparse_proofs_of_pieces_agree_with_the_dense_matrix(sample: Sample, dat
     network = trace(sample.model, sample.input_shape)
     inner = [i for i in network.separators if 0 < i < len(network.nodes) - 1]
     behind = data.draw(st.lists(st.sampled_from(inner), unique=True, max_size=3)) if inner else []
-    cut = network.cut(behind)
+    cut = cut_behind(network, behind)
     t, rho = proposed(cut)
     if not (0 < rho < np.inf and (t > 0).all()):
         return
@@ -129,8 +141,8 @@ def test_a_cut_loses_less_than_a_product_of_parts() -> None:
     network = chain()
     place = network.activations[1]
     options = PowerOptions(tolerance=1e-9)
-    whole, cut = propose(network, options).value, propose(network.cut([place]), options).value
+    whole, cut = propose(network, options).value, propose(cut_behind(network, [place]), options).value
     last = len(network.nodes) - 1
-    parts = [propose(network.subnetwork(*ends), options).value for ends in ((0, place), (place, last))]
+    parts = [propose(subnetwork(network, *ends), options).value for ends in ((0, place), (place, last))]
     assert whole <= cut * (1 + 1e-6)
     assert cut < 0.98 * parts[0] * parts[1]

@@ -15,7 +15,8 @@ from torch import nn
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.machine import CostModel
-from lipguard.planning.search import find_plan, settings_of
+from lipguard.planning.plan import settings_of
+from lipguard.planning.search import find_plan
 from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace

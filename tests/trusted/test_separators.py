@@ -11,6 +11,7 @@ from hypothesis import given
 from torch import Tensor, nn
 
 from lipguard.trusted.layers import Activation
+from lipguard.trusted.network.cutting import subnetwork
 from lipguard.trusted.network.graph import Network, reaches_without_activation
 from lipguard.trusted.reading.trace import trace
 
@@ -65,14 +66,14 @@ def test_subnetworks_between_separators_compose_to_the_whole(sample: Sample) -> 
     network = trace(sample.model, sample.input_shape)
     x = value = sample.inputs(3)
     for start, stop in pairwise(network.separators):
-        part = network.subnetwork(start, stop)
+        part = subnetwork(network, start, stop)
         assert part.input_shape == network.nodes[start].shape
         assert part.output_shape == network.nodes[stop].shape
         assert part.separators == (0, len(part.nodes) - 1)
         value = part.forward(value)
     assert torch.equal(value, network.forward(x))
     ends = network.separators[0], network.separators[-1]
-    assert torch.equal(network.subnetwork(*ends).forward(x), network.forward(x))
+    assert torch.equal(subnetwork(network, *ends).forward(x), network.forward(x))
 
 
 @given(networks())

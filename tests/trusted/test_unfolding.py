@@ -19,6 +19,7 @@ from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.power.run import propose
 from lipguard.trusted.layers import Mosaic
 from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.cutting import cut_behind, part_of, picked_by, pieces_of
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.unfolding import most_tiles, unfolded
 from lipguard.trusted.proofs.sparse import is_form_positive_semidefinite
@@ -61,10 +62,10 @@ def tiled(draw: st.DrawFn) -> tuple[Network, Network]:
         sides = st.integers(1 + dilation * (kernel - 1), 7)
         network = images(kernel, stride, padding, dilation, (draw(sides), draw(sides)))
     places = [i for i in network.activations if i in network.separators]
-    cut = network.cut(draw(st.lists(st.sampled_from(places), unique=True)))
+    cut = cut_behind(network, draw(st.lists(st.sampled_from(places), unique=True)))
     grids = {}
-    for k, nodes in enumerate(cut.pieces):
-        rows, columns = most_tiles(cut.part(nodes))
+    for k, nodes in enumerate(pieces_of(cut)):
+        rows, columns = most_tiles(part_of(cut, nodes))
         grids[k] = draw(st.integers(1, min(rows, 3))), draw(st.integers(1, min(columns, 3)))
     try:
         return network, unfolded(cut, grids)
@@ -79,7 +80,7 @@ def test_the_function_is_the_same(pair: tuple[Network, Network]) -> None:
     x = torch.randn(4, *network.input_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(own.forward(x), network.forward(x), rtol=1e-12, atol=1e-12)
     tiles = [node for node in own.nodes if isinstance(node.layer, Mosaic)]
-    assert len(own.pieces) > len(tiles)
+    assert len(pieces_of(own)) > len(tiles)
 
 
 @given(tiled())
@@ -118,7 +119,7 @@ def test_what_it_loses_is_between_nothing_and_the_sum_over_tiles() -> None:
     network = small()
     options = PowerOptions(tolerance=1e-9, max_iterations=2000)
     place = network.activations[1]
-    cut = network.cut([place])
+    cut = cut_behind(network, [place])
     values = [propose(unfolded(cut, {0: grid}), options).value for grid in ((1, 1), (2, 1), (3, 3), (6, 5))]
     assert all(one <= other * (1 + 1e-6) for one, other in itertools.pairwise(values))
     assert values[-1] < 4 * values[0]
@@ -126,10 +127,10 @@ def test_what_it_loses_is_between_nothing_and_the_sum_over_tiles() -> None:
 
 def test_overlapping_copies_of_the_input_must_be_worth_less_than_rho() -> None:
     network = small()
-    own = unfolded(network.cut([network.activations[1]]), {0: (2, 2)})
+    own = unfolded(cut_behind(network, [network.activations[1]]), {0: (2, 2)})
     t, rho = proposed(own)
     assert is_form_positive_semidefinite(ScaledForm(own, t, rho), HINTS)
-    first = [i for i in own.activations if own.picked(i)[0] == 0] if own.activations else []
+    first = [i for i in own.activations if picked_by(own, i)[0] == 0] if own.activations else []
     assert len(first) == 4
     pieces = ScaledForm(own, t, rho).pieces()
     (inputs,) = (piece for piece in pieces if len(piece.network.nodes) == 1)
@@ -140,7 +141,7 @@ def test_overlapping_copies_of_the_input_must_be_worth_less_than_rho() -> None:
 
 def test_sums_of_diagonal_forms_are_rounded_up() -> None:
     network = small()
-    own = unfolded(network.cut([network.activations[1]]), {0: (3, 3)})
+    own = unfolded(cut_behind(network, [network.activations[1]]), {0: (3, 3)})
     t = np.random.default_rng(0).uniform(0.1, 1.0, own.neurons)
     pieces = ScaledForm(own, t, 9.0).pieces()
     (inputs,) = (piece for piece in pieces if len(piece.network.nodes) == 1)
@@ -148,7 +149,7 @@ def test_sums_of_diagonal_forms_are_rounded_up() -> None:
     exact = [Fraction(0)] * own.nodes[0].size
     number = torch.arange(own.nodes[0].size, dtype=torch.float64).reshape(1, *own.input_shape)
     for k, i in enumerate(own.activations):
-        source, crops = own.picked(i)
+        source, crops = picked_by(own, i)
         if source == 0:
             picked = number
             for crop in crops:
@@ -161,12 +162,12 @@ def test_sums_of_diagonal_forms_are_rounded_up() -> None:
 
 def test_what_cannot_be_in_tiles() -> None:
     network = small()
-    cut = network.cut([network.activations[2]])
+    cut = cut_behind(network, [network.activations[2]])
     with pytest.raises(ValueError, match="Expected at most"):
         unfolded(cut, {1: (2, 1)})  # the flattened head
     with pytest.raises(ValueError, match="Expected at most"):
         unfolded(cut, {0: (9, 1)})
-    assert most_tiles(cut.part(cut.pieces[1])) == (1, 1)
+    assert most_tiles(part_of(cut, pieces_of(cut)[1])) == (1, 1)
     assert unfolded(cut, {0: (1, 1)}).architecture == cut.architecture
 
 

@@ -8,7 +8,7 @@ import math
 from lipguard.certifying.budget import FEWEST_VECTORS, Budget
 from lipguard.certifying.proposals import Proposals
 from lipguard.certifying.subject import Subject
-from lipguard.planning.prices import LARGEST_CLEARANCE, randomised_clearance
+from lipguard.planning.prices.randomised import LARGEST_CLEARANCE, randomised_clearance
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.proofs.randomised import VECTORS, OutOfTimeError, course, largest_loss
 

@@ -11,7 +11,7 @@ from lipguard.certifying.attempts.clearance import affordable
 from lipguard.certifying.budget import Budget
 from lipguard.certifying.standing import Array
 from lipguard.certifying.subject import Subject
-from lipguard.planning.prices import FEWEST_STEPS, lanczos_steps
+from lipguard.planning.prices.passes import FEWEST_STEPS, lanczos_steps
 from lipguard.proposing.feasible.by_layer import enlarged_as_needed
 from lipguard.proposing.feasible.in_span import adjusted_in_span
 from lipguard.proposing.feasible.lanczos import extreme_eigenvalues

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lipguard.errors import ConfigError
 from lipguard.proposing.conic.problem import Job, Problem
 from lipguard.proposing.conic.solve import SolverOptions, solve
+from lipguard.proposing.outcome import End, Outcome
 from lipguard.proposing.processes import has_processes, run_all
 from lipguard.proposing.proposal import Proposal
 
@@ -61,7 +62,7 @@ def workers_for(seconds: Sequence[float], asked: int | None) -> int:
 
 
 def _late() -> Proposal:
-    return Proposal(None, float("nan"), "failed (no time left)")
+    return Proposal.without_multipliers(Outcome.no_time(End.FAILED))
 
 
 def _serial(jobs: Sequence[Job], options: SolverOptions, deadline: float | None) -> Iterator[tuple[int, Proposal]]:
@@ -79,7 +80,7 @@ def _apart(
         if isinstance(result, TimeoutError):
             result = _late()
         elif isinstance(result, Exception):
-            result = Proposal(None, float("nan"), f"failed ({result!r})")
+            result = Proposal.without_multipliers(Outcome(End.FAILED, repr(result)))
         yield order[k], result
 
 

@@ -12,6 +12,7 @@ import scs
 from numpy.typing import NDArray
 
 from lipguard.proposing.conic.problem import Problem
+from lipguard.proposing.outcome import NOT_FINITE, SOLVED, End, Outcome
 from lipguard.proposing.proposal import Proposal
 
 Array = NDArray[np.float64]
@@ -39,7 +40,7 @@ def solve(problem: Problem, options: SolverOptions, state: Mapping[str, Array] |
     try:
         return _solve(problem, options, dict(state or {}))
     except (cp.error.SolverError, cp.error.DCPError, ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-        return Proposal(None, float("nan"), f"failed ({type(error).__name__}: {error})")
+        return Proposal.without_multipliers(Outcome(End.FAILED, f"{type(error).__name__}: {error}"))
 
 
 def _solve(problem: Problem, options: SolverOptions, state: dict[str, Array]) -> Proposal:
@@ -64,9 +65,10 @@ def _solve(problem: Problem, options: SolverOptions, state: dict[str, Array]) ->
     if len(warm) < len(shapes):
         warm = {}
     result = scs.SCS(arguments, cone, **settings).solve(warm_start=bool(warm), **warm)
-    status = _scs_status(result["info"])
+    info = result["info"]
     solution = {name: np.asarray(result[name]) for name in shapes}
-    return _proposal(problem, solution["x"], status, solution, int(result["info"]["iter"]))
+    outcome = outcome_of(info["status_val"], str(info["status"]))
+    return _proposal(problem, solution["x"], outcome, solution, int(info["iter"]))
 
 
 def _clarabel(problem: Problem, model: cp.Problem, variable: cp.Variable, options: SolverOptions) -> Proposal:
@@ -76,22 +78,27 @@ def _clarabel(problem: Problem, model: cp.Problem, variable: cp.Variable, option
         model.solve(  # type: ignore[no-untyped-call]
             solver=cp.CLARABEL, max_iter=min(options.max_iterations, 200), **limits
         )
-    statuses = {cp.OPTIMAL: "solved", cp.OPTIMAL_INACCURATE: "inaccurate (tolerance not reached)"}
-    status = statuses.get(model.status, f"failed ({model.status})")
     x = np.full(variable.size, np.nan) if variable.value is None else np.asarray(variable.value)
-    return _proposal(problem, x, status, {}, int(model.solver_stats.num_iters or 0))
+    iterations = int(model.solver_stats.num_iters or 0)
+    return _proposal(problem, x, outcome_of(model.status, str(model.status)), {}, iterations)
 
 
-def _scs_status(info: Mapping[str, object]) -> str:
-    """SCS's status values: 1 solved, 2 stopped early with a usable point, the rest without one."""
-    value = info["status_val"]
-    if value == 1:
-        return "solved"
-    return f"inaccurate ({info['status']})" if value == 2 else f"failed ({info['status']})"
+def outcome_of(status: int | str, words: str) -> Outcome:
+    """What a solver says of its end: solved, stopped early with a usable point, or without one.
+
+    Args:
+        status: SCS's number (1, 2, or another one), or cvxpy's name for what Clarabel says.
+        words: the solver's own.
+    """
+    if status in (1, cp.OPTIMAL):
+        return SOLVED
+    if status == cp.OPTIMAL_INACCURATE:
+        return Outcome(End.INACCURATE, "tolerance not reached")
+    return Outcome(End.INACCURATE if status == 2 else End.FAILED, words)
 
 
-def _proposal(problem: Problem, x: Array, status: str, state: Mapping[str, Array], iterations: int) -> Proposal:
-    if status.startswith("failed") or not np.isfinite(x).all():
-        return Proposal(None, float("nan"), status if status.startswith("failed") else "failed (not finite)")
+def _proposal(problem: Problem, x: Array, outcome: Outcome, state: Mapping[str, Array], iterations: int) -> Proposal:
+    if outcome.is_failed or not np.isfinite(x).all():
+        return Proposal.without_multipliers(outcome if outcome.is_failed else NOT_FINITE)
     value = float(np.sqrt(max(x[0], 0.0))) * problem.output_unit
-    return Proposal(np.maximum(x[1:], 0.0)[problem.ties] * problem.unit, value, status, state, iterations)
+    return Proposal(np.maximum(x[1:], 0.0)[problem.ties] * problem.unit, value, outcome, state, iterations)

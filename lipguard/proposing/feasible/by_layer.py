@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -49,13 +50,9 @@ def enlarged_as_needed(
         (t, rho, missing): the best that was met, and how far its smallest eigenvalue is below what is wanted, by an
         estimate; infinite where there is none.
     """
-    from scipy.optimize import linprog  # takes a while to import, and is not needed to verify
-
-    blocks = [network.nodes[i].size for i in (0, *network.activations)]
-    clearances, price = np.zeros(len(blocks)), np.array([0.5, *[1.0] * len(network.activations)])
+    program = _Program([network.nodes[i].size for i in (0, *network.activations)], wanted)
+    clearances = np.zeros(len(program.blocks))
     near: Tensor | None = None
-    cuts: list[Array] = []
-    needs: list[float] = []
     best, least = (t, rho, math.inf), math.inf
     if not 0 < rho < math.inf:
         return best
@@ -82,13 +79,39 @@ def enlarged_as_needed(
         cheap = rest < 1 + 2 * enough  # rho is the square of the bound
         if not left or cheap or time.monotonic() > deadline or claimed > before * (1 - enough):
             break
-        for value, vector in zip(values.tolist(), near, strict=True):
-            if value < wanted + _BESIDE:
-                share = np.array([float(part.square().sum()) for part in torch.split(vector, blocks)])
-                cuts.append(-share)
-                needs.append(value - wanted - share @ clearances)
-        program = linprog(price, A_ub=np.array(cuts), b_ub=np.array(needs))
-        if program.x is None:
+        program.meet(values.tolist(), near, clearances)
+        found = program.solution()
+        if found is None:
             break
-        clearances = program.x
+        clearances = found
     return best
+
+
+class _Program:
+    """The linear program: the cheapest clearances, shape (blocks,), for every direction that was met.
+
+    Args:
+        blocks: entries of the input and of every activation.
+        wanted: the smallest eigenvalue that the scaled matrix is to have.
+    """
+
+    def __init__(self, blocks: Sequence[int], wanted: float) -> None:
+        self.blocks, self.wanted = list(blocks), wanted
+        self.cuts: list[Array] = []
+        self.needs: list[float] = []
+
+    def meet(self, values: Sequence[float], vectors: Tensor, clearances: Array) -> None:
+        """Take up directions, shape (directions, n), with their values under some clearances."""
+        for value, vector in zip(values, vectors, strict=True):
+            if value < self.wanted + _BESIDE:
+                share = np.array([float(part.square().sum()) for part in torch.split(vector, self.blocks)])
+                self.cuts.append(-share)
+                self.needs.append(value - self.wanted - float(share @ clearances))
+
+    def solution(self) -> Array | None:
+        """The clearances; None where there are none."""
+        from scipy.optimize import linprog  # takes a while to import, and is not needed to verify
+
+        price = np.array([0.5, *[1.0] * (len(self.blocks) - 1)])  # a square root of the input's
+        found: Array | None = linprog(price, A_ub=np.array(self.cuts), b_ub=np.array(self.needs)).x
+        return found

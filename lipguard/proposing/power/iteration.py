@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.proposing.power.neurons import Answer, Neurons
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.proposal import Directions
 from lipguard.trusted.layers import Activation
@@ -19,28 +19,11 @@ from lipguard.trusted.lmi.freed import propagate
 from lipguard.trusted.network.graph import Network
 
 Array = NDArray[np.float64]
-_WINDOW, _RESUMED_WINDOW = 10, 5  # steps over which the value is compared
-_DEAD = 1e4  # the multiplier of a dead neuron, in those of the largest of its layer
 _FLOOR = 1e-6  # of the input's entries, in the largest; the value loses its square
-_FREE_STEPS = 5  # without momentum, from a random start
-_MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
-_FAST_STEPS = 30
-_POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
-# The vectors are enough where their shortest principal axis gets short, relative to the longest. That shows long before
-# the value stands still: (relative change of the value, length of that axis). In the end it is to be short at the
-# input, too, which needs the most of them: where the layers behind it are many, and need few, they outweigh it.
-_FULL = ((1e-3, 0.2), (1e-2, 0.3))
-_FULL_INPUT = (3e-5, 0.2)
-_SPARE = 0.02
-# Of a network with so many entries, where time is short: so many steps are wanted, with so many vectors at least, and a
-# vector of many takes so much of the time that one alone takes to pass forward.
-_LARGE, _FEW_STEPS, _FEWEST_VECTORS, _BATCHED = 100_000, 20, 2, 1.5
-# Squares of lengths outside of these leave the range of the format; then the slower, scaled norm is used.
-_RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-17, 1e17)}
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class Part:
     """A network that the input, or patches of it, go through.
 
     Attributes:
@@ -53,6 +36,7 @@ class _Part:
     patches: Tensor | None = None
 
     def read(self, x: Tensor) -> Tensor:
+        """What the copies read of vectors on the input, (k, *shape): shape (k * copies, *shape of their input)."""
         if self.patches is None:
             return x
         flat = torch.nn.functional.pad(x.flatten(1), (0, 1))
@@ -60,81 +44,28 @@ class _Part:
 
     @property
     def copies(self) -> int:
+        """How many networks it stands for."""
         return 1 if self.patches is None else len(self.patches)
 
 
-class _Answer(torch.autograd.Function):
-    """b from a and u; backward turns the arriving H into the new u, the multipliers, and what goes on to a."""
+class Iteration:
+    """The state of the fixed point, and one step of it.
 
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, neurons: _Neurons) -> Tensor:
-        b = neurons.answer(a)
-        ctx.neurons, ctx.a, ctx.b = neurons, a.detach(), b.detach()  # with its history the output would hold itself
-        return b
+    Args:
+        parts: the networks that the input goes through.
+        shape: of one input sample.
+        options: vectors, widening, seed, noise, format.
+        state: vectors of an earlier run, by the names of `vectors`; those that do not fit start at random.
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.neurons.learn(ctx.a, ctx.b, gradients[0]), None
-
-
-class _Neurons:
-    """The neurons of one activation: their slopes, directions and multipliers."""
-
-    def __init__(self, layer: Activation, widening: float, u: Tensor, tied: bool) -> None:
-        self.true = layer.alpha, layer.beta
-        mean = (layer.alpha + layer.beta) / (2 * (1 - widening))
-        product = layer.alpha * layer.beta / (1 - widening)
-        spread = math.sqrt(max(mean * mean - product, 0.0))
-        self.alpha, self.beta = mean - spread, mean + spread
-        self.over = tuple(i for i in range(u.dim()) if i == 0 or (tied and u.dim() > 3 and i > 1) or
-                          (layer.group > 1 and i == u.dim() - 1))  # fmt: skip
-        self.turn_to(u)  # (copies of the vectors, *shape)
-        self.t = torch.zeros_like(u[0])
-        self.momentum = 0.0
-        self.kept: list[Tensor] | None = None  # the last question and answer, where they are asked for
-
-    def turn_to(self, u: Tensor) -> None:
-        """Take other directions, at rest."""
-        self.u = self.last = u / self._length(u)
-
-    def _length(self, v: Tensor) -> Tensor:
-        """|v| for every multiplier, in a shape that broadcasts; the smallest normal number where it is zero."""
-        square = v.square().sum(self.over, keepdim=True)
-        low, high = _RANGE[v.dtype]
-        if square.numel() and not low < float(square.max()) < high:
-            scale = v.abs().max()
-            if torch.isfinite(scale) and scale > 0:
-                square = (v / scale).square().sum(self.over, keepdim=True)
-                return (square.sqrt() * scale).clamp_min(torch.finfo(v.dtype).tiny)
-        return square.sqrt_().clamp_min(torch.finfo(v.dtype).tiny)
-
-    def answer(self, a: Tensor) -> Tensor:
-        b = (self.alpha + self.beta) / 2 * a + (self.beta - self.alpha) / 2 * self._length(a) * self.u
-        if self.kept is not None:
-            self.kept[:] = [a, b]
-        return b
-
-    def learn(self, a: Tensor, b: Tensor, H: Tensor) -> Tensor:
-        length, size, tiny = self._length(H), self._length(a), torch.finfo(a.dtype).tiny
-        direction = torch.where(length > tiny, H / length, self.u)
-        moved = direction + self.momentum * (direction - self.last) if self.momentum else direction
-        self.last = direction
-        self.u = moved / self._length(moved) if self.momentum else moved
-        # A neuron that nothing reaches answers nothing. A large multiplier makes sure of it, and costs nothing.
-        spread = max(self.beta - self.alpha, tiny)
-        t = length / (spread * size).clamp_min(tiny)
-        if bool((size <= tiny).any()):
-            alive = size.max() if float(size.max()) > tiny else torch.ones_like(size.max())
-            t = torch.where(size > tiny, t, _DEAD * length.max() / (spread * alive))
-        self.t = t.expand_as(a)[0]
-        return t * ((self.alpha + self.beta) * b - 2 * self.alpha * self.beta * a)
-
-
-class _Iteration:
-    """The state of the fixed point, and one step of it."""
+    Attributes:
+        resumed: whether all of the state was taken.
+        x, last: vectors on the input, shape (vectors, *shape), and the last gradient's direction.
+        scale: the last value, by which gradients are divided.
+        neurons: by part and node.
+    """
 
     def __init__(
-        self, parts: Sequence[_Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
+        self, parts: Sequence[Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
     ):
         self.parts, self.options = parts, options
         self.generator = torch.Generator().manual_seed(options.seed)
@@ -151,14 +82,14 @@ class _Iteration:
         self.x = initial("x", (vectors, *shape))
         self.x = self.x / self.x.norm()
         self.last = self.x
-        self.scale = 0.0  # the last value, by which gradients are divided
-        self.neurons: dict[tuple[int, int], _Neurons] = {}
+        self.scale = 0.0
+        self.neurons: dict[tuple[int, int], Neurons] = {}
         for j, part in enumerate(parts):
             for i in part.network.activations:
                 node = part.network.nodes[i]
                 assert isinstance(node.layer, Activation)
                 u = initial(_name(j, i), (vectors * part.copies, *node.shape))
-                self.neurons[j, i] = _Neurons(node.layer, options.widening, u, options.tied)
+                self.neurons[j, i] = Neurons(node.layer, options.widening, u, options.tied)
 
     def _stirred(self, v: Tensor) -> Tensor:
         """Vectors of an earlier run with a little noise.
@@ -175,20 +106,13 @@ class _Iteration:
         values = torch.randn(tuple(size), generator=self.generator, dtype=torch.float64)
         return values.to(self.options.device, self.options.dtype)
 
-    def is_full(self, change: float) -> bool:
-        """Whether the vectors are too few, by what is seen when the value changes by `change`.
+    def read(self, parts: Sequence[Part]) -> None:
+        """Go on with other weights, of parts of the same architecture."""
+        self.parts = parts
 
-        A point that stands still and does not need all of its rank is an optimum for any (Burer and Monteiro, 2005).
-        """
-        longest = next((limit for size, limit in _FULL if change <= size), math.inf)
-        if 2 * len(self.x) > self.options.most_vectors or longest == math.inf:
-            return False
-        grams = self._grams()
-        # Of a cut network more vectors were measured to leave multipliers that are harder to mend, and no other value.
-        whole = len(self.parts[0].network.pieces) == 1
-        if whole and change <= _FULL_INPUT[0] and float(_spread(grams[0])) > _FULL_INPUT[1]:
-            return True
-        return float(_spread(grams.sum(0))) > longest
+    def vectors(self) -> dict[str, Tensor]:
+        """On the input, "x", and the directions of every activation, "u<node>", as an earlier run leaves them."""
+        return {"x": self.x} | {_name(j, i): neurons.u for (j, i), neurons in self.neurons.items()}
 
     def grow(self) -> None:
         """Twice as many vectors, the new ones random."""
@@ -201,34 +125,15 @@ class _Iteration:
         for neurons in self.neurons.values():
             neurons.turn_to(more(neurons.u))
 
-    def _grams(self) -> Tensor:
-        """Of the vectors on the input and on every activation, of trace one: shape (blocks, k, k).
-
-        Every layer counts alike: entries grow from layer to layer, and the last layers need the least rank.
-        """
-        for neurons in self.neurons.values():
-            neurons.kept = []
-        with torch.no_grad():
-            self.forward(self.x)
-        k = len(self.x)
-        blocks = [self.x, *(neurons.kept[1] for neurons in self.neurons.values() if neurons.kept)]
-        for neurons in self.neurons.values():
-            neurons.kept = None
-        flat = [v.reshape(k, -1) for v in blocks]
-        grams = torch.stack([(v @ v.T).cpu().double() for v in flat])
-        sizes = grams.diagonal(dim1=1, dim2=2).sum(1)
-        known = sizes.isfinite() & (sizes > 0)
-        if not bool(known.any()):  # as if one vector were enough
-            return (torch.arange(k) == k - 1).double().diag()[None]
-        return grams[known] / sizes[known, None, None]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """The outputs of all parts."""
+    def forward(self, x: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None) -> list[Tensor]:
+        """The outputs of all parts; every activation's pre-activations and answers are left in `kept`."""
         outputs = []
         for j, part in enumerate(self.parts):
 
             def answer(i: int, a: Tensor, j: int = j) -> Tensor:
-                b: Tensor = _Answer.apply(a, self.neurons[j, i])  # type: ignore[no-untyped-call]
+                b: Tensor = Answer.apply(a, self.neurons[j, i])  # type: ignore[no-untyped-call]
+                if kept is not None:
+                    kept.append((a, b))
                 return b
 
             outputs.append(propagate(part.network, part.read(x), answer))
@@ -274,17 +179,16 @@ class _Iteration:
 
     def value(self) -> tuple[float, Directions | None]:
         """What the end is worth for the true slopes, a lower bound of LipSDP's optimum, and the vectors there."""
+        kept: list[tuple[Tensor, Tensor]] = []
         for neurons in self.neurons.values():
-            neurons.alpha, neurons.beta = neurons.true
-            neurons.kept = []
+            neurons.slopes = neurons.true
         with torch.no_grad():
-            outputs = self.forward(self.x)
+            outputs = self.forward(self.x, kept)
         value = math.sqrt(sum(float(z.double().square().sum()) for z in outputs))
         network = self.parts[0].network
         in_groups = any(getattr(network.nodes[i].layer, "group", 1) > 1 for i in network.activations)
         if self.options.tied or in_groups or len(self.parts) > 1 or self.parts[0].patches is not None:
             return value, None
-        kept = [neurons.kept for neurons in self.neurons.values() if neurons.kept]
         a, b = ([_rows(pair[k]) for pair in kept] for k in (0, 1))
         none = np.zeros((len(self.x), 0))
         return value, Directions(np.concatenate([_rows(self.x), *b], axis=1), np.concatenate([none, *a], axis=1))
@@ -300,25 +204,6 @@ class _Iteration:
             ])
             for j, part in enumerate(self.parts)
         ]  # fmt: skip
-
-    def state(self) -> dict[str, Array]:
-        """The end, to go on from: as few vectors as it takes."""
-        arrays = {"x": self.x} | {_name(j, i): neurons.u for (j, i), neurons in self.neurons.items()}
-        k, kept = len(self.x), len(self.x)
-        if k > self.options.vectors:
-            squares, axes = torch.linalg.eigh(self._grams().sum(0))
-            while kept > self.options.vectors and float(squares[-(kept // 2) - 1]) < _SPARE**2 * float(squares[-1]):
-                kept //= 2
-            turn = axes[:, -kept:].T.to(self.x)
-            arrays = {name: (turn @ v.reshape(k, -1)).reshape(-1, *v.shape[1:]) for name, v in arrays.items()}
-        return {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
-
-
-def _spread(gram: Tensor) -> Tensor:
-    """The shortest principal axis over the longest."""
-    squares = torch.linalg.eigvalsh(gram).clamp_min(0)
-    spread: Tensor = (squares[..., 0] / squares[..., -1]).sqrt()
-    return spread
 
 
 def _rows(vectors: Tensor) -> Array:

@@ -10,27 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from lipguard.proposing.power.iteration import (
-    _BATCHED,
-    _FAST_STEPS,
-    _FEW_STEPS,
-    _FEWEST_VECTORS,
-    _FREE_STEPS,
-    _LARGE,
-    _MOMENTUM,
-    _POLISH,
-    _RESUMED_POLISH,
-    _RESUMED_WINDOW,
-    _WINDOW,
-    Array,
-    _Iteration,
-    _Part,
-)
+from lipguard.proposing.outcome import INTERRUPTED, NOT_FINITE, SOLVED, End, Outcome
+from lipguard.proposing.power.iteration import Array, Iteration, Part
 from lipguard.proposing.power.options import PowerOptions
+from lipguard.proposing.power.rank import fewest, is_full
 from lipguard.proposing.proposal import Proposal
 from lipguard.trusted.lmi.freed import propagate
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling
+
+_WINDOW, _RESUMED_WINDOW = 10, 5  # steps over which the value is compared
+_FREE_STEPS = 5  # without momentum, from a random start
+_MOMENTUM = (0.8, 0.9)  # at first, and once the fast part is over
+_FAST_STEPS = 30
+_POLISH, _RESUMED_POLISH = 10, 3  # steps without it at the end
+# Of a network with so many entries, where time is short: so many steps are wanted, with so many vectors at least, and a
+# vector of many takes so much of the time that one alone takes to pass forward.
+_LARGE, _FEW_STEPS, _FEWEST_VECTORS, _BATCHED = 100_000, 20, 2, 1.5
 
 
 def propose(network: Network, options: PowerOptions, state: Mapping[str, Array] | None = None) -> Proposal:
@@ -45,7 +41,7 @@ def propose(network: Network, options: PowerOptions, state: Mapping[str, Array] 
         The multipliers, with a value that is a lower bound of LipSDP's optimum. Time that runs out, and Ctrl-C, end
         the iteration where it is.
     """
-    found = _run(lambda o: [_Part(network.to(o.dtype, o.device))], network.input_shape, options, state or {})
+    found = _run(lambda o: [Part(network.to(o.dtype, o.device))], network.input_shape, options, state or {})
     return found[0]
 
 
@@ -61,9 +57,9 @@ def propose_tiles(tiling: Tiling, options: PowerOptions, state: Mapping[str, Arr
         One proposal per shape, with the value of the merged form; the first one has the state.
     """
 
-    def parts(o: PowerOptions) -> list[_Part]:
+    def parts(o: PowerOptions) -> list[Part]:
         return [
-            _Part(tiling.shape_network(shape).to(o.dtype, o.device), torch.from_numpy(patches).to(o.device))
+            Part(tiling.shape_network(shape).to(o.dtype, o.device), torch.from_numpy(patches).to(o.device))
             for shape, patches in zip(tiling.shapes, tiling.patches, strict=True)
         ]
 
@@ -71,7 +67,7 @@ def propose_tiles(tiling: Tiling, options: PowerOptions, state: Mapping[str, Arr
 
 
 def _run(
-    parts: Callable[[PowerOptions], list[_Part]],
+    parts: Callable[[PowerOptions], list[Part]],
     shape: tuple[int, ...],
     options: PowerOptions,
     state: Mapping[str, Array],
@@ -79,29 +75,29 @@ def _run(
     own = parts(options)
     options, affordable = _hurried(own, shape, options, state)
     if not affordable:
-        return [Proposal(None, math.nan, "failed (no time left)") for _ in own]
-    iteration = _Iteration(own, shape, options, state)
+        return [Proposal.without_multipliers(Outcome.no_time(End.FAILED)) for _ in own]
+    iteration = Iteration(own, shape, options, state)
     values: list[float] = []
-    status = _iterate(iteration, options, values)
+    outcome = _iterate(iteration, options, values)
     multipliers = iteration.multipliers() if values and 0 < values[-1] < math.inf else []
     usable = bool(multipliers) and all(np.isfinite(t).all() for t in multipliers)
-    if options.dtype != torch.float64 and not usable and not status.startswith(("failed", "interrupted")):
+    if options.dtype != torch.float64 and not usable and not (outcome.is_failed or outcome.is_interrupted):
         return _run(parts, shape, dataclasses.replace(options, dtype=torch.float64), {})
     if not values:
-        return [Proposal(None, math.nan, status) for _ in iteration.parts]
+        return [Proposal.without_multipliers(outcome) for _ in iteration.parts]
     if values[-1] == 0:  # of a network that is constant
-        return [Proposal(np.zeros(p.network.neurons), 0.0, "solved", {}, len(values)) for p in iteration.parts]
+        return [Proposal(np.zeros(p.network.neurons), 0.0, SOLVED, {}, len(values)) for p in iteration.parts]
     if not usable:
-        return [Proposal(None, math.nan, "failed (not finite)") for _ in iteration.parts]
-    (value, directions), final = iteration.value(), iteration.state()
+        return [Proposal.without_multipliers(NOT_FINITE) for _ in iteration.parts]
+    (value, directions), final = iteration.value(), fewest(iteration)
     return [
-        Proposal(t, value, status, final if j == 0 else {}, len(values) if j == 0 else 0, directions)
+        Proposal(t, value, outcome, final if j == 0 else {}, len(values) if j == 0 else 0, directions)
         for j, t in enumerate(multipliers)
     ]
 
 
 def _hurried(
-    parts: Sequence[_Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
+    parts: Sequence[Part], shape: tuple[int, ...], options: PowerOptions, state: Mapping[str, Array]
 ) -> tuple[PowerOptions, bool]:
     """With fewer vectors, where time is too short for some steps with all of them; and whether there is any for one.
 
@@ -123,7 +119,7 @@ def _hurried(
     return dataclasses.replace(options, vectors=fewer, max_seconds=max(left, 0.0)), affordable
 
 
-def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) -> str:
+def _iterate(iteration: Iteration, options: PowerOptions, values: list[float]) -> Outcome:
     """Step until the value stands still; says how it ended."""
     deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
     resumed = iteration.resumed
@@ -137,7 +133,7 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
             shortest = min(shortest, now - before) if values else math.inf
             # Nor a step that would end after it; what follows the last one takes as long as half a step.
             if now >= deadline or (values and now + 1.5 * shortest > deadline):
-                return "inaccurate (no time left)" if values else "failed (no time left)"
+                return Outcome.no_time(End.INACCURATE if values else End.FAILED)
             n = len(values)
             # Momentum may overshoot: a value that falls is a reason to do without it for a while.
             if n >= 2 and values[-1] < values[-2] * (1 - 1e-3):
@@ -145,10 +141,10 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
             still = last < options.max_iterations
             values.append(iteration.step(0.0 if n < free or still else _MOMENTUM[n >= _FAST_STEPS]))
             if not 0 < values[-1] < math.inf:
-                return "solved"
+                return SOLVED
             recent = values[begun:][-window - 1 :]
             change = max(recent) - min(recent) if len(recent) > window else math.inf
-            if (n - begun) % _WINDOW == 0 and iteration.is_full(change / values[-1]):
+            if (n - begun) % _WINDOW == 0 and is_full(iteration, change / values[-1]):
                 iteration.grow()
                 begun, free, last = n + 1, n + 1 + _FREE_STEPS, options.max_iterations
             elif not still and change <= options.tolerance * values[-1]:
@@ -156,5 +152,5 @@ def _iterate(iteration: _Iteration, options: PowerOptions, values: list[float]) 
                 # steps without it give them multipliers of their own.
                 last = min(len(values) + polish, options.max_iterations)
     except KeyboardInterrupt:
-        return "interrupted"
-    return "solved" if last < options.max_iterations else "inaccurate (iterations used up)"
+        return INTERRUPTED
+    return SOLVED if last < options.max_iterations else Outcome(End.INACCURATE, "iterations used up")

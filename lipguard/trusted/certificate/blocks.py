@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipguard.errors import CertificateError
+from lipguard.trusted.network.cutting import cut_behind, pieces_of, subnetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling, is_tileable
 from lipguard.trusted.network.unfolding import WHOLE, unfolded
@@ -68,7 +69,7 @@ class Block:
 
     def network(self, network: Network) -> Network:
         """The block as a network of its own."""
-        return network.subnetwork(self.start, self.stop)
+        return subnetwork(network, self.start, self.stop)
 
     def parts(self, network: Network) -> list[Network]:
         """The networks that are solved: none, the block itself, or one per tile shape."""
@@ -76,7 +77,7 @@ class Block:
             return []
         own = self.network(network)
         if self.kind == "whole":
-            own = own.cut([i - self.start for i in self.cuts]) if self.cuts else own
+            own = cut_behind(own, [i - self.start for i in self.cuts]) if self.cuts else own
             return [unfolded(own, dict(enumerate(self.grids)))] if self.grids else [own]
         tiling = self.tiling(own)
         return [tiling.shape_network(shape) for shape in tiling.shapes]
@@ -195,11 +196,11 @@ def _block(state: Mapping[str, Any]) -> Block:
 def _can_unfold(block: Block, network: Network) -> bool:
     if block.kind != "whole" or not CHECKS[block.proof].in_pieces:
         return False
-    cut = block.network(network).cut([i - block.start for i in block.cuts])
-    if len(block.grids) != len(block.cuts) + 1 or len(cut.pieces) != len(block.grids):
+    cut = cut_behind(block.network(network), [i - block.start for i in block.cuts])
+    if len(block.grids) != len(block.cuts) + 1 or len(pieces_of(cut)) != len(block.grids):
         return False
     try:
-        return len(block.parts(network)[0].pieces) > 1
+        return len(pieces_of(block.parts(network)[0])) > 1
     except ValueError:
         return False
 

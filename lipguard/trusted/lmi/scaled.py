@@ -12,6 +12,7 @@ from torch import Tensor
 from lipguard.trusted.layers import Mosaic, Pad
 from lipguard.trusted.lmi.freed import path_roundings, propagate, slope_ranges
 from lipguard.trusted.lmi.underflow import backward_losses, forward_losses
+from lipguard.trusted.network.cutting import part_of, picked_by, pieces_of
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.rounding import SMALLEST_NORMAL, add_up, mul_up
 
@@ -88,18 +89,18 @@ class ScaledForm:
         rounded up, which only makes the form smaller.
         """
         network = self.network.to(torch.float64, "cpu")
-        if len(network.pieces) == 1:
+        if len(pieces_of(network)) == 1:
             return [self]
         sizes = [network.nodes[i].size for i in network.activations]
         multipliers = dict(zip(network.activations, np.split(self.t, np.cumsum(sizes)[:-1]), strict=True))
-        first = {nodes[0] for nodes in network.pieces}
+        first = {nodes[0] for nodes in pieces_of(network)}
         outward = _outward(network, {i: 2 * multipliers[i] for i in first if i}, self.outward)
         found = []
-        for nodes in network.pieces:
+        for nodes in pieces_of(network):
             own = [multipliers[i] for i in nodes[1:] if i in multipliers]
             t = np.concatenate([np.zeros(0), *own])
             inward = 2 * multipliers[nodes[0]] if nodes[0] else self.rho
-            found.append(ScaledForm(network.part(nodes), t, inward, self.device, outward[nodes[-1]]))
+            found.append(ScaledForm(part_of(network, nodes), t, inward, self.device, outward[nodes[-1]]))
         return found
 
     def magnitude(self, z: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ def _outward(network: Network, inward: dict[int, Array], outward: Array) -> dict
     """Diagonal forms at the outputs of pieces, by node, given those at their inputs and at the network's output."""
     forms = {len(network.nodes) - 1: torch.from_numpy(outward.reshape(network.output_shape))}
     for i, form in inward.items():
-        source, crops = network.picked(i)
+        source, crops = picked_by(network, i)
         d = torch.from_numpy(form.reshape(network.nodes[i].shape))
         for crop in reversed(crops):
             layer = network.nodes[crop].layer

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
-from lipguard.trusted.layers import Activation, Add, Copies, Input, Layer, Linear, Mosaic, Pad, Scale, Shape, copies
+from lipguard.trusted.layers import Activation, Layer, Linear, Shape
 from lipguard.trusted.network.digest import described
 
 
@@ -118,118 +118,6 @@ class Network:
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Network:
         """The network with its weights in another format, or on another device."""
         return Network(tuple(dataclasses.replace(node, layer=_moved(node.layer, dtype, device)) for node in self.nodes))
-
-    def subnetwork(self, start: int, stop: int) -> Network:
-        """The part behind separator `start`, up to and including separator `stop`."""
-        if (start, stop) == (0, len(self.nodes) - 1):
-            return self
-        return self.part(range(start, stop + 1))
-
-    def cut(self, behind: Sequence[int]) -> Network:
-        """The network in which what reads some nodes reads copies of their entries, of any sign and at most as long.
-
-        The identity is one such copy, so every bound of the cut network is one of this network. With multipliers d of
-        the copies, d_i (a_i^2 - b_i^2) >= 0: what is behind a separator sees the diagonal form diag(d) in place of what
-        is before it, and LipSDP's matrix falls into blocks.
-
-        Args:
-            behind: nodes, none of them the input or the output.
-
-        Raises:
-            ValueError: a node is not one of them.
-        """
-        if not set(behind) <= set(range(1, len(self.nodes) - 1)):
-            raise ValueError(f"Expected nodes between 1 and {len(self.nodes) - 2}, but got {sorted(behind)}.")
-        index: list[int] = []
-        nodes: list[Node] = []
-        for i, node in enumerate(self.nodes):
-            nodes.append(dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)))
-            if i in behind:
-                nodes.append(Node(node.path, copies(), (len(nodes) - 1,), node.shape))
-            index.append(len(nodes) - 1)
-        return Network(tuple(nodes))
-
-    @cached_property
-    def pieces(self) -> tuple[tuple[int, ...], ...]:
-        """The nodes of the parts between which only copies are handed on, each from what it reads to its output.
-
-        What stands between parts, and only picks or puts together entries, is in none of them. A network that does not
-        fall into parts is one.
-        """
-        found = {}
-        for out in sorted(self._handed_on):
-            nodes, reads = self._behind(out)
-            if len(reads) != 1:
-                return (tuple(range(len(self.nodes))),)
-            found[out] = tuple(sorted(nodes))
-        inside = [i for nodes in found.values() for i in nodes]
-        if len(inside) > len(set(inside)) or not {0, *self.activations} <= set(inside):
-            return (tuple(range(len(self.nodes))),)
-        return tuple(sorted(found.values()))
-
-    @cached_property
-    def _handed_on(self) -> set[int]:
-        """Outputs of parts: what copies are made of, and the network's output."""
-        copied = [self.picked(i)[0] for i in self.activations if isinstance(self.nodes[i].layer, Copies)]
-        found, waiting = set(), [len(self.nodes) - 1, *copied]
-        while waiting:
-            i = waiting.pop()
-            if isinstance(self.nodes[i].layer, Mosaic):
-                waiting.extend(self.nodes[i].inputs)
-            else:
-                found.add(i)
-        return found
-
-    def _behind(self, out: int) -> tuple[set[int], set[int]]:
-        """(nodes that `out` depends on up to copies or the input, these among them; copies or the input)."""
-        nodes: set[int] = set()
-        reads, waiting = set(), [out]
-        while waiting:
-            i = waiting.pop()
-            if i in nodes:
-                continue
-            nodes.add(i)
-            if i == 0 or isinstance(self.nodes[i].layer, Copies):
-                reads.add(i)
-            else:
-                waiting.extend(self.nodes[i].inputs)
-        return nodes, reads
-
-    def picked(self, copies: int) -> tuple[int, list[int]]:
-        """What copies are copies of: (node, the crops on the way from it to them)."""
-        (i,) = self.nodes[copies].inputs
-        crops: list[int] = []
-        while (layer := self.nodes[i].layer) and isinstance(layer, Pad) and max(layer.padding, default=1) <= 0:
-            crops.insert(0, i)
-            (i,) = self.nodes[i].inputs
-        return i, crops
-
-    def part(self, nodes: Sequence[int]) -> Network:
-        """Some nodes as a network that reads the first of them; whatever they read is among them."""
-        index = {i: k for k, i in enumerate(nodes)}
-        first, *others = (self.nodes[i] for i in nodes)
-        kept = [dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)) for node in others]
-        return Network((Node(first.path, Input(), (), first.shape), *kept))
-
-    def compared(self, i: int) -> tuple[int, int] | None:
-        """(a, b) where node i is a + relu(b - a): every entry between a's and b's, its square below a^2 + b^2.
-
-        That is said of differences, of any activation with slopes in [0, 1]; with a ReLU it is the larger of the two.
-        """
-        nodes = self.nodes
-        if not (isinstance(nodes[i].layer, Add) and len(nodes[i].inputs) == 2):
-            return None
-        a, excess = nodes[i].inputs
-        bent = nodes[excess].layer
-        if not (isinstance(bent, Activation) and bent.alpha >= 0 and bent.beta <= 1 and bent.group == 1):
-            return None
-        difference = nodes[nodes[excess].inputs[0]]
-        if not (isinstance(difference.layer, Add) and len(difference.inputs) == 2):
-            return None
-        b, less = difference.inputs
-        turned = nodes[less].layer
-        exact = isinstance(turned, Scale) and bool((turned.scale == -1).all()) and not turned.weight_ulps
-        return (a, b) if exact and nodes[less].inputs == (a,) else None
 
     @cached_property
     def notes(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Mapping
 
 from lipguard.trusted.layers import Box, Interval, Mosaic, Pad, copies
+from lipguard.trusted.network.cutting import part_of, pieces_of
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.network.tiling import reads
 
@@ -24,15 +25,15 @@ def unfolded(network: Network, grids: Mapping[int, Grid]) -> Network:
     """The network with some of its pieces in tiles.
 
     Args:
-        network: cut into pieces (`Network.cut`).
+        network: cut into pieces (`cut_behind`).
         grids: tiles per axis, by the index of a piece.
 
     Raises:
         ValueError: a piece is not made of images, or has a tile that reads nothing.
     """
     grids = {k: grid for k, grid in grids.items() if grid != WHOLE}
-    starts = {network.pieces[k][0]: k for k in grids}
-    done = {i for k in grids for i in network.pieces[k]}
+    starts = {pieces_of(network)[k][0]: k for k in grids}
+    done = {i for k in grids for i in pieces_of(network)[k]}
     nodes: list[Node] = []
     index: dict[int, int] = {}
     for i, node in enumerate(network.nodes):
@@ -40,9 +41,9 @@ def unfolded(network: Network, grids: Mapping[int, Grid]) -> Network:
             nodes.append(dataclasses.replace(node, inputs=tuple(index[j] for j in node.inputs)))
             index[i] = len(nodes) - 1
         if i in starts:
-            piece = network.pieces[starts[i]]
+            piece = pieces_of(network)[starts[i]]
             source = index[node.inputs[0]] if i else 0
-            index[piece[-1]] = _add_tiles(nodes, source, network.part(piece), grids[starts[i]])
+            index[piece[-1]] = _add_tiles(nodes, source, part_of(network, piece), grids[starts[i]])
     return Network(tuple(nodes))
 
 

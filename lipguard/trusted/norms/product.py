@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lipguard.trusted.layers import (
     picks,
 )
+from lipguard.trusted.network.cutting import compared_at
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.rounding import add_up, mul_up, sqrt_up
 
@@ -31,7 +32,7 @@ def product_bounds(network: Network, norms: Sequence[float]) -> list[float]:
     bounds: list[float] = []
     for i, (node, norm) in enumerate(zip(network.nodes, norms, strict=True)):
         bound = mul_up(norm, add_up(*(bounds[j] for j in node.inputs))) if node.inputs else 1.0
-        if network.compared(i) is not None:
+        if compared_at(network, i) is not None:
             squares = [mul_up(most, bounds[j], bounds[j]) for j, most in _windows(network, i).items()]
             bound = min(bound, sqrt_up(add_up(*squares)))
         bounds.append(bound)
@@ -55,7 +56,7 @@ def _counted(network: Network, i: int) -> dict[int, float]:
     waiting = [i]
     while waiting:
         j = waiting.pop()
-        compared = network.compared(j)
+        compared = compared_at(network, j)
         if compared is not None:
             waiting.extend(compared)
             continue

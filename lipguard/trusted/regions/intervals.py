@@ -13,6 +13,7 @@ from lipguard.trusted.layers import (
     Layer,
     Scale,
 )
+from lipguard.trusted.network.cutting import compared_at
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.product import product_bounds
 from lipguard.trusted.regions.region import Domain
@@ -85,7 +86,7 @@ def _carried(network: Network, centre: Tensor, halves: Tensor) -> dict[int, tupl
 
 def maximum_of(network: Network, i: int) -> tuple[int, int] | None:
     """The two nodes whose larger entries are the value of node i; None where it is something else."""
-    compared = network.compared(i)
+    compared = compared_at(network, i)
     if compared is None:
         return None
     excess = network.nodes[i].inputs[1]

@@ -18,6 +18,7 @@ from torch import Tensor
 from lipguard.certifying.lower_bound import ascend
 from lipguard.trusted.layers import Activation, Conv2d, Layer, Linear, Pick, Scale
 from lipguard.trusted.lmi.freed import FreedNetwork
+from lipguard.trusted.network.cutting import subnetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
 
@@ -110,7 +111,7 @@ def _chain(network: Network) -> list[int]:
 
 def _norm(network: Network, start: int, stop: int) -> float:
     """Of the linear maps between two nodes; what the activations in between would do is left out, the last one, too."""
-    part = network.subnetwork(start, stop)
+    part = subnetwork(network, start, stop)
     last = len(part.nodes) - 1
 
     def linear(x: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ from lipguard.figures.plan import plot_plan
 from lipguard.planning.cuts import candidates
 from lipguard.planning.machine import cost_model
 from lipguard.planning.orders.elimination import elimination_of
-from lipguard.planning.prices import choose_proof
+from lipguard.planning.prices.kinds import choose_proof
 from lipguard.proposing.power.options import PowerOptions
 from lipguard.proposing.power.run import propose
+from lipguard.trusted.network.cutting import cut_behind, part_of, pieces_of, subnetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.unfolding import unfolded
 from lipguard.trusted.reading.trace import trace
@@ -79,8 +80,8 @@ def _table(name: str, network: Network) -> None:
         ends = [0, *cuts, len(network.nodes) - 1]
         parts = 1.0
         for start, stop in itertools.pairwise(ends):
-            parts *= _value(network.subnetwork(start, stop))
-        own = network.cut(cuts)
+            parts *= _value(subnetwork(network, start, stop))
+        own = cut_behind(network, cuts)
         seconds, memory = _proof(own)
         names = ", ".join(network.nodes[i].path for i in cuts) or "-"
         print_row((
@@ -96,12 +97,12 @@ def _tiles(name: str, network: Network) -> None:
     for i in candidates(network):
         if len(network.nodes[i].shape) < 3:
             continue
-        alone = _value(network.cut([i]))
+        alone = _value(cut_behind(network, [i]))
         for grid in GRIDS:
-            own = unfolded(network.cut([i]), {0: grid})
-            part = unfolded(network.subnetwork(0, i), {0: grid})
+            own = unfolded(cut_behind(network, [i]), {0: grid})
+            part = unfolded(subnetwork(network, 0, i), {0: grid})
             seconds, memory = _proof(part)
-            pieces = [part.part(nodes) for nodes in part.pieces if len(nodes) > 1]
+            pieces = [part_of(part, nodes) for nodes in pieces_of(part) if len(nodes) > 1]
             largest = max(elimination_of(piece).largest for piece in pieces)
             loss = f"{_value(own) / alone - 1:.2%}"
             tiles = "x".join(map(str, grid))

@@ -1,0 +1,1 @@
+"""What proofs and iterations would take, and which proof is chosen for it."""
