@@ -1,39 +1,74 @@
-"""Data flows one way: a stage imports only stages to its left. Read from the source."""
+"""Imports go down only. Read from the source."""
 
 import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.reporting.architecture import tables
-from benchmarks.reporting.imports import ROOT, SOURCES, imported, stage
+from benchmarks.reporting.architecture import pages
+from benchmarks.reporting.imports import ROOT, SOURCES, arrows, closure, imported, levels, part, stage
 from benchmarks.reporting.markdown import filled
 
-import lipguard
-
-# A stage imports those above it.
+DOCS = ROOT.parent / "docs"
+# What stands in a set imports what stands in the sets before it, and nothing of its own set.
 ORDER = [{"errors"}, {"trusted"}, {"config"}, {"planning", "proposing"}, {"certifying"}, {"choosing"}, {"figures"}]
 OUTER = {"metrics", "callbacks", "lightning", "app"}
+TRUSTED = [
+    {"rounding", "layers"}, {"network"}, {"lmi"}, {"proofs"}, {"norms"}, {"regions", "reading"}, {"certificate"}
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_stage_imports_only_stages_to_its_left(path: Path) -> None:
+def test_a_stage_imports_only_stages_below_it(path: Path) -> None:
     own = stage(path)
     if own in OUTER or own == "__init__":
         return
-    rank = next((k for k, names in enumerate(ORDER) if own in names), None)
-    assert rank is not None, f"{own} has no place in the order of stages"
-    above = {own}.union(*ORDER[:rank])
+    below = _below(ORDER, own)
     for name in imported(path):
         parts = name.split(".")
         if parts[0] == "lipguard" and len(parts) > 1:
-            assert stage(ROOT.joinpath(*parts[1:])) in above, f"{path.relative_to(ROOT)} imports {name}"
+            assert stage(ROOT.joinpath(*parts[1:])) in below, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_folders_inside_what_is_trusted_have_an_order_too() -> None:
+    found = arrows("trusted")
+    assert set(found) == set().union(*TRUSTED)
+    for own, others in found.items():
+        assert others <= _below(TRUSTED, own), f"trusted/{own} imports {sorted(others - _below(TRUSTED, own))}"
+
+
+def _below(order: list[set[str]], own: str) -> set[str]:
+    rank = next((k for k, names in enumerate(order) if own in names), None)
+    assert rank is not None, f"{own} has no place in the order"
+    return {own}.union(*order[:rank])
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {str(path.relative_to(ROOT)): _ours(path) for path in SOURCES if path.name != "__init__.py"}
+    assert sum(map(len, levels(graph))) == len(graph)
+
+
+def _ours(path: Path) -> set[str]:
+    files = {part(name) for name in imported(path)} - {None, path}
+    return {str(file.relative_to(ROOT)) for file in files if file is not None and file.name != "__init__.py"}
 
 
 def test_what_is_trusted_rests_on_three_libraries_and_nothing_else_of_ours() -> None:
-    libraries = {"lipguard", "torch", "numpy", "scipy", *sys.stdlib_module_names}
+    libraries = {"torch", "numpy", "scipy", *sys.stdlib_module_names}
     for path in SOURCES:
-        if stage(path) == "trusted":
-            assert {name.split(".")[0] for name in imported(path)} <= libraries, path
+        if stage(path) != "trusted":
+            continue
+        for name in imported(path):
+            head, *rest = name.split(".")
+            allowed = rest[:1] in (["trusted"], ["errors"]) if head == "lipguard" else head in libraries
+            assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_all_that_the_verifier_loads_is_trusted() -> None:
+    """The reading of modules is no part of it: a certificate is verified against a network."""
+    loaded = {str(path.relative_to(ROOT)) for path in closure(ROOT / "trusted" / "certificate" / "verify.py")}
+    strangers = {path for path in loaded if not path.startswith("trusted/") or path.startswith("trusted/reading/")}
+    assert strangers == {"errors.py"}
+    assert {"trusted/proofs/cholesky.py", "trusted/norms/layers.py", "trusted/rounding.py"} <= loaded
 
 
 def test_only_the_conic_module_imports_a_solver() -> None:
@@ -52,25 +87,14 @@ def test_only_the_outer_packages_import_lightning_torchmetrics_or_hydra() -> Non
             assert stage(path) in OUTER, path
 
 
-def test_every_public_name_exists_and_nothing_else_is_public() -> None:
-    assert set(lipguard.__all__) == {"__version__", *lipguard._HOMES}
-    for name in lipguard.__all__:
-        assert getattr(lipguard, name) is not None
-    with pytest.raises(AttributeError, match="nonsense"):
-        _ = lipguard.nonsense  # type: ignore[attr-defined]
+@pytest.mark.parametrize("page", pages())
+def test_what_the_docs_say_of_imports_and_files_is_what_the_source_says(page: str) -> None:
+    text = (DOCS / page).read_text()
+    assert filled(text, pages()[page]) == text, "run: python -m tests.benchmarks architecture --docs ."
+    assert all(f"<!-- table: {name} -->" in text for name in pages()[page])
 
 
-def test_importing_the_package_is_cheap() -> None:
-    import subprocess
-    import sys
-
-    program = "import sys, lipguard; print([m for m in ('torch', 'cvxpy', 'pytorch_lightning') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_pictures_in_the_docs_are_what_the_imports_say() -> None:
-    page = ROOT.parent / "docs" / "architecture.md"
-    text = page.read_text()
-    assert filled(text, tables()) == text, "run: python -m tests.benchmarks architecture --docs ."
-    assert all(f"<!-- table: {name} -->" in text for name in tables())
+def test_every_trusted_file_is_in_the_list_of_what_is_trusted_and_says_what_it_does() -> None:
+    rows = dict(line.strip("| ").split(" | ", 1) for line in pages()["soundness.md"]["Trusted files"].splitlines()[2:])
+    assert list(rows) == [f"`{path.relative_to(ROOT)}`" for path in SOURCES if stage(path) == "trusted"]
+    assert all(said.endswith(".") for said in rows.values())
