@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 # The claim is this much above what was proved here, so that another machine's rounding proves it too.
 _HEADROOM = 1e-9
 _NORMS_HEADROOM = 1e-11
-_SHARE_OF_NORMS = 0.6  # of the time that is left, for norms that the bound rests on
+_SHARE_OF_LAST_NORMS = 0.6  # of the time that is left, for norms that the bound rests on
 _QUICK = 1e6  # entries of a network whose lower bound may come after the deadline: a few passes
 
 
@@ -85,9 +85,9 @@ def _final_norms(prepared: Prepared, states: Sequence[BlockState], budget: Budge
     """Of the nodes of the request's network: those of its product of norms, which holds on any domain."""
     network, norms = prepared.request.network, prepared.norms
     if prepared.request.domain is not None:
-        return node_norms(network, HINTS, budget.within(_SHARE_OF_NORMS))
+        return node_norms(network, HINTS, budget.within(_SHARE_OF_LAST_NORMS))
     if any(state.is_lost for state in states) and budget.is_limited:  # what time is left makes the product tighter
-        again = node_norms(network, HINTS, budget.within(_SHARE_OF_NORMS))
+        again = node_norms(network, HINTS, budget.within(_SHARE_OF_LAST_NORMS))
         return [min(pair) for pair in zip(norms, again, strict=True)]
     return norms
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.linalg
+import scipy.optimize
 from hypothesis import assume
 from numpy.typing import NDArray
 
@@ -58,3 +61,12 @@ def with_smallest_rho(sample: Sample) -> tuple[Network, Array, float]:
     least = smallest_rho(network, t)
     assume(1e-100 < least < np.inf)
     return network, t, least
+
+
+def false_claim(network: Network, smallest: float) -> tuple[Network, Array, float]:
+    """A rho for which the scaled matrix has this eigenvalue below zero, and no smaller one."""
+    t, rho = proposed(network)
+    ends = math.log(1e-3 * rho), math.log(2 * rho)
+    found = scipy.optimize.brentq(lambda log: smallest_eigenvalue(network, t, math.exp(log)) - smallest, *ends)
+    assert abs(smallest_eigenvalue(network, t, math.exp(found)) / smallest - 1) < 1e-3
+    return network, t, math.exp(found)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.sandwich import assert_sandwich
 from torch import Tensor, nn
-
-import lipguard
 
 
 class LeNet(nn.Module):
@@ -148,12 +147,6 @@ def test_certified_jointly_and_below_product_and_triangle(name: str) -> None:
             nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]
             nn.init.uniform_(module.weight, 0.5, 1.5)
     model.double().eval()
-    report = lipguard.certify(model, shape)
+    report = assert_sandwich(model, shape)
     assert report.status == "complete"
-    assert lipguard.verify(report.certificate, model) == report.bound
-    x = torch.randn(200, *shape, dtype=torch.float64)
-    y = x + 0.1 * torch.randn_like(x)
-    with torch.no_grad():
-        sampled = float(((model(x.clone()) - model(y.clone())).norm(dim=1) / (x - y).flatten(1).norm(dim=1)).max())
-    assert max(sampled, report.lower_bound) <= report.bound
     assert report.bound <= ratio * report.product_bound

@@ -21,13 +21,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TERMS = "soundness/test_error_terms.py"
 CHOLESKY = f"{TERMS} trusted/test_cholesky.py"
-SPARSE = f"{TERMS} trusted/test_sparse_proof.py trusted/test_cut_networks.py trusted/test_unfolding.py"
-RANDOMISED = f"{TERMS} trusted/test_randomised_proof.py"
+PROOFS = "contracts/test_proofs.py"
+SPARSE = f"{TERMS} trusted/test_sparse_proof.py trusted/test_cut_networks.py trusted/test_unfolding.py {PROOFS}"
+RANDOMISED = f"{TERMS} trusted/test_randomised_proof.py {PROOFS}"
 NORMS = f"{TERMS} trusted/test_norms.py"
 FORM = f"{TERMS} trusted/test_rounding_bounds.py trusted/test_scaled_form.py"
 UNDERFLOW = "soundness/test_underflow.py"
 VERIFY = "trusted/test_verify.py trusted/test_files.py"
-DOMAIN = "trusted/test_domain.py"
+DOMAIN = "trusted/test_domain.py contracts/test_regions.py"
 DIGESTS = "trusted/test_digests.py"
 MARGINS = "certifying/test_margins.py"
 VALUES = "trusted/test_values.py"
@@ -246,7 +247,7 @@ MUTATIONS = (
     # Devices that emulate double precision.
     M("trusted/rounding.py", '(kind == "cuda" and not emulated)', '(kind == "cuda")', "trusted/test_rounding.py"),
     M("trusted/proofs/randomised.py", "if not rounds_as_ieee(form.device):", "if False:", "trusted/test_randomised_proof.py"),
-    M("trusted/proofs/randomised.py", 'means.device if rounds_as_ieee(means.device) else "cpu"', "means.device", "trusted/test_randomised_proof.py"),
+    M("trusted/proofs/randomised.py", 'means.device if rounds_as_ieee(means.device) else "cpu"', "means.device", PROOFS),
     M("trusted/proofs/multifrontal.py", 'device.type != "cuda" or not rounds_as_ieee(device)', 'device.type != "cuda"',
       "trusted/test_multifrontal.py"),
     # Logits.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import balls
 from helpers.networks import Sample, with_weights
+from helpers.sandwich import drawn, sampled
 from torch import Tensor, nn
 
 import lipguard
@@ -113,12 +114,6 @@ def test_ill_conditioned_chains_of_fifty_layers(widest: int, proved: bool) -> No
     assert not proved or report.bound < report.product_bound
 
 
-def sampled(model: nn.Module, x: Tensor) -> float:
-    y = x + 1e-3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
-    with torch.no_grad():
-        return float(((model(x) - model(y)).flatten(1).norm(dim=1) / (x - y).flatten(1).norm(dim=1)).max())
-
-
 def image_model() -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, stride=2), nn.ReLU()]
@@ -136,8 +131,7 @@ def test_every_float_format_is_taken_as_the_numbers_that_it_holds(dtype: torch.d
     assert same is not None
     assert report.bound == pytest.approx(same.bound, rel=1e-4)
     assert lipguard.verify(same.certificate, wide) == same.bound
-    x = torch.randn(64, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert sampled(wide, x) <= report.bound
+    assert sampled(wide, drawn((2, 8, 8))) <= report.bound
     assert next(narrow.parameters()).dtype == dtype
 
 

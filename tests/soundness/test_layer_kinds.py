@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from helpers.networks import MaxMin, with_weights
+from helpers.sandwich import assert_sandwich
 from torch import nn
 
 import lipguard
@@ -43,25 +44,6 @@ KINDS: dict[str, list[nn.Module]] = {
     "bilinear": [nn.Upsample((4, 5), mode="bilinear")],
     "tanh": [nn.Tanh()],
 }
-
-
-def sampled(model: nn.Module, shape: tuple[int, ...]) -> float:
-    x = 3 * torch.randn(128, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    best = 0.0
-    for spread in (1.0, 1e-3):
-        y = x + spread * torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            best = max(
-                best, float(((model(x) - model(y)).flatten(1).norm(dim=1) / (x - y).flatten(1).norm(dim=1)).max())
-            )
-    return best
-
-
-def assert_sandwich(model: nn.Module, shape: tuple[int, ...], config: DCPConfig | None = None) -> lipguard.Report:
-    report = lipguard.certify(model, shape, config)
-    assert max(sampled(model, shape) * (1 - 1e-9), report.lower_bound) <= report.bound <= report.product_bound
-    assert lipguard.verify(report.certificate, model) == report.bound
-    return report
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -3,14 +3,17 @@
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import sandwich
 from helpers.networks import Sample, convolutional, networks, with_weights
+from helpers.sandwich import assert_sandwich
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
@@ -29,38 +32,18 @@ CONFIGS = [
 ]
 
 
-def sampled(model: nn.Module, x: Tensor) -> float:
-    """The largest difference quotient over pairs far apart and close together."""
-    with torch.no_grad():
-        best = 0.0
-        for spread in (1.0, 1e-3):
-            y = x + spread * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
-            ratio = (model(x.clone()) - model(y.clone())).flatten(1).norm(dim=1) / (x - y).flatten(1).norm(dim=1)
-            best = max(best, float(ratio.max()))
-    return best
-
-
-def assert_sandwich(model: nn.Module, sample: Sample, config: DCPConfig) -> lipguard.Report:
-    report = lipguard.certify(model, sample.input_shape, config)
-    lower = max(sampled(model, sample.inputs(64)), report.lower_bound)
-    assert lower <= report.bound * (1 + 1e-6)  # quotients of close pairs are rounded
-    assert report.lower_bound <= report.bound <= report.product_bound
-    assert lipguard.verify(report.certificate, model) == report.bound
-    return report
-
-
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.solver}-{c.partition}-{c.merge}")
 @given(sample=networks())
 @settings(max_examples=20)
 def test_random_networks_of_every_kind(sample: Sample, config: DCPConfig) -> None:
-    assert_sandwich(sample.model, sample, config)
+    assert_sandwich(sample.model, sample.input_shape, config)
 
 
 @pytest.mark.parametrize("config", CONFIGS[2:], ids=lambda c: f"{c.solver}-{c.partition}-{c.merge}")
 @given(sample=convolutional(largest=6, depth=5))
 @settings(max_examples=20)
 def test_random_convolutional_networks_in_tiles(sample: Sample, config: DCPConfig) -> None:
-    assert_sandwich(sample.model, sample, config)
+    assert_sandwich(sample.model, sample.input_shape, config)
 
 
 def too_large_by_one(sample: Sample) -> DCPConfig:
@@ -73,7 +56,7 @@ def too_large_by_one(sample: Sample) -> DCPConfig:
 @settings(max_examples=40)
 def test_random_networks_that_are_cut(sample: Sample) -> None:
     try:
-        report = assert_sandwich(sample.model, sample, too_large_by_one(sample))
+        report = assert_sandwich(sample.model, sample.input_shape, too_large_by_one(sample))
     except ConfigError:  # no block can be as small
         return
     for block, parts in zip(report.plan.blocks, report.certificate.multipliers, strict=True):
@@ -88,7 +71,7 @@ def test_a_cut_network_is_bounded_better_than_the_product_of_its_parts() -> None
     torch.manual_seed(0)
     layers = [m for i in range(4) for m in (nn.Conv2d(3 if i else 1, 3, 3, padding=1), nn.ReLU())]
     sample = Sample(nn.Sequential(*layers, nn.Flatten(), nn.Linear(192, 3)).double().eval(), (1, 8, 8))
-    report = assert_sandwich(sample.model, sample, too_large_by_one(sample))
+    report = assert_sandwich(sample.model, sample.input_shape, too_large_by_one(sample))
     (block,) = report.plan.blocks
     assert block.cuts
     assert report.proof == "sparse"
@@ -109,7 +92,7 @@ def test_many_random_networks(config: DCPConfig, capsys: pytest.CaptureFixture[s
     @settings(max_examples=1430)
     def run(sample: Sample) -> None:
         nonlocal count
-        assert_sandwich(sample.model, sample, config)
+        assert_sandwich(sample.model, sample.input_shape, config)
         count += 1
 
     run()
@@ -123,8 +106,7 @@ def test_linear_networks_are_bounded_by_their_exact_constant(seed: int) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)).double().eval()
     exact = float(torch.linalg.matrix_norm((model[2].weight @ model[1].weight @ model[0].weight).detach(), 2))
-    report = lipguard.certify(model, (4,))
-    assert exact * (1 - 1e-12) <= report.bound
+    report = assert_sandwich(model, (4,), exact=exact)
     assert report.lower_bound == pytest.approx(exact, rel=1e-3)
     single = lipguard.certify(model[0], (4,))
     assert single.bound == pytest.approx(float(torch.linalg.matrix_norm(model[0].weight.detach(), 2)), rel=1e-9)
@@ -137,8 +119,8 @@ def test_one_hidden_neuron_is_bounded_by_its_exact_constant(seed: int, activatio
     model = nn.Sequential(nn.Linear(3, 1), activation, nn.Linear(1, 2)).double().eval()
     steepest = 0.25 if isinstance(activation, nn.Sigmoid) else 1.0
     exact = steepest * float(model[0].weight.detach().norm() * model[2].weight.detach().norm())
-    report = lipguard.certify(model, (3,))
-    assert exact * (1 - 1e-12) <= report.bound <= exact * (1 + 1e-9)
+    report = assert_sandwich(model, (3,), exact=exact)
+    assert report.bound <= exact * (1 + 1e-9)
 
 
 def test_orthogonal_layers_have_constant_one() -> None:
@@ -169,7 +151,7 @@ def test_matrices_of_nearly_no_rank(seed: int) -> None:
     layers = [nn.Conv2d(2, 1, 1, bias=False), nn.Conv2d(1, 1, 1, bias=False)]
     last = nn.Conv2d(1, 1, 1, stride=(2, 1), padding=(2, 0), bias=False)
     sample = Sample(with_weights(nn.Sequential(nn.ReLU(), *layers, last), seed), (2, 3, 8))
-    assert_sandwich(sample.model, sample, DCPConfig())
+    assert_sandwich(sample.model, sample.input_shape)
 
 
 def test_dead_and_constant_networks() -> None:
@@ -202,8 +184,7 @@ def test_duplicated_and_rank_deficient_layers() -> None:
     with torch.no_grad():
         shared.weight[1] = shared.weight[0]
         shared.weight[3] = 0
-    sample = Sample(model, (4,))
-    report = assert_sandwich(model, sample, DCPConfig())
+    report = assert_sandwich(model, (4,))
     assert math.isfinite(report.bound)
     assert report.bound < report.product_bound
 
@@ -211,7 +192,7 @@ def test_duplicated_and_rank_deficient_layers() -> None:
 def test_the_one_pixel_image() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.Flatten()).double().eval()
-    report = assert_sandwich(model, Sample(model, (1, 1, 1)), DCPConfig(partition="tiles"))
+    report = assert_sandwich(model, (1, 1, 1), DCPConfig(partition="tiles"))
     first, second = model[0].weight.detach()[:, 0, 1, 1], model[2].weight.detach()[:, :, 0, 0]
     weight = (second * (first > 0)) @ first  # all that a positive change of the one pixel can switch on
     assert report.bound >= float(weight.norm()) * (1 - 1e-12)
@@ -239,3 +220,30 @@ def test_certified_bounds_are_above_lipsdp_and_close_to_it_where_the_block_is_th
     optimum = math.sqrt(problem.value)
     report = lipguard.certify(model, (3,), DCPConfig(tolerance=1e-5, max_iterations=20000))
     assert optimum * (1 - 1e-6) <= report.bound <= optimum * (1 + 1e-3)
+
+
+def test_a_bound_that_is_too_small_is_noticed_and_can_be_run_again() -> None:
+    model = with_weights(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), 0)
+    report = lipguard.certify(model, (3,))
+    example = sandwich.Example(model, (3,), DCPConfig(seed=7), sandwich.drawn((3,)))
+    shown = max(sandwich.sampled(model, example.x), report.lower_bound)
+    with pytest.raises(AssertionError, match="above the bound") as failed, sandwich.repeatable(example):
+        sandwich.assert_between(model, dataclasses.replace(report, bound=shown * (1 - 1e-6)), example.x)
+    (note,) = failed.value.__notes__
+    assert "seed=7" in note
+    assert "Linear(in_features=3, out_features=4, bias=True)" in note
+    path = Path(note.rsplit(" ", 1)[1])
+    assert sandwich.again(path).bound == pytest.approx(report.bound, rel=1e-12)
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"exact": 1e-3}, {"exact": 1e3}, {"lower_bound": 1e3}, {"product_bound": 1e-3}, {"bound": 1.5}]
+)
+def test_every_side_of_the_sandwich_is_looked_at(wrong: dict[str, float]) -> None:
+    model = with_weights(nn.Sequential(nn.Linear(3, 2)), 0)
+    report, exact = lipguard.certify(model, (3,)), wrong.pop("exact", None)
+    if "bound" in wrong:  # large enough, but not what the certificate says
+        wrong = {"bound": 1.5 * report.bound, "product_bound": 2 * report.bound}
+    with pytest.raises(AssertionError):
+        sandwich.assert_between(model, dataclasses.replace(report, **wrong), sandwich.drawn((3,)), exact)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.networks import Residual, with_weights
-from torch import Tensor, nn
+from torch import nn
 
 import lipguard
-from lipguard import Ball, Box, Certificate, DCPConfig
+from lipguard import Ball, Box, DCPConfig
 from lipguard.certifying.certify import certify_network
 from lipguard.certifying.hints import HINTS
 from lipguard.certifying.margins import margin_network
 from lipguard.certifying.request import Request
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.trusted.certificate.verify import verify_certificate
 from lipguard.trusted.layers import Activation
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.regions import restriction
 from lipguard.trusted.regions.intervals import intervals
 from lipguard.trusted.regions.region import Domain
-from lipguard.trusted.regions.restriction import restricted
 
 SHAPE = (2, 5, 4)
 POINT = torch.linspace(-1, 1, 40, dtype=torch.float64).reshape(SHAPE)
@@ -40,14 +35,6 @@ MODEL = nn.Sequential(
 DOMAINS: list[Domain] = [
     Box(0.0, 1.0), Box(POINT - 0.1, POINT + 0.1), Box(0.25, 0.25), Ball(0.0, 2.0), Ball(POINT, 0.2), Ball(POINT, 0.0),
 ]  # fmt: skip
-
-
-def points(domain: Domain, count: int = 400) -> Tensor:
-    """Of the domain, its corners and its edge among them."""
-    generator = torch.Generator().manual_seed(0)
-    far = 3 * torch.randn(count, *SHAPE, generator=generator, dtype=torch.float64)
-    size = torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64)
-    return torch.cat([domain.project(far), domain.project(domain.centre(SHAPE) + 0.3 * size * far)])
 
 
 @pytest.mark.parametrize(
@@ -80,58 +67,6 @@ def test_slopes_within_intervals(module: nn.Module) -> None:
     assert float((alpha > layer.alpha).double().mean() + (beta < layer.beta).double().mean()) > 0.3  # it is of use
 
 
-@pytest.mark.parametrize("domain", DOMAINS)
-def test_intervals_hold_what_neurons_read(domain: Domain) -> None:
-    for seed in range(3):
-        network = trace(with_weights(MODEL, seed), SHAPE)
-        found = intervals(network, domain, node_norms(network, HINTS))
-        read: dict[int, Tensor] = {}
-
-        def step(i: int, inputs: tuple[Tensor, ...], read: dict[int, Tensor] = read) -> Tensor:
-            read[i] = inputs[0]
-            return network.nodes[i].layer.forward(*inputs)  # noqa: B023
-
-        network.run(points(domain), step)
-        for i, (low, high) in found.items():
-            assert bool((read[i] >= low).all() and (read[i] <= high).all())
-            if float(domain.radius(SHAPE)) == 0:
-                assert float((high - low).max()) < 1e-6 * float(1 + high.abs().max())
-
-
-def test_the_network_on_a_domain_is_the_network() -> None:
-    network = trace(with_weights(MODEL, 0), SHAPE)
-    for domain in DOMAINS:
-        x = points(domain)
-        expected = network.forward(x)
-        assert torch.allclose(
-            restricted(network, domain, node_norms(network, HINTS)).forward(x),
-            expected,
-            atol=1e-9 * float(expected.abs().max()),
-        )
-
-
-@pytest.mark.parametrize("domain", DOMAINS)
-def test_between_samples_and_the_bound_everywhere(domain: Domain) -> None:
-    model = with_weights(MODEL, 1)
-    report = lipguard.certify(model, SHAPE, domain=domain)
-    within = report.restricted
-    assert within is not None
-    x = points(domain)
-    y = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(1))]
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    near = domain.project(x + 1e-3 * noise)
-    sampled = 0.0
-    with torch.no_grad():
-        for other in (y, near):
-            away = (x - other).flatten(1).norm(dim=1)
-            kept = away > 1e-9
-            if bool(kept.any()):
-                sampled = max(sampled, float(((model(x) - model(other)).norm(dim=1) / away)[kept].max()))
-    assert max(sampled * (1 - 1e-9), within.lower_bound) <= within.bound <= report.bound
-    assert lipguard.verify(within.certificate, model, domain=domain) == within.bound
-    assert "on the domain" in str(report)
-
-
 def test_small_domains_have_smaller_bounds() -> None:
     model = with_weights(MODEL, 1)
     bounds = []
@@ -159,47 +94,6 @@ def test_a_network_that_is_constant_on_the_domain() -> None:
     assert within is not None
     assert within.bound == 0
     assert lipguard.verify(within.certificate, model, domain=Box(0.0, torch.ones(SHAPE))) == 0
-
-
-def test_files_keep_the_domain(tmp_path: Path) -> None:
-    model = with_weights(MODEL, 1)
-    for domain in DOMAINS[:5]:
-        within = lipguard.certify(model, SHAPE, domain=domain).restricted
-        assert within is not None
-        for loaded in (
-            Certificate.load(within.certificate.save(tmp_path / "c.npz")),
-            Certificate.from_state(within.certificate.to_state()),
-        ):
-            assert type(loaded.domain) is type(domain)
-            assert lipguard.verify(loaded, model, domain=domain) == within.bound
-
-
-def test_a_larger_domain_is_refused() -> None:
-    model = with_weights(MODEL, 1)
-    network = trace(model, SHAPE)
-    within = lipguard.certify(model, SHAPE, domain=Ball(POINT, 0.05)).restricted
-    assert within is not None
-    for wrong in (Ball(POINT, 0.5), Ball(POINT + 1, 0.05), None, Ball(torch.zeros(3), 0.05)):
-        with pytest.raises(CertificateError):
-            verify_certificate(dataclasses.replace(within.certificate, domain=wrong), network, HINTS, domain=wrong)
-
-
-def test_a_bound_on_a_domain_is_none_elsewhere() -> None:
-    model = with_weights(MODEL, 1)
-    everywhere = lipguard.certify(model, SHAPE, domain=Ball(POINT, 0.05))
-    within = everywhere.restricted
-    assert within is not None
-    certificate = within.certificate
-    assert lipguard.verify(certificate, model, domain=Ball(POINT.clone(), 0.05)) == within.bound
-    nudged = POINT.clone()
-    nudged.view(-1)[-1] = math.nextafter(float(nudged.view(-1)[-1]), math.inf)
-    others = (None, Ball(nudged, 0.05), Ball(POINT, 0.04), Ball(POINT[:, :1], 0.05), Box(-1.0, 1.0), Ball(0.0, 0.05))
-    for other in others:
-        with pytest.raises(CertificateError, match=r"holds on Ball\(a tensor of 40, 0\.05\) only.*certificate\.domain"):
-            lipguard.verify(certificate, model, domain=other)
-        assert lipguard.verify(everywhere.certificate, model, domain=other) == everywhere.bound
-    with pytest.raises(ConfigError, match="a Box, a Ball or None"):
-        lipguard.verify(certificate, model, domain=0.05)  # type: ignore[arg-type]
 
 
 def test_a_margins_bound_on_a_domain_is_none_elsewhere() -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from helpers.forward import Forward
 from helpers.networks import MaxMin
+from helpers.sandwich import assert_sandwich
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -54,17 +55,6 @@ class Fourier(nn.Module):
 def as_before() -> Iterator[None]:
     yield
     TABLE.own.clear()
-
-
-def assert_sandwich(model: nn.Module, shape: tuple[int, ...]) -> lipguard.Report:
-    report = lipguard.certify(model, shape)
-    wide = model.double()
-    x = 3 * torch.randn(500, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y = x + torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        sampled = float(((wide(x) - wide(y)).flatten(1).norm(dim=1) / (x - y).flatten(1).norm(dim=1)).max())
-    assert max(sampled, report.lower_bound) <= report.bound <= report.product_bound
-    return report
 
 
 def test_an_elementwise_function() -> None:

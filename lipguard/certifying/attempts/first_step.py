@@ -20,7 +20,7 @@ from lipguard.proposing.proposal import Directions
 from lipguard.trusted.lmi.scaled import ScaledForm
 
 _COPIES_TO_ADJUST = 40  # of the vectors that multipliers are adjusted with
-_ROUNDS = 4  # in which clearances by layer are looked for
+_CLEARANCE_ROUNDS = 4  # in which clearances by layer are looked for
 _SHARE_OF_SEARCH = 0.4  # of the time that is left
 
 
@@ -125,4 +125,4 @@ def _rounds_by_layer(subject: Subject, steps: int, unit: float, budget: Budget) 
     part = subject.parts[0]
     if 16 * steps * (part.nodes[0].size + part.neurons) > budget.memory:
         return 0
-    return min(_ROUNDS, int(0.2 * budget.left / (3 * steps * unit)) if unit else _ROUNDS)
+    return min(_CLEARANCE_ROUNDS, int(0.2 * budget.left / (3 * steps * unit)) if unit else _ROUNDS)

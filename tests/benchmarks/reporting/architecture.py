@@ -1,18 +1,21 @@
-"""The picture and the tables of docs/architecture.md."""
+"""The picture and the tables of docs/architecture.md, and the list of what is trusted in docs/soundness.md."""
 
 from __future__ import annotations
 
-from .imports import Arrows, arrows, levels, reduced, summary
+from .imports import ROOT, SOURCES, Arrows, arrows, levels, reduced, summary
 from .markdown import markdown
 
 
-def tables() -> dict[str, str]:
-    """By the name of a marker in the page."""
+def pages() -> dict[str, dict[str, str]]:
+    """By page of the docs, and by the name of a marker in the page."""
     return {
-        "Picture": _picture(arrows()),
-        "Folders": _table(""),
-        "Trusted picture": _picture(arrows("trusted")),
-        "Trusted folders": _table("trusted"),
+        "architecture.md": {
+            "Picture": _picture(arrows()),
+            "Folders": _table(""),
+            "Trusted picture": _picture(arrows("trusted")),
+            "Trusted folders": _table("trusted"),
+        },
+        "soundness.md": {"Trusted files": _files("trusted")},
     }
 
 
@@ -32,3 +35,11 @@ def _table(folder: str) -> str:
         for name in level
     ]
     return markdown([("part", "what it is", "imports"), *rows])
+
+
+def _files(folder: str) -> str:
+    """A row per file: what it does."""
+    paths = sorted(path.relative_to(ROOT) for path in SOURCES if path.is_relative_to(ROOT / folder))
+    return markdown(
+        [("file", "what it does"), *((f"`{path}`", summary(*path.parts[:-1], path.name)) for path in paths)]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 from lipguard import _HOMES  # where the public names come from
@@ -12,7 +13,8 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 Arrows = dict[str, set[str]]
 
 
-def imported(path: Path) -> set[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Every module named in an import statement, wherever it stands, but for the type checker's."""
     tree = ast.parse(path.read_text())
     skipped = {
@@ -32,7 +34,25 @@ def imported(path: Path) -> set[str]:
             modules = [name for name in inner if ROOT.parent.joinpath(*name.split(".")).with_suffix(".py").exists()]
             homes = [_HOMES[alias.name] for alias in node.names if node.module == "lipguard" and alias.name in _HOMES]
             names |= set(modules or homes or [node.module])
-    return names
+    return frozenset(names)
+
+
+def part(name: str) -> Path | None:
+    """The file of a module of lipguard, a folder's `__init__.py` included; None for what is another library's."""
+    path = ROOT.parent.joinpath(*name.split("."))
+    found = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in found if file in SOURCES), None)
+
+
+def closure(start: Path) -> set[Path]:
+    """The files that one imports, itself included, and what they import in turn; not the folders that they lie in."""
+    found, waiting = set[Path](), [start]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += [file for file in map(part, imported(path)) if file is not None]
+    return found
 
 
 def stage(path: Path) -> str:
@@ -60,9 +80,9 @@ def reduced(graph: Arrows) -> Arrows:
     return {a: {b for b in own if not any(b in _reached(graph, c) for c in own - {b})} for a, own in graph.items()}
 
 
-def summary(folder: str, name: str) -> str:
-    """The first line of what a part says of itself."""
-    path = ROOT / folder / name
+def summary(*parts: str) -> str:
+    """The first line of what a folder or a file says of itself."""
+    path = ROOT.joinpath(*parts)
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n")[0]
 
