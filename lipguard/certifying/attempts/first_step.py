@@ -125,4 +125,4 @@ def _rounds_by_layer(subject: Subject, steps: int, unit: float, budget: Budget) 
     part = subject.parts[0]
     if 16 * steps * (part.nodes[0].size + part.neurons) > budget.memory:
         return 0
-    return min(_CLEARANCE_ROUNDS, int(0.2 * budget.left / (3 * steps * unit)) if unit else _ROUNDS)
+    return min(_CLEARANCE_ROUNDS, int(0.2 * budget.left / (3 * steps * unit)) if unit else _CLEARANCE_ROUNDS)
