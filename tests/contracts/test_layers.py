@@ -39,8 +39,9 @@ from lipguard.trusted.layers import (
     identity,
     no_images,
 )
+from lipguard.trusted.network.boxes import reads
 from lipguard.trusted.network.graph import Network, Node
-from lipguard.trusted.network.tiling import is_tileable, reads
+from lipguard.trusted.network.tiling import is_tileable
 from lipguard.trusted.norms.layers import crude_norm, layer_norm
 
 Shape = tuple[int, ...]

@@ -359,7 +359,7 @@ MUTATIONS = (
     M("trusted/network/unfolding.py", "len(node.shape) == 3 and node.layer.windows() is not None", "len(node.shape) == 3", TILES),
     M("trusted/network/tiling.py", "alpha=min(layer.alpha, 0.0), beta=max(layer.beta, 0.0)", "alpha=layer.alpha", TILES),
     M("trusted/network/tiling.py", "_pads_zeros(network, axis) for axis", "True for axis", TILES),
-    M("trusted/network/unfolding.py", "max(read[0], 0), min(read[1], piece.nodes[j].shape[1 + axis])", "read[0], read[1]",
+    M("trusted/network/boxes.py", "max(read[0], 0), min(read[1], network.nodes[j].shape[1 + axis])", "read[0], read[1]",
       "trusted/test_unfolding.py"),
 )  # fmt: skip
 

@@ -24,10 +24,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lipguard.trusted.layers import Activation, Interval, Layer, Pad, Scale, Window, is_constant, no_images
+from lipguard.trusted.layers import Activation, Interval, Layer, Scale, is_constant
+from lipguard.trusted.network.boxes import AXES, fitted, reads, receptive_fields, strides, union
 from lipguard.trusted.network.graph import Network, Node, reaches_without_activation
-
-_ROWS, _COLUMNS = 0, 1
 
 
 def is_tileable(network: Network) -> bool:
@@ -36,8 +35,7 @@ def is_tileable(network: Network) -> bool:
         return False
     if not all(_keeps_translations(node.layer) for node in network.nodes):
         return False
-    axes = (_ROWS, _COLUMNS)
-    return all(_strides(network, axis) is not None and _pads_zeros(network, axis) for axis in axes)
+    return all(strides(network, axis) is not None and _pads_zeros(network, axis) for axis in AXES)
 
 
 def _pads_zeros(network: Network, axis: int) -> bool:
@@ -68,56 +66,6 @@ def _keeps_translations(layer: Layer) -> bool:
     return layer.windows() is not None and not (isinstance(layer, Scale) and not is_constant(layer.scale))
 
 
-def _strides(network: Network, axis: int) -> list[int] | None:
-    """How far a node's receptive field moves when the tile moves by one; None where branches disagree."""
-    strides: list[int | None] = [None] * len(network.nodes)
-    strides[-1] = 1
-    for i in range(len(network.nodes) - 1, 0, -1):
-        own = strides[i]
-        assert own is not None
-        for j in network.nodes[i].inputs:
-            moved = own * _window(network.nodes[i].layer, axis).stride
-            if strides[j] not in (None, moved):
-                return None
-            strides[j] = moved
-    return [s or 1 for s in strides]
-
-
-def reads(layer: Layer, box: Interval, axis: int) -> Interval:
-    """The input positions that the output positions `box` read, before clipping.
-
-    Raises:
-        NotImplementedError: the layer has no such boxes.
-    """
-    return _window(layer, axis).reads(box)
-
-
-def _window(layer: Layer, axis: int) -> Window:
-    windows = layer.windows()
-    if windows is None:
-        raise no_images(layer)
-    return windows[axis]
-
-
-def _receptive_fields(network: Network, output: Interval, axis: int) -> list[Interval]:
-    """Clipped receptive field of the output positions at every node; where it is empty, one position of it is kept."""
-    fields: list[Interval | None] = [None] * len(network.nodes)
-    fields[-1] = output
-    for i in range(len(network.nodes) - 1, 0, -1):
-        own = fields[i]
-        assert own is not None
-        for j in network.nodes[i].inputs:
-            low, high = reads(network.nodes[i].layer, own, axis)
-            size = network.nodes[j].shape[1 + axis]
-            clipped = (max(low, 0), min(high, size))
-            fields[j] = _union(fields[j], clipped if clipped[0] < clipped[1] else (low, low + 1))
-    return [field or (0, 1) for field in fields]
-
-
-def _union(a: Interval | None, b: Interval) -> Interval:
-    return b if a is None else (min(a[0], b[0]), max(a[1], b[1]))
-
-
 @dataclass(frozen=True)
 class _Run:
     """The tiles of one size along one axis."""
@@ -128,8 +76,8 @@ class _Run:
 
 
 def _runs(network: Network, axis: int, size: int) -> list[_Run]:
-    strides = _strides(network, axis)
-    assert strides is not None
+    moved = strides(network, axis)
+    assert moved is not None
     length = network.output_shape[1 + axis]
     runs = []
     for tile, starts in ((size, range(0, length - size + 1, size)), (length % size, (length - length % size,))):
@@ -137,8 +85,8 @@ def _runs(network: Network, axis: int, size: int) -> list[_Run]:
             continue
         boxes: list[Interval | None] = [None] * len(network.nodes)
         for start in starts:
-            for i, (low, high) in enumerate(_receptive_fields(network, (start, start + tile), axis)):
-                boxes[i] = _union(boxes[i], (low - start * strides[i], high - start * strides[i]))
+            for i, (low, high) in enumerate(receptive_fields(network, (start, start + tile), axis)):
+                boxes[i] = union(boxes[i], (low - start * moved[i], high - start * moved[i]))
         runs.append(_Run(tile, tuple(starts), tuple(box or (0, 1) for box in boxes)))
     return runs
 
@@ -177,7 +125,7 @@ class Tiling:
     @cached_property
     def shapes(self) -> tuple[TileShape, ...]:
         """One entry for each distinct tile size: up to four."""
-        rows, columns = (_runs(self.network, axis, self.tile[axis]) for axis in (_ROWS, _COLUMNS))
+        rows, columns = (_runs(self.network, axis, self.tile[axis]) for axis in AXES)
         shapes = []
         for r in rows:
             for c in columns:
@@ -194,8 +142,8 @@ class Tiling:
     @cached_property
     def _input_strides(self) -> tuple[int, ...]:
         """How far the input patch moves, per axis, when the tile moves by one."""
-        strides = [_strides(self.network, axis) for axis in (_ROWS, _COLUMNS)]
-        return tuple(own[0] for own in strides if own is not None)
+        found = [strides(self.network, axis) for axis in AXES]
+        return tuple(own[0] for own in found if own is not None)
 
     @property
     def count(self) -> int:
@@ -211,27 +159,14 @@ class Tiling:
             extent = tuple(high - low for low, high in box)
             inputs = []
             for j in node.inputs:
-                wanted = [reads(node.layer, box[axis], axis) for axis in (_ROWS, _COLUMNS)]
-                inputs.append(self._fitted(nodes, index[j], shape.boxes[j], wanted, node))
+                wanted = [reads(node.layer, box[axis], axis) for axis in AXES]
+                inputs.append(fitted(nodes, index[j], shape.boxes[j], wanted, node.path))
             layer = node.layer.padded((0, 0, 0, 0)) or node.layer
             if isinstance(layer, Activation):
                 layer = _reaching_zero(layer)
             nodes.append(Node(node.path, layer, tuple(inputs), (node.shape[0], *extent)))
             index.append(len(nodes) - 1)
         return Network(tuple(nodes))
-
-    @staticmethod
-    def _fitted(
-        nodes: list[Node], source: int, have: tuple[Interval, Interval], want: Sequence[Interval], reader: Node
-    ) -> int:
-        """The source padded with zeros, or cropped, to the positions that its reader reads."""
-        (top, bottom), (left, right) = ((h[0] - w[0], w[1] - h[1]) for h, w in zip(have, want, strict=True))
-        if not any((top, bottom, left, right)):
-            return source
-        channels = nodes[source].shape[0]
-        shape = (channels, want[0][1] - want[0][0], want[1][1] - want[1][0])
-        nodes.append(Node(reader.path, Pad((left, right, top, bottom)), (source,), shape))
-        return len(nodes) - 1
 
     @cached_property
     def patches(self) -> list[NDArray[np.int64]]:
@@ -257,7 +192,7 @@ class Tiling:
         """
         channels, *grid = self.network.input_shape
         local, absolute = [], []
-        for axis in (_ROWS, _COLUMNS):
+        for axis in AXES:
             low, high = shape.boxes[0][axis]
             positions = np.arange(low, high) + origin[axis] * self._input_strides[axis]
             inside = (positions >= 0) & (positions < grid[axis])

@@ -12,10 +12,10 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from lipguard.trusted.layers import Box, Interval, Mosaic, Pad, copies
+from lipguard.trusted.layers import Box, Interval, Mosaic, copies
+from lipguard.trusted.network.boxes import AXES, fitted, padding, reads, receptive_fields
 from lipguard.trusted.network.cutting import part_of, pieces_of
 from lipguard.trusted.network.graph import Network, Node
-from lipguard.trusted.network.tiling import reads
 
 Grid = tuple[int, int]  # tiles per axis: rows, columns
 WHOLE: Grid = (1, 1)
@@ -75,54 +75,20 @@ def _intervals(length: int, parts: int) -> list[Interval]:
 
 
 def _add_tile(nodes: list[Node], source: int, piece: Network, output: Box) -> int:
-    boxes: list[Box] = list(zip(*(_fields(piece, output[axis], axis) for axis in (0, 1)), strict=True))
-    first, shape = piece.nodes[0], piece.nodes[0].shape
-    start = _cropped(nodes, source, (shape, ((0, shape[1]), (0, shape[2]))), boxes[0], first.path)
+    fields = (receptive_fields(piece, output[axis], axis, may_be_empty=False) for axis in AXES)
+    boxes: list[Box] = list(zip(*fields, strict=True))
+    first, (_, height, width) = piece.nodes[0], piece.nodes[0].shape
+    start = fitted(nodes, source, ((0, height), (0, width)), boxes[0], first.path)
     nodes.append(Node(first.path, copies(), (start,), nodes[start].shape))
     index = [len(nodes) - 1]
     for i, node in enumerate(piece.nodes[1:], start=1):
         shape = (node.shape[0], *(high - low for low, high in boxes[i]))
-        wanted: Box = (reads(node.layer, boxes[i][0], 0), reads(node.layer, boxes[i][1], 1))
-        layer = node.layer.padded(_padding(boxes[node.inputs[0]], wanted))
+        wanted = tuple(reads(node.layer, boxes[i][axis], axis) for axis in AXES)
+        layer = node.layer.padded(padding(boxes[node.inputs[0]], wanted))
         inputs = [index[j] for j in node.inputs]
         if layer is None:
             layer = node.layer.on_box(boxes[i], node.shape)
-            inputs = [
-                _cropped(nodes, index[j], (piece.nodes[j].shape, boxes[j]), wanted, node.path) for j in node.inputs
-            ]
+            inputs = [fitted(nodes, index[j], boxes[j], wanted, node.path) for j in node.inputs]
         nodes.append(Node(node.path, layer, tuple(inputs), shape))
         index.append(len(nodes) - 1)
     return index[-1]
-
-
-def _fields(piece: Network, output: Interval, axis: int) -> list[Interval]:
-    """What some output positions depend on, at every node; within its grid, beyond which everything is zero."""
-    fields: list[Interval | None] = [None] * len(piece.nodes)
-    fields[-1] = output
-    for i in range(len(piece.nodes) - 1, 0, -1):
-        own = fields[i]
-        assert own is not None  # every node reaches the output
-        read = reads(piece.nodes[i].layer, own, axis)
-        for j in piece.nodes[i].inputs:
-            low, high = max(read[0], 0), min(read[1], piece.nodes[j].shape[1 + axis])
-            if low >= high:
-                raise ValueError(f"{piece.nodes[i].path}: output positions {own} read padding only.")
-            known = fields[j]
-            fields[j] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
-    return [field or (0, 1) for field in fields]
-
-
-def _padding(have: Box, want: Box) -> tuple[int, int, int, int]:
-    """(left, right, top, bottom) by which an image on `have` is padded, or cropped, to one on `want`."""
-    (top, bottom), (left, right) = ((h[0] - w[0], w[1] - h[1]) for h, w in zip(have, want, strict=True))
-    return left, right, top, bottom
-
-
-def _cropped(nodes: list[Node], source: int, have: tuple[tuple[int, ...], Box], want: Box, path: str) -> int:
-    """The node with the part of `source`, an image of some shape on some box, that lies on `want`."""
-    (channels, *_), box = have
-    padding = _padding(box, want)
-    if not any(padding):
-        return source
-    nodes.append(Node(path, Pad(padding), (source,), (channels, *(high - low for low, high in want))))
-    return len(nodes) - 1
