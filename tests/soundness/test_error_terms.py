@@ -101,7 +101,7 @@ def test_the_sum_of_a_row_of_errors_is_rounded_up(factored: list[Array]) -> None
     assert Fraction(factored[0][0, 0]) <= Fraction(1.5) - lowered
 
 
-def test_a_margin_smaller_than_the_error_terms_is_refused() -> None:
+def test_a_clearance_smaller_than_the_error_terms_is_refused() -> None:
     """Although the matrix is positive definite: the proof may not know."""
     for error in (0.0, 1e-14, 1e-9, 1e-3):
         E = np.array([[error, 0.0], [0.0, 0.0]])
@@ -208,23 +208,23 @@ def test_merges_count_every_tile_and_carry_the_error_of_their_sum(monkeypatch: p
 
 @pytest.mark.parametrize("n", [10, 1000])
 @pytest.mark.parametrize("probability", [1e-12, 1e-3])
-@pytest.mark.parametrize(("margin", "lost"), [(0.1, 1.0), (1e-3, 4.0), (1e-3, 1e4)])
-def test_what_rounding_leaves_of_a_vector(n: int, probability: float, margin: float, lost: float) -> None:
+@pytest.mark.parametrize(("clearance", "lost"), [(0.1, 1.0), (1e-3, 4.0), (1e-3, 1e4)])
+def test_what_rounding_leaves_of_a_vector(n: int, probability: float, clearance: float, lost: float) -> None:
     class Form:
         roundings = 500
 
     form = Form()
     form.n = n  # type: ignore[attr-defined]
     top = 2.001
-    found = randomised.course(form, margin, probability, top, lost)  # type: ignore[arg-type]
+    found = randomised.course(form, clearance, probability, top, lost)  # type: ignore[arg-type]
     assert found is not None
     vectors, steps, share = found
     # |e| <= 4/c (gamma |M| + gamma_16 m) + 4 gamma_16, of the largest vector; carried on by at most K^2 / 2 of it.
-    step = 4 / top * (float(gamma(500)) * lost + float(gamma(16)) * margin) + 4 * float(gamma(16))
+    step = 4 / top * (float(gamma(500)) * lost + float(gamma(16)) * clearance) + 4 * float(gamma(16))
     reached = probability ** (1 / vectors) / math.sqrt(2 * n / math.pi)
     assert share <= reached - step * steps**2 / 2 * randomised._GROWTH
     assert share >= 0.4 * reached
-    assert randomised._rate(margin, top) == pytest.approx(math.acosh(1 + 2 * margin / top), rel=1e-6)
+    assert randomised._rate(clearance, top) == pytest.approx(math.acosh(1 + 2 * clearance / top), rel=1e-6)
 
 
 def test_vectors_that_grow_in_between_prove_nothing() -> None:

@@ -56,7 +56,7 @@ def wide(seed: int, activation: nn.Module, spread: float) -> Sample:
 
 def proved(sample: Sample, t: list[float] | Array, rho: float, proof: str) -> bool:
     network = trace(sample.model, sample.input_shape)
-    chance = {"margin": 0.01, "failure_probability": 1e-12} if proof == "randomised" else {}
+    chance = {"clearance": 0.01, "failure_probability": 1e-12} if proof == "randomised" else {}
     return proves(Claim(np.asarray(t, dtype=np.float64), rho, proof, **chance), network, Means(HINTS))
 
 

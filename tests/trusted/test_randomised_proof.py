@@ -68,7 +68,7 @@ def is_proved(form: Any, clearance: float, probability: float = P, seed: int = 0
 
 @pytest.mark.parametrize("smallest", [0.3, 1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize("n", [3, 40, 300])
-def test_what_has_the_margin_is_proved(smallest: float, n: int) -> None:
+def test_what_has_the_clearance_is_proved(smallest: float, n: int) -> None:
     for seed in range(2):
         assert is_proved(planted(smallest, n), 0.9 * smallest, seed=seed)
 
@@ -156,7 +156,7 @@ def test_the_estimate_is_above_the_spectrum_of_what_is_provable(largest: float) 
 
 
 @pytest.mark.parametrize("clearance", [0.0, -1e-3, math.nan])
-def test_without_a_margin_nothing_is_proved(clearance: float) -> None:
+def test_without_a_clearance_nothing_is_proved(clearance: float) -> None:
     assert not is_proved(planted(0.3), clearance)
 
 
@@ -182,7 +182,7 @@ def test_a_variable_without_a_weight_is_not_proved() -> None:
     assert not is_proved(form, 0.1)
 
 
-def test_margins_that_rounding_takes_are_refused_before_they_take_time() -> None:
+def test_clearances_that_rounding_takes_are_refused_before_they_take_time() -> None:
     began = time.monotonic()
     for clearance in (1e-300, 1e-16, 1e-13):
         form = planted(0.3)
@@ -229,7 +229,7 @@ def test_random_numbers_of_others_neither_matter_nor_change(monkeypatch: pytest.
     assert growths() == first
 
 
-def test_steps_grow_with_the_inverse_root_of_the_margin() -> None:
+def test_steps_grow_with_the_inverse_root_of_the_clearance() -> None:
     steps = [steps_needed(10_000, clearance, 2.001, P) for clearance in (1e-2, 1e-4, 1e-6)]
     assert steps[1] / steps[0] == pytest.approx(10, rel=0.02)
     assert steps[2] / steps[1] == pytest.approx(10, rel=0.01)

@@ -55,8 +55,8 @@ def test_what_is_factored_is_below_the_exact_matrix_by_more_than_rounding(sample
     gap = bordered(sample, t, rho) - exact.exact(below + below.T + np.diag(diagonal))
     own = np.diag(gap).copy()
     gap[np.diag_indices_from(gap)] = Fraction(0)
-    margin = Fraction(factorisation_error(len(diagonal), float(diagonal.sum())))
-    assert (own - abs(gap).sum(axis=1) >= margin).all()  # diagonally dominant
+    shift = Fraction(factorisation_error(len(diagonal), float(diagonal.sum())))
+    assert (own - abs(gap).sum(axis=1) >= shift).all()  # diagonally dominant
 
 
 def bordered(sample: Sample, t: Array, rho: float) -> NDArray[Any]:
@@ -91,7 +91,7 @@ SHAPE = (1, 8, 8)
 
 @pytest.fixture(scope="module")
 def claim() -> tuple[Network, Array, float]:
-    """A claim that is true by a margin."""
+    """A claim that is true by a clearance."""
     network = trace(cnn(), SHAPE)
     t, rho = proposed(network)
     assert smallest_eigenvalue(network, t, rho) > 1e-3
