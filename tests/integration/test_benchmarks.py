@@ -75,6 +75,7 @@ def test_every_command_in_the_documents_is_one() -> None:
     assert len(set(found)) > 8
 
 
+@pytest.mark.slow
 def test_another_checkout_with_the_same_results(tmp_path: Path) -> None:
     """A copy; then the same with bounds that are larger by one in a million."""
     shutil.copytree(ROOT / "lipguard", tmp_path / "lipguard", ignore=shutil.ignore_patterns("__pycache__"))

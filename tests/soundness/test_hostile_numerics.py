@@ -17,7 +17,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.errors import LipguardError
 
-PROOFS = ["auto", "dense", "sparse", "randomised"]
+PROOFS = ["dense", "sparse", "randomised"]
 CONFIGS = [*(DCPConfig(proof=proof) for proof in PROOFS), DCPConfig(partition="cuts", max_block_size=14)]
 
 
@@ -114,7 +114,7 @@ def test_ill_conditioned_chains_of_fifty_layers(widest: int, proved: bool) -> No
         with torch.no_grad():
             layer.weight.copy_(U * stretch @ V)
         layers += [layer, nn.ReLU()]
-    report = bounded(nn.Sequential(*layers, nn.Linear(3, 2).double()).eval(), (3,), DCPConfig(max_iterations=100))
+    report = bounded(nn.Sequential(*layers, nn.Linear(3, 2).double()).eval(), (3,), DCPConfig(max_iterations=50))
     assert report is not None
     assert not proved or report.bound < report.product_bound
 
@@ -165,7 +165,7 @@ def test_memory_formats_and_strides_do_not_matter() -> None:
     assert bounded(expanded, (2, 8, 8)) is not None
 
 
-@pytest.mark.parametrize("levels", [1, 2, 15, 127])
+@pytest.mark.parametrize("levels", [1, 2, 127])
 def test_weights_on_a_coarse_grid(levels: int) -> None:
     """As quantisation leaves them: many equal, many zero."""
     model = image_model()
@@ -173,7 +173,7 @@ def test_weights_on_a_coarse_grid(levels: int) -> None:
         for parameter in model.parameters():
             step = parameter.abs().max().clamp_min(1e-3) / levels
             parameter.copy_((parameter / step).round() * step)
-    for proof in PROOFS[1:]:
+    for proof in PROOFS:
         assert bounded(model, (2, 8, 8), DCPConfig(proof=proof)) is not None
 
 

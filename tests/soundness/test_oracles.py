@@ -47,7 +47,7 @@ def proved_again_by_balls(sample: Sample, config: DCPConfig) -> bool:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @given(sample=networks(largest=3))
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_ball_arithmetic_proves_what_the_verifier_accepts(sample: Sample, kind: str) -> None:
     network = trace(sample.model, sample.input_shape)
     assume(network.neurons + network.nodes[0].size <= MOST)
@@ -92,7 +92,7 @@ def mlp(sizes: list[int], seed: int) -> nn.Sequential:
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 7), min_size=3, max_size=5))
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_nothing_is_below_the_optimum_of_an_interior_point_solver(seed: int, sizes: list[int]) -> None:
     """LipSDP-Neuron written down anew, for cvxpy with Clarabel; a chain of matrices and ReLUs."""
     import cvxpy as cp
