@@ -96,6 +96,7 @@ def killed_once_it_works(cluster: Cluster, process: subprocess.Popen[Any]) -> th
     return thread
 
 
+@pytest.mark.slow  # processes that die are also those of tests/certifying/test_many.py
 def test_who_dies_in_the_middle_costs_time_only(cluster: Cluster, one_by_one: list[float]) -> None:
     """A worker, and then the scheduler."""
     for victim in (cluster.workers[0], cluster.scheduler):
