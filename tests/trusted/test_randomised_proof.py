@@ -300,10 +300,13 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
     other.nodes[1].layer.weight[0, 0, 0, 0] += 1e-15  # type: ignore[attr-defined]
     moved = t.copy()
     moved[-1] = np.nextafter(moved[-1], 1)
+    form = np.full(network.nodes[0].size, rho)
+    raised = form.copy()
+    raised[-1] = np.nextafter(rho, np.inf)
     claims = [
         (network, t, rho, 1e-3, P), (network, t, rho, 1e-3, P), (network, moved, rho, 1e-3, P),
         (network, t, np.nextafter(rho, 0), 1e-3, P), (network, t, rho, 2e-3, P), (network, t, rho, 1e-3, 1e-6),
-        (other, t, rho, 1e-3, P),
+        (other, t, rho, 1e-3, P), (network, t, form, 1e-3, P), (network, t, raised, 1e-3, P),
     ]  # fmt: skip
     for own, multipliers, square, clearance, probability in claims:
         proves(Claim(multipliers, square, "randomised", clearance, probability), own, Means(HINTS))
