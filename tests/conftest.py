@@ -14,6 +14,6 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 pytest_plugins = ("helpers.commands",)
 torch.set_num_threads(1)
 settings.register_profile(
-    "lipguard", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+    "lipguard", derandomize=True, deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("lipguard")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -32,8 +33,30 @@ from lipguard.trusted.reading.trace import trace
 Array = NDArray[np.float64]
 SHAPE = (3, 2)
 STD = (0.5, 2.0, 3e-3)
-NORMS: list[InputNorm] = [L2(), PerChannel(STD), LInfinity()]
 FACTORS = np.array([1.0, 3.0, 0.25, 40.0, 1e-3, 7.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """The length of each sample, and the largest value of a form on the unit ball: at one of its vertices, or axes."""
+
+    length: Callable[[Tensor], Tensor]
+    largest: Callable[[Array], Fraction]
+
+
+def spread(std: tuple[float, ...]) -> Norm:
+    wide = torch.tensor(std, dtype=torch.float64)[:, None]
+    return Norm(
+        lambda x: (x * wide).flatten(1).norm(dim=1),
+        lambda s: max(Fraction(a) / Fraction(b) ** 2 for a, b in zip(s, np.repeat(std, 2), strict=True)),
+    )
+
+
+NORMS: dict[InputNorm, Norm] = {
+    L2(): spread((1.0, 1.0, 1.0)),
+    PerChannel(STD): spread(STD),
+    LInfinity(): Norm(lambda x: x.abs().flatten(1).amax(1), lambda s: sum(map(Fraction, s), Fraction(0))),
+}
 
 
 class Scaled(nn.Module):
@@ -94,13 +117,6 @@ def test_a_kind_without_a_row_is_refused() -> None:
         proves(Claim(t, rho, "hope"), network, Means(HINTS))
 
 
-def length(norm: InputNorm, x: Tensor) -> Tensor:
-    if isinstance(norm, LInfinity):
-        return x.abs().flatten(1).amax(1)
-    std = torch.tensor(STD if isinstance(norm, PerChannel) else (1.0, 1.0, 1.0)).double()
-    return (x * std[:, None]).flatten(1).norm(dim=1)
-
-
 @pytest.mark.parametrize("norm", NORMS, ids=lambda norm: type(norm).__name__)
 @pytest.mark.parametrize("entries", ["one number", "one for each"])
 def test_between_samples_and_products(norm: InputNorm, entries: str) -> None:
@@ -112,7 +128,7 @@ def test_between_samples_and_products(norm: InputNorm, entries: str) -> None:
         report.certificate, multipliers=((t,),), forms=(form,), bound=1e9, proof=report.certificate.proof
     )
     bound = verify_certificate(certificate, network, HINTS, input_norm=norm)
-    assert sampled(scaled, drawn(SHAPE, 1000), length=lambda x: length(norm, x)) <= bound
+    assert sampled(scaled, drawn(SHAPE, 1000), length=NORMS[norm].length) <= bound
     product = norm.of_l2(report.product_bound, SHAPE)
     if not isinstance(norm, L2):
         assert bound <= product * (1 + 1e-14)
@@ -124,11 +140,7 @@ def test_a_norm_takes_the_largest_of_a_form_on_its_ball(norm: InputNorm) -> None
     """Against the vertices of the ball, in rational arithmetic."""
     for seed in range(20):
         s = np.random.default_rng(seed).uniform(0, 1, 6) ** 8
-        if isinstance(norm, LInfinity):
-            exact = sum(map(Fraction, s))
-        else:
-            std = np.repeat(STD if isinstance(norm, PerChannel) else (1.0, 1.0, 1.0), 2)
-            exact = max(Fraction(a) / Fraction(b) ** 2 for a, b in zip(s, std, strict=True))
+        exact = NORMS[norm].largest(s)
         found = norm.largest(s, SHAPE)
         assert exact <= Fraction(found) <= exact * (1 + Fraction(1, 10**14))
         constant = norm.largest(s[:1], SHAPE)

@@ -24,7 +24,10 @@ PREFIX, EPSILONS = "own/prefix", (0.1, 0.25)
 EVERY_KIND = pytest.mark.parametrize("kind", LOGGERS)
 ROW = {"epoch": 0, "bound": 2.0, "product_bound": 3.0, "lower_bound": 1.0, "accuracy": 0.5}
 # What the kind's logger writes to, where its package is installed.
-REAL = {"TensorBoardLogger": ("torch.utils.tensorboard", "SummaryWriter"), "WandbLogger": ("wandb", "Run")}
+REAL = {
+    "TensorBoardLogger": ("torch.utils.tensorboard", "SummaryWriter"),
+    "WandbLogger": ("wandb", "Run"),
+}
 
 
 class Experiment:

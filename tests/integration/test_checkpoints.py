@@ -63,7 +63,7 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 def test_the_monitored_bound_is_of_the_saved_weights(tmp_path: Path, schedule: str, every_n_epochs: int) -> None:
     when, how, saved = SCHEDULES[schedule]
     checkpoint = keep_all(dirpath=tmp_path / "kept", **when)
-    fit(Tiny(), trainer(tmp_path, LipschitzMonitor(every_n_epochs), checkpoint, max_epochs=4, **how))
+    fit(Tiny(), trainer(tmp_path, LipschitzMonitor(every_n_epochs, epsilons=()), checkpoint, max_epochs=4, **how))
 
     assert len(checkpoint.best_k_models) == saved
     for path, score in checkpoint.best_k_models.items():

@@ -30,6 +30,7 @@ def test_own_trainer(tmp_path: Path) -> None:
     assert "LipschitzMonitor: The" not in errors  # no failed estimate
 
 
+@pytest.mark.slow  # the next one trains with its penalty, too
 def test_penalty(tmp_path: Path) -> None:
     printed, _ = output("penalty.py", tmp_path)
     rows = re.findall(r"lam ([\d.]+): bound ([\d.]+), accuracy ([\d.]+), certified within 0.25: ([\d.]+)", printed)

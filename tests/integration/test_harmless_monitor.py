@@ -105,12 +105,26 @@ WHERE: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("error", [RuntimeError("on fire"), MemoryError(), RecursionError(), Odd("panic")], ids=repr)
-@pytest.mark.parametrize("where", WHERE)
+ERRORS = (RuntimeError("on fire"), MemoryError(), RecursionError(), Odd("panic"))
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> State:
+    """The weights without a monitor."""
+    return trained(tmp_path_factory.mktemp("usual"), plain)
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        *(("certify", error) for error in ERRORS),
+        *((where, ERRORS[k % len(ERRORS)]) for k, where in enumerate(WHERE) if where != "certify"),
+    ],
+    ids=repr,
+)
 def test_whatever_raises_costs_the_training_nothing(
-    tmp_path: Path, where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, usual: State, where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = trained(tmp_path, plain)
     looks = where in ("the first input", "labels", "figures", "preparing loggers")  # and draws nothing
     monkeypatch.setattr(*WHERE[where], raising(error, not looks))
     monitor = LipschitzMonitor(input_shape=(4,))

@@ -60,7 +60,7 @@ def assert_readable(folder: Path) -> int:
     return int(torch.load(last, weights_only=True)["epoch"]) + 1 if last.exists() else 0
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
     draw = random.Random(0)
     done = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -16,7 +17,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.errors import LipguardError
 
-PROOFS = ["auto", "dense", "sparse", "randomised"]
+PROOFS = ["dense", "sparse", "randomised"]
 CONFIGS = [*(DCPConfig(proof=proof) for proof in PROOFS), DCPConfig(partition="cuts", max_block_size=14)]
 
 
@@ -43,6 +44,12 @@ def dense(*scales: float, seed: int = 0) -> nn.Sequential:
     return model
 
 
+@functools.cache
+def unit_product() -> float:
+    """Of the network with weights of ordinary size."""
+    return lipguard.certify(dense(1.0, 1.0, 1.0), (4,)).product_bound
+
+
 EXTREMES = [
     (1e-300, 1.0, 1.0), (1.0, 1e-300, 1.0), (1.0, 1.0, 1e-300), (1e-150, 1e-150, 1.0), (1e-200, 1e-200, 1e-200),
     (1e150, 1.0, 1.0), (1.0, 1e150, 1.0), (1.0, 1.0, 1e150), (1e100, 1e-100, 1.0), (1e150, 1e-300, 1e150),
@@ -56,11 +63,9 @@ def test_weights_from_the_smallest_to_the_largest(scales: tuple[float, float, fl
     report = bounded(dense(*scales), (4,), config)
     if report is None:
         return
-    unit = bounded(dense(1.0, 1.0, 1.0), (4,), config)
-    assert unit is not None
     exponent = sum(map(math.log10, scales))
     if -290 < exponent < 290 and min(scales) > 1e-300:
-        assert math.log10(report.product_bound) == pytest.approx(exponent + math.log10(unit.product_bound), abs=1e-3)
+        assert math.log10(report.product_bound) == pytest.approx(exponent + math.log10(unit_product()), abs=1e-3)
 
 
 @pytest.mark.parametrize("entry", [5e-324, 1e-320, 2.3e-308, 1e-200])
@@ -109,7 +114,7 @@ def test_ill_conditioned_chains_of_fifty_layers(widest: int, proved: bool) -> No
         with torch.no_grad():
             layer.weight.copy_(U * stretch @ V)
         layers += [layer, nn.ReLU()]
-    report = bounded(nn.Sequential(*layers, nn.Linear(3, 2).double()).eval(), (3,))
+    report = bounded(nn.Sequential(*layers, nn.Linear(3, 2).double()).eval(), (3,), DCPConfig(max_iterations=50))
     assert report is not None
     assert not proved or report.bound < report.product_bound
 
@@ -160,7 +165,7 @@ def test_memory_formats_and_strides_do_not_matter() -> None:
     assert bounded(expanded, (2, 8, 8)) is not None
 
 
-@pytest.mark.parametrize("levels", [1, 2, 15, 127])
+@pytest.mark.parametrize("levels", [1, 2, 127])
 def test_weights_on_a_coarse_grid(levels: int) -> None:
     """As quantisation leaves them: many equal, many zero."""
     model = image_model()
@@ -168,7 +173,7 @@ def test_weights_on_a_coarse_grid(levels: int) -> None:
         for parameter in model.parameters():
             step = parameter.abs().max().clamp_min(1e-3) / levels
             parameter.copy_((parameter / step).round() * step)
-    for proof in PROOFS[1:]:
+    for proof in PROOFS:
         assert bounded(model, (2, 8, 8), DCPConfig(proof=proof)) is not None
 
 

@@ -54,7 +54,7 @@ def test_alone_between_two_convolutions(kind: str, proof: str) -> None:
 
 
 PAIRS = list(itertools.product(KINDS, KINDS))
-PARTS = [pytest.param(k, marks=[pytest.mark.slow] if k > 2 else []) for k in range(12)]
+PARTS = [pytest.param(k, marks=[pytest.mark.slow] if k > 1 else []) for k in range(12)]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -120,7 +120,7 @@ def test_max_pooling_costs_less_than_its_windows_overlap() -> None:
 
 def test_max_pooling_is_cut_and_tiled() -> None:
     layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2)]
-    model = with_weights(nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 5)), 0)
-    whole = lipguard.certify(model, (1, 16, 16)).bound
+    model = with_weights(nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 5)), 0)
+    whole = lipguard.certify(model, (1, 12, 12)).bound
     for config in (DCPConfig(max_block_size=60), DCPConfig(partition="cuts"), DCPConfig(partition="tiles")):
-        assert whole <= assert_sandwich(model, (1, 16, 16), config).bound * 1.001
+        assert whole <= assert_sandwich(model, (1, 12, 12), config).bound * 1.001

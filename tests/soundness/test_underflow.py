@@ -229,6 +229,25 @@ def test_ordinary_weights_lose_nothing() -> None:
     assert set(matrix_losses(network)) == {0.0}
 
 
+def test_quotients_that_underflow_count_where_they_meet_large_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q / s of one neuron is 1e-325, and its product with Q of the other one, 1e100, is none that may be lost."""
+    seen: list[tuple[Array, Array]] = []
+    monkeypatch.setattr(dense, "is_positive_semidefinite", lambda A, error: seen.append((A.copy(), error.copy())))
+    first, last = nn.Linear(1, 2, bias=False).double(), nn.Linear(2, 1, bias=False).double()
+    first.weight.data.copy_(torch.tensor([[1e-65], [1.0]], dtype=torch.float64))
+    last.weight.data.fill_(1e-150)
+    sample = Sample(nn.Sequential(first, RELU, last).eval(), (1,))
+    freed, t, s = FreedNetwork.assemble(trace(sample.model, (1,))), np.array([1e-60, 1e100]), 1e200
+    assert freed.input_is_apart
+    dense.is_diagonal_form(freed, t, np.array([s]))
+    ((A, error),) = seen
+    whole = exact.lmi(sample, t, 0.0)
+    meant = whole[1:, 1:] - whole[1:, :1] @ whole[:1, 1:] / Fraction(s)
+    off = abs(exact.exact(A) - meant)
+    assert off[0, 1] > Fraction(1, 10**230)
+    assert (off <= exact.exact(error)).all()
+
+
 def test_an_input_that_is_lost_on_its_way_is_not_apart() -> None:
     freed = FreedNetwork.assemble(trace(chain(1e-170, 1e-170, 1e300).model, (1,)))
     assert not freed.Y.any()

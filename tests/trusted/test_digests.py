@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lipguard import Box
-from lipguard.callbacks.observed import fingerprint
 from lipguard.certifying.hints import HINTS
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
@@ -275,6 +274,8 @@ def test_strides_are_no_part_of_a_tensor(count: int) -> None:
 
 
 def test_a_weight_of_one_number_and_an_odd_stride_has_a_digest() -> None:
+    from lipguard.callbacks.observed import fingerprint  # loads Lightning, which the processes below do without
+
     layer = nn.Conv2d(1, 1, 1)
     layer.weight = nn.Parameter(torch.ones(4).as_strided((1, 1, 1, 1), (2, 2, 2, 2)))
     network = trace(nn.Sequential(layer, nn.ReLU()), (1, 2, 2))

@@ -270,11 +270,10 @@ def test_bounds_that_are_too_small_are_refused(build: Any, smallest: float) -> N
     network, t, rho = false_claim(build(), smallest)
     form = ScaledForm(network, t, rho)
     for clearance in (1e-3, 1e-2):
-        assert not any(is_proved(form, clearance, 1e-3, seed) for seed in range(10))
-    trials = 100
+        assert not any(is_proved(form, clearance, 1e-3, seed) for seed in range(4))
+    trials = 40
     false = sum(is_proved(form, 2e-2, 0.5, seed) for seed in range(trials))
     assert false <= 0.5 * trials
-    assert not proves(Claim(t, rho, "randomised", 1e-3, P), network, Means(HINTS))
 
 
 def test_single_precision_proves_nothing() -> None:
@@ -301,10 +300,13 @@ def test_the_random_vectors_depend_on_all_that_is_claimed(monkeypatch: pytest.Mo
     other.nodes[1].layer.weight[0, 0, 0, 0] += 1e-15  # type: ignore[attr-defined]
     moved = t.copy()
     moved[-1] = np.nextafter(moved[-1], 1)
+    form = np.full(network.nodes[0].size, rho)
+    raised = form.copy()
+    raised[-1] = np.nextafter(rho, np.inf)
     claims = [
         (network, t, rho, 1e-3, P), (network, t, rho, 1e-3, P), (network, moved, rho, 1e-3, P),
         (network, t, np.nextafter(rho, 0), 1e-3, P), (network, t, rho, 2e-3, P), (network, t, rho, 1e-3, 1e-6),
-        (other, t, rho, 1e-3, P),
+        (other, t, rho, 1e-3, P), (network, t, form, 1e-3, P), (network, t, raised, 1e-3, P),
     ]  # fmt: skip
     for own, multipliers, square, clearance, probability in claims:
         proves(Claim(multipliers, square, "randomised", clearance, probability), own, Means(HINTS))
