@@ -46,9 +46,7 @@ def _candidates(subject: Subject, proposals: Proposals) -> list[Candidate]:
     return found
 
 
-def _in_order(
-    subject: Subject, candidates: Sequence[Candidate], compared: bool, budget: Budget
-) -> Iterator[Attempt]:  # fmt: skip
+def _in_order(subject: Subject, candidates: Sequence[Candidate], compared: bool, budget: Budget) -> Iterator[Attempt]:
     """The first two by what they are likely to prove, if asked."""
     if not compared:
         yield from (first_step(subject, candidate, budget) for candidate in candidates)
