@@ -19,7 +19,7 @@ from lipguard.certifying.status import Outcome, Status
 from lipguard.certifying.threads import few_threads
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
-from lipguard.trusted.certificate.blocks import PartitionPlan
+from lipguard.planning.plan import PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.norms.matrices import LateNormError
 from lipguard.trusted.reading.trace import trace

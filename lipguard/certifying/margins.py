@@ -122,7 +122,7 @@ def certify_margins(
             warm = None if before is None else before.warm_start
             if warm is None and last is not None:  # a plan for the same architecture, and the whole network's vectors
                 own = report.warm_start
-                warm = WarmStart(last.certificate, own.solver_state)
+                warm = WarmStart(last.certificate, own.solver_state, plan=last.plan)
             request = Request(
                 margin_network(network, *pair), plain, warm, None, optimise, device_of(model), sought=False
             )

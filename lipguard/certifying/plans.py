@@ -13,11 +13,11 @@ from lipguard.certifying.budget import Budget
 from lipguard.certifying.request import Request
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
-from lipguard.planning.plan import settings_of
+from lipguard.planning.plan import PartitionPlan, settings_of
 from lipguard.planning.search import find_plan
 from lipguard.proposing.power import run as power
 from lipguard.proposing.power.options import PowerOptions
-from lipguard.trusted.certificate.blocks import PartitionPlan
+from lipguard.trusted.certificate.blocks import Partition
 from lipguard.trusted.network.graph import Network
 
 _ROUGH, _ROUGH_STEPS = 1e-4, 60  # where the value of a relaxation only decides between plans
@@ -40,17 +40,19 @@ def plan_for(network: Network, request: Request, budget: Budget) -> PartitionPla
     """
     end = budget.end_of_search
     if request.warm is not None:
-        known = request.warm.certificate.plan
+        known = request.warm.plan
         try:
-            known.check(network)
+            (known or request.warm.certificate.plan).check(network)
         except CertificateError:
             return _searched(network, budget, end)
-        if not request.optimise or known.settings == settings_of(request.config):
+        if known is None and not request.optimise:
+            known = PartitionPlan.unpriced(request.warm.certificate.plan, network)
+        if known is not None and (not request.optimise or known.settings == settings_of(request.config)):
             return known
     return _searched(network, budget, end)
 
 
-def have_same_blocks(one: PartitionPlan, other: PartitionPlan) -> bool:
+def have_same_blocks(one: Partition, other: Partition) -> bool:
     """Whether multipliers for one plan are such for the other."""
     places = [[(b.start, b.stop, b.kind, b.tile, b.cuts, b.grids) for b in plan.blocks] for plan in (one, other)]
     return one.architecture == other.architecture and places[0] == places[1]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lipguard.certifying.request import Request
-from lipguard.trusted.certificate.blocks import PartitionPlan
+from lipguard.planning.plan import PartitionPlan
 from lipguard.trusted.network.graph import Network
 
 

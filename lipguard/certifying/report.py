@@ -9,7 +9,8 @@ from typing import Any
 
 from lipguard.certifying.status import Status
 from lipguard.certifying.warm_start import WarmStart
-from lipguard.trusted.certificate.blocks import PartitionPlan, table
+from lipguard.planning.plan import PartitionPlan
+from lipguard.planning.table import table
 from lipguard.trusted.certificate.certificate import Certificate
 
 

@@ -75,7 +75,7 @@ def reported(prepared: Prepared, states: Sequence[BlockState], budget: Budget, i
         plan=prepared.plan,
         seconds=budget.spent,
         status=_status(request, states, interrupted),
-        warm_start=WarmStart(certificate, solver_states, points),
+        warm_start=WarmStart(certificate, solver_states, points, prepared.plan),
         rows=tuple(_row(state) for state in states),
         notes=notes,
     )
@@ -101,7 +101,7 @@ def _certificate(prepared: Prepared, states: Sequence[BlockState], exact: float,
     return Certificate(
         digest=network.digest,
         input_shape=network.input_shape,
-        plan=plan,
+        plan=plan.partition,
         merge=config.merge,
         multipliers=tuple(standing.multipliers for standing in standings),
         slacks=tuple(standing.slack for standing in standings),

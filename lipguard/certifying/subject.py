@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
+from lipguard.planning.plan import PartitionPlan, PlannedBlock
 from lipguard.planning.prices.passes import LARGE
-from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.certificate.verify import checked_multipliers, share_of_probability
 from lipguard.trusted.layers import Activation, Conv2d, Linear
 from lipguard.trusted.lmi.freed import FreedNetwork
@@ -50,7 +50,7 @@ class Subject:
     parts: tuple[Network, ...]
 
     @property
-    def block(self) -> Block:
+    def block(self) -> PlannedBlock:
         """As the plan has it."""
         return self.plan.blocks[self.index]
 

@@ -65,7 +65,7 @@ class Selection:
     refused: Mapping[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        from lipguard.trusted.certificate.blocks import table
+        from lipguard.planning.table import table
 
         radii = sorted({radius for c in self.candidates for radius in c.certified})
         header = ("", "checkpoint", "epoch", "accuracy", "bound", *(f"certified at {r:g}, as logged" for r in radii))

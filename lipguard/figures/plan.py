@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from lipguard.trusted.certificate.blocks import PartitionPlan
+    from lipguard.planning.plan import PartitionPlan
     from lipguard.trusted.network.graph import Network
 from lipguard.figures.history import _ACCURACY_COLOUR, _BOUND_COLOUR, _PLAIN_COLOUR, require_matplotlib
 

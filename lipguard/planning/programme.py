@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.planning.machine import CostModel
-from lipguard.planning.plan import settings_of
+from lipguard.planning.plan import PartitionPlan, PlannedBlock, settings_of
 from lipguard.planning.whole import GAIN
-from lipguard.trusted.certificate.blocks import Block, PartitionPlan
 from lipguard.trusted.layers import Add, Conv2d, Linear, Scale
 from lipguard.trusted.network.cutting import subnetwork
 from lipguard.trusted.network.graph import Network
@@ -52,7 +51,7 @@ class Programme:
         blocks = [self._whole_network()] if self.config.partition == "none" else self._shortest_path()
         return PartitionPlan(self.network.architecture, tuple(blocks), settings_of(self.config))
 
-    def _whole_network(self) -> Block:
+    def _whole_network(self) -> PlannedBlock:
         block = self._whole(0, len(self.network.nodes) - 1)
         if block is None and self.network.activations and not self.fits and self.limit == self.config.max_block_size:
             raise ConfigError(
@@ -61,10 +60,10 @@ class Programme:
             )
         return block or self._norm(0, len(self.network.nodes) - 1)
 
-    def _shortest_path(self) -> list[Block]:
+    def _shortest_path(self) -> list[PlannedBlock]:
         """Dynamic programme: best[j] is the best sequence of blocks from the input to separator j."""
         separators = self.network.separators
-        best: dict[int, tuple[tuple[float, float, int], list[Block]]] = {0: ((0.0, 0.0, 0), [])}
+        best: dict[int, tuple[tuple[float, float, int], list[PlannedBlock]]] = {0: ((0.0, 0.0, 0), [])}
         for position, stop in enumerate(separators[1:], start=1):
             candidates = [self._norm(separators[position - 1], stop), *self._blocks_to(stop, separators[:position])]
             scored = []
@@ -76,7 +75,7 @@ class Programme:
             best[stop] = min(scored, key=lambda entry: (round(entry[0][0], 9), round(entry[0][1], 6), entry[0][2]))
         return _joined(best[separators[-1]][1])
 
-    def _blocks_to(self, stop: int, starts: tuple[int, ...]) -> Iterator[Block]:
+    def _blocks_to(self, stop: int, starts: tuple[int, ...]) -> Iterator[PlannedBlock]:
         for start in reversed(starts):
             if not self._may_gain(start, stop):
                 continue
@@ -111,13 +110,13 @@ class Programme:
         own = subnetwork(self.network, start, stop)
         return own.neurons <= max(self.limit, self.smallest) or is_tileable(own)
 
-    def _norm(self, start: int, stop: int) -> Block:
-        return Block(start, stop, "norm", self._names(start, stop))
+    def _norm(self, start: int, stop: int) -> PlannedBlock:
+        return PlannedBlock(start, stop, "norm", layers=self._names(start, stop))
 
     def _names(self, start: int, stop: int) -> tuple[str, str]:
         return self.network.nodes[start + 1].path, self.network.nodes[stop].path
 
-    def _whole(self, start: int, stop: int) -> Block | None:
+    def _whole(self, start: int, stop: int) -> PlannedBlock | None:
         own = subnetwork(self.network, start, stop)
         if not own.activations:
             return None
@@ -127,9 +126,12 @@ class Programme:
         if not self._within(rows) or proof_size(own) > LARGEST_MATRIX:
             return None
         gain = GAIN ** len(own.activations)
-        return Block(start, stop, "whole", self._names(start, stop), None, (rows,), 1, gain, self._seconds(rows))
+        return PlannedBlock(
+            start, stop, "whole", layers=self._names(start, stop), variables=(rows,), tiles=1, ratio=gain,
+            seconds=self._seconds(rows),
+        )  # fmt: skip
 
-    def _tiled(self, start: int, stop: int) -> Block | None:
+    def _tiled(self, start: int, stop: int) -> PlannedBlock | None:
         if self.config.partition in ("cuts", "none"):
             return None
         own = subnetwork(self.network, start, stop)
@@ -147,7 +149,10 @@ class Programme:
             ratio = self._tiled_ratio(tiling)
             seconds = sum(map(self._seconds, rows))
             names = self._names(start, stop)
-            block = Block(start, stop, "tiles", names, tile, tuple(rows), tiling.count, ratio, seconds)
+            block = PlannedBlock(
+                start, stop, "tiles", tile, layers=names, variables=tuple(rows), tiles=tiling.count, ratio=ratio,
+                seconds=seconds,
+            )  # fmt: skip
             if best is None or (block.ratio, block.seconds) < (best.ratio, best.seconds):
                 best = block
         return best
@@ -196,9 +201,9 @@ class Programme:
         return math.sqrt(math.ceil(covers) * share)
 
 
-def _joined(blocks: list[Block]) -> list[Block]:
+def _joined(blocks: list[PlannedBlock]) -> list[PlannedBlock]:
     """Neighbouring blocks of norms are one."""
-    joined: list[Block] = []
+    joined: list[PlannedBlock] = []
     for block in blocks:
         if joined and joined[-1].kind == block.kind == "norm":
             last = joined.pop()

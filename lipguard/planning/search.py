@@ -13,11 +13,10 @@ import time
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.planning.machine import CostModel, cost_model
-from lipguard.planning.plan import settings_of
+from lipguard.planning.plan import PartitionPlan, settings_of
 from lipguard.planning.prices.kinds import explained
 from lipguard.planning.programme import Programme
 from lipguard.planning.whole import Value, cut_by_power, whole_by_power
-from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.network.graph import Network
 
 # N_max where none is given: the usual one, and the most that a network's smallest block may ask for. Clarabel's

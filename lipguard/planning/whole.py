@@ -8,10 +8,10 @@ from collections.abc import Callable
 from lipguard.config import DCPConfig
 from lipguard.planning.cuts import Cuts, candidates, chosen_cuts, segments
 from lipguard.planning.machine import CostModel
+from lipguard.planning.plan import PlannedBlock
 from lipguard.planning.prices.iteration import iteration_seconds, which_multipliers
 from lipguard.planning.prices.kinds import IN_PIECES, choose_proof, seconds_in_pieces
 from lipguard.planning.prices.price import Price
-from lipguard.trusted.certificate.blocks import Block
 from lipguard.trusted.network.cutting import pieces_of
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import lmi_sizes
@@ -24,7 +24,7 @@ GAIN = 0.66
 _NO_CUTS = Cuts((), (), 0.0)
 
 
-def whole_by_power(network: Network, config: DCPConfig, cost: CostModel, deadline: float) -> Block | None:
+def whole_by_power(network: Network, config: DCPConfig, cost: CostModel, deadline: float) -> PlannedBlock | None:
     """The whole network as one block: the power iteration needs no matrix, and one proof loses less than several."""
     if config.solver != "power" or config.partition not in ("auto", "none") or not network.activations:
         return None
@@ -36,7 +36,7 @@ def whole_by_power(network: Network, config: DCPConfig, cost: CostModel, deadlin
 
 def cut_by_power(
     network: Network, config: DCPConfig, cost: CostModel, value: Value | None, deadline: float
-) -> Block | None:
+) -> PlannedBlock | None:
     """One block that is cut, and in tiles, where it loses least, so that sparse proofs of the pieces fit."""
     if config.solver != "power" or config.partition != "auto" or config.proof not in ("auto", IN_PIECES):
         return None
@@ -67,7 +67,7 @@ def cut_by_power(
 
 def _one_lmi(
     network: Network, own: Network, config: DCPConfig, cost: CostModel, proof: Price, cuts: Cuts = _NO_CUTS
-) -> Block:
+) -> PlannedBlock:
     """The block of a whole network, given as it is and as it is cut."""
     last = len(network.nodes) - 1
     _, rows = lmi_sizes(own, [node.size for node in own.nodes])
@@ -77,7 +77,7 @@ def _one_lmi(
     ratio = min(GAIN ** len(network.activations) * math.exp(cuts.loss), 1.0)
     grids = cuts.grids if any(grid != WHOLE for grid in cuts.grids) else ()
     tiles = sum(math.prod(grid) for grid in grids) or 1
-    return Block(
-        0, last, "whole", names, None, (rows,), tiles, ratio, seconds, proof.kind, proof.reason, cuts.behind, grids,
-        multipliers,
+    return PlannedBlock(
+        0, last, "whole", None, proof.kind, cuts.behind, grids, layers=names, variables=(rows,), tiles=tiles,
+        ratio=ratio, seconds=seconds, reason=proof.reason, multipliers=multipliers,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from lipguard.planning import memory
 from lipguard.planning.machine import CostModel
 from lipguard.planning.memory import free_memory
 from lipguard.planning.orders.elimination import elimination_of
+from lipguard.planning.plan import PartitionPlan
 from lipguard.planning.prices import iteration, kinds, randomised, sparse
 from lipguard.planning.prices.iteration import which_multipliers
 from lipguard.planning.prices.kinds import PRICES, choose_proof
@@ -24,7 +25,6 @@ from lipguard.planning.prices.passes import lanczos_steps, step_seconds
 from lipguard.planning.prices.price import Price
 from lipguard.planning.prices.randomised import randomised_clearance
 from lipguard.planning.search import find_plan
-from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs.kinds import CHECKS
 from lipguard.trusted.proofs.randomised import steps_needed

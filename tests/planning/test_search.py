@@ -17,10 +17,9 @@ from torch import nn
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.planning.machine import CostModel
-from lipguard.planning.plan import settings_of
+from lipguard.planning.plan import PartitionPlan, settings_of
 from lipguard.planning.search import find_plan
 from lipguard.proposing.conic.problem import Problem
-from lipguard.trusted.certificate.blocks import PartitionPlan
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace

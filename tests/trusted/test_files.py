@@ -115,6 +115,19 @@ def test_the_format_before_is_read(tmp_path: Path) -> None:
         assert verified(former(lambda rhos: rhos, data), tmp_path) == verified(data, tmp_path)
 
 
+def test_files_that_hold_what_was_predicted_are_read(tmp_path: Path) -> None:
+    """As those were written before: with rows, ratio and seconds of every block, settings and what else there was."""
+    predicted = {"layers": ["0", "2"], "variables": [12], "tiles": 1, "ratio": 0.5, "seconds": 1.0, "reason": "cheap"}
+
+    def written(state: dict[str, Any]) -> None:
+        for block in state["plan"]["blocks"]:
+            assert not set(block) & set(predicted)
+            block |= predicted | {"multipliers": "neuron"}
+        state["plan"] |= {"settings": {"solver": "power"}, "considered": ["another"]}
+
+    assert verified(with_metadata(written), tmp_path) == verified(whole(), tmp_path)
+
+
 def scaled(number: str, factor: float) -> str:
     return (float.fromhex(number) * factor).hex()
 

@@ -14,7 +14,7 @@ from torch import nn
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
 from lipguard.planning.search import find_plan
-from lipguard.trusted.certificate.blocks import Block, PartitionPlan
+from lipguard.trusted.certificate.blocks import Block, Partition
 from lipguard.trusted.layers import Activation, Conv2d, Input
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.network.tiling import Tiling, is_tileable
@@ -71,9 +71,9 @@ def in_groups(size: int) -> Network:
     return Network(tuple(nodes))
 
 
-def plan_of(network: Network, **settings: object) -> PartitionPlan:
-    block = Block(0, len(network.nodes) - 1, proof="dense", layers=("0", "2"), **settings)  # type: ignore[arg-type]
-    return PartitionPlan(network.architecture, (block,), {})
+def plan_of(network: Network, **settings: object) -> Partition:
+    block = Block(0, len(network.nodes) - 1, proof="dense", **settings)  # type: ignore[arg-type]
+    return Partition(network.architecture, (block,))
 
 
 def test_groups_are_not_cut_into_tiles() -> None:

@@ -13,7 +13,7 @@ from lipguard.app.console.folders import require_writable
 from lipguard.certifying.report import Report
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.trusted.certificate.blocks import table
+from lipguard.planning.table import table
 
 
 def certify(cfg: DictConfig) -> float:

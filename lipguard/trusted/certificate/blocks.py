@@ -1,10 +1,9 @@
-"""The plan of a certification, a value: which subnetworks, solved how, at what predicted cost."""
+"""What of a certification's plan a claim needs: which subnetworks, and how each of them is proved."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +11,9 @@ from lipguard.errors import CertificateError
 from lipguard.trusted.network.cutting import cut_behind, pieces_of, subnetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling, is_tileable
-from lipguard.trusted.network.unfolding import WHOLE, unfolded
+from lipguard.trusted.network.unfolding import unfolded
 from lipguard.trusted.proofs.kinds import CHECKS, OF_TILES
 
-_TIED = {
-    "channel": "one multiplier per channel: there is no time for more",
-    "both": "one multiplier per channel, which few iterations find, and one per neuron: the better ones are taken",
-}
 KINDS = ("norm", "whole", "tiles")
 
 
@@ -29,43 +24,19 @@ class Block:
     Attributes:
         start, stop: nodes of the network; the block is everything behind `start` up to and including `stop`.
         kind: "norm" (its product of norms), "whole" (one LMI) or "tiles" (one LMI per tile shape, merged).
-        layers: the paths of its first and last layer.
         tile: rows and columns of a tile, for kind "tiles".
-        variables: rows of each LMI, as the solver sees it.
-        tiles: number of tiles that the LMIs stand for.
-        ratio: predicted bound over the block's product of norms.
-        seconds: predicted time of the solves and of the proof.
         proof: a key of `CHECKS`; tiles have one of their own.
-        reason: why this proof, in words.
         cuts: nodes of the network, inside a block of one LMI, behind which it is cut: a diagonal form is handed on.
         grids: tiles per axis of what is between two cuts; none where nothing is in tiles.
-        multipliers: "neuron" (each has its own), "channel" (of an image they share one) or "both" (the better ones).
     """
 
     start: int
     stop: int
     kind: str
-    layers: tuple[str, str]
     tile: tuple[int, int] | None = None
-    variables: tuple[int, ...] = ()
-    tiles: int = 0
-    ratio: float = 1.0
-    seconds: float = 0.0
     proof: str = OF_TILES
-    reason: str = ""
     cuts: tuple[int, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
-    multipliers: str = "neuron"
-
-    @property
-    def method(self) -> str:
-        """How the block is bounded, in words."""
-        if self.kind == "tiles" and self.tile is not None:
-            return f"tiles {self.tile[0]}x{self.tile[1]}"
-        if self.cuts or self.grids:
-            tiled = [f"{rows}x{columns}" for rows, columns in self.grids if (rows, columns) != WHOLE]
-            return f"one LMI, cut {len(self.cuts)} times" + (f", in {', '.join(tiled)} tiles" if tiled else "")
-        return {"norm": "product of norms", "whole": "one LMI"}[self.kind]
 
     def network(self, network: Network) -> Network:
         """The block as a network of its own."""
@@ -88,54 +59,51 @@ class Block:
         return Tiling(own, self.tile)
 
 
-@dataclass(frozen=True)
-class PartitionPlan:
-    """Blocks in order, from the input to the output; their bounds multiply.
+def places_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `Block`, from plain values; what there is beside them is not read.
 
-    A plan depends on the architecture, the input shape and the settings, not on the weights.
+    Raises:
+        LookupError, TypeError, ValueError, OverflowError: a field is missing or of the wrong kind.
+    """
+    tile = state["tile"]
+    return {
+        "start": int(state["start"]), "stop": int(state["stop"]), "kind": str(state["kind"]),
+        "tile": None if tile is None else (int(tile[0]), int(tile[1])), "proof": str(state["proof"]),
+        "cuts": tuple(int(i) for i in state["cuts"]),
+        "grids": tuple((int(rows), int(columns)) for rows, columns in state["grids"]),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Blocks in order, from the input to the output; their bounds multiply.
 
     Attributes:
         architecture: digest of the network's architecture.
         blocks: the blocks.
-        settings: the settings that it was searched for.
-        considered: what else there was, and what spoke against it, in words.
     """
 
     architecture: str
     blocks: tuple[Block, ...]
-    settings: Mapping[str, Any]
-    considered: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """Predicted time of all solves, one after the other."""
-        return sum(block.seconds for block in self.blocks)
-
-    @property
-    def ratio(self) -> float:
-        """Predicted bound over the product of all norms."""
-        return math.prod(block.ratio for block in self.blocks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> PartitionPlan:
-        """The inverse of `to_dict`.
+    def from_dict(cls, state: Mapping[str, Any]) -> Partition:
+        """The inverse of `to_dict`; what there is beside it is not read.
 
         Raises:
             CertificateError: a field is missing or of the wrong kind.
         """
         try:
-            blocks = tuple(_block(block) for block in state["blocks"])
-            considered = tuple(str(line) for line in state["considered"])
-            return cls(str(state["architecture"]), blocks, dict(state["settings"]), considered)
+            return cls(str(state["architecture"]), tuple(Block(**places_of(block)) for block in state["blocks"]))
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise CertificateError(f"The partition plan cannot be read: {error!r}.") from error
 
     def check(self, network: Network) -> None:
-        """Check that the plan is one of this network: blocks follow each other and can be what they say.
+        """Check that the partition is one of this network: blocks follow each other and can be what they say.
 
         Raises:
             CertificateError: it is not.
@@ -164,34 +132,6 @@ class PartitionPlan:
         if ends[-1] != len(network.nodes) - 1:
             raise CertificateError("The partition plan does not reach the network's output.")
 
-    def __str__(self) -> str:
-        header = ("block", "layers", "method", "LMI rows", "solves", "tiles", "proof", "predicted ratio", "predicted s")
-        rows = [
-            (
-                str(i), " .. ".join(dict.fromkeys(block.layers)), block.method,
-                ", ".join(map(str, block.variables)) or "-", str(len(block.variables)), str(block.tiles or "-"),
-                "-" if block.kind == "norm" else block.proof, f"{block.ratio:.3f}", f"{block.seconds:.1f}",
-            )
-            for i, block in enumerate(self.blocks)
-        ]  # fmt: skip
-        total = f"predicted: {self.ratio:.3f} of the product of norms, {self.seconds:.1f} s of solves"
-        why = [f"block {i}: {block.proof} proof: {block.reason}" for i, block in enumerate(self.blocks) if block.reason]
-        why += [f"block {i}: {_TIED[b.multipliers]}" for i, b in enumerate(self.blocks) if b.multipliers in _TIED]
-        others = ["considered:", *(f"  {line}" for line in self.considered)] if self.considered else []
-        return "\n".join([*table(header, rows), *why, total, *others])
-
-
-def _block(state: Mapping[str, Any]) -> Block:
-    tile = state["tile"]
-    first, last = state["layers"]
-    return Block(
-        int(state["start"]), int(state["stop"]), str(state["kind"]), (str(first), str(last)),
-        None if tile is None else (int(tile[0]), int(tile[1])), tuple(int(n) for n in state["variables"]),
-        int(state["tiles"]), float(state["ratio"]), float(state["seconds"]), str(state["proof"]), str(state["reason"]),
-        tuple(int(i) for i in state["cuts"]), tuple((int(rows), int(columns)) for rows, columns in state["grids"]),
-        str(state["multipliers"]),
-    )  # fmt: skip
-
 
 def _can_unfold(block: Block, network: Network) -> bool:
     if block.kind != "whole" or not CHECKS[block.proof].in_pieces:
@@ -210,12 +150,3 @@ def _fits(block: Block, network: Network) -> bool:
     return block.tile is not None and min(block.tile) > 0 and is_tileable(own) and all(
         side <= size for side, size in zip(block.tile, own.output_shape[1:], strict=True)
     )  # fmt: skip
-
-
-def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a plain-text table, columns aligned."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.trusted.certificate.blocks import PartitionPlan
+from lipguard.trusted.certificate.blocks import Partition
 from lipguard.trusted.certificate.files import read, write
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.regions.region import Domain, from_arrays, in_words, to_arrays
@@ -31,7 +32,7 @@ class Certificate:
     Attributes:
         digest: of the network (its graph, weights and biases) that the bound belongs to.
         input_shape: of one sample.
-        plan: the partition.
+        plan: the partition, without what was predicted of it.
         merge: how tiles are merged.
         multipliers: for every block one array per part; empty where the block stands on its product of norms.
         slacks: for every block the relative clearance that its proof needs: by which the forms of tiles are widened, or
@@ -48,7 +49,7 @@ class Certificate:
 
     digest: str
     input_shape: Shape
-    plan: PartitionPlan
+    plan: Partition
     merge: str
     multipliers: tuple[tuple[Array, ...], ...]
     slacks: tuple[float, ...]
@@ -153,9 +154,8 @@ class Certificate:
                 raise CertificateError(
                     f"Expected certificate format {FORMAT} or {_FORMER}, but got {state['format']!r}. Certify again."
                 )
-            plan = PartitionPlan.from_dict(state["plan"])
-            names = [[f"t_{i}_{j}" for j in range(len(block.variables))] for i, block in enumerate(plan.blocks)]
-            kept = [[name for name in parts if name in arrays] for parts in names]
+            plan = Partition.from_dict(state["plan"])
+            kept = [_multipliers_of(i, arrays) for i in range(len(plan.blocks))]
             shape = tuple(int(n) for n in state["input_shape"])
             placed = {name: array for name, array in arrays.items() if name.startswith("domain_")}
             domain = None if state["domain"] is None else from_arrays(state["domain"], placed, shape)
@@ -180,6 +180,12 @@ class Certificate:
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
             raise CertificateError(f"The certificate's metadata cannot be read: {error!r}.") from error
+
+
+def _multipliers_of(block: int, arrays: Mapping[str, Array]) -> list[str]:
+    """The names of its parts' arrays, in order; whether there are as many as parts is seen by the verifier."""
+    names = (f"t_{block}_{j}" for j in itertools.count())
+    return list(itertools.takewhile(lambda name: name in arrays, names))
 
 
 def _former_forms(state: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, Array]:

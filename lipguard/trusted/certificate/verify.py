@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipguard.errors import CertificateError, ConfigError
-from lipguard.trusted.certificate.blocks import Block, PartitionPlan
+from lipguard.trusted.certificate.blocks import Block, Partition
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.lmi.freed import FreedNetwork, are_tied
@@ -145,7 +145,7 @@ def _on_domain(network: Network, domain: Domain, norms: Sequence[float]) -> Netw
         raise CertificateError(f"The certificate's domain does not fit the network: {error}") from error
 
 
-def weakest_proof(plan: PartitionPlan, proved: Sequence[bool]) -> str:
+def weakest_proof(plan: Partition, proved: Sequence[bool]) -> str:
     """The proof of a bound, given which blocks rest on an LMI."""
     return weakest(block.proof for block, has in zip(plan.blocks, proved, strict=True) if has)
 
@@ -181,7 +181,7 @@ def _check_chance(certificate: Certificate, most: float) -> None:
         )
 
 
-def share_of_probability(plan: PartitionPlan, total: float) -> float:
+def share_of_probability(plan: Partition, total: float) -> float:
     """The failure probability of each randomised proof, so that all of them together have at most `total`."""
     count = max(sum(errs(block.proof) for block in plan.blocks), 1)
     share = total / count

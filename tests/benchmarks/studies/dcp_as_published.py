@@ -22,7 +22,7 @@ import lipguard
 from lipguard import DCPConfig
 from lipguard.app.classifier.models import Classifier
 from lipguard.app.data.images import IdxData
-from lipguard.trusted.certificate.blocks import table
+from lipguard.planning.table import table
 
 from ..networks import peers
 
