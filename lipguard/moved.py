@@ -11,7 +11,7 @@ import importlib.machinery
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Of every former module those in which its names are found now; of a former package none.
@@ -32,7 +32,7 @@ SUCCESSORS: dict[str, tuple[str, ...]] = {
     "lipguard.network.lowering": ("lipguard.trusted.reading.own",),
     "lipguard.network.trace": ("lipguard.trusted.reading.trace",),
     "lipguard.partition": (),
-    "lipguard.partition.plan": ("lipguard.trusted.certificate.blocks",),
+    "lipguard.partition.plan": ("lipguard.planning.plan", "lipguard.trusted.certificate.blocks"),
     "lipguard.penalty": ("lipguard.proposing.penalty",),
     "lipguard.plotting": ("lipguard.figures.history", "lipguard.figures.plan", "lipguard.figures.front"),
     "lipguard.report": ("lipguard.certifying.report",),
@@ -40,6 +40,21 @@ SUCCESSORS: dict[str, tuple[str, ...]] = {
     "lipguard.rounding": ("lipguard.trusted.rounding",),
     "lipguard.selection": ("lipguard.choosing.selection",),
 }  # fmt: skip
+
+
+def _planned_block(
+    start: int, stop: int, kind: str, layers: tuple[str, str], tile: tuple[int, int] | None = None, **rest: Any
+) -> Any:
+    """A block with what is predicted of it, from the former `Block`'s arguments."""
+    from lipguard.planning.plan import PlannedBlock
+
+    return PlannedBlock(start, stop, kind, tile, layers=layers, **rest)
+
+
+# Of a former module and a name in it what takes the former arguments, where its successor takes others.
+FORMER_ARGUMENTS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("lipguard.partition.plan", "Block"): _planned_block,
+}
 
 
 class _Former(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -66,6 +81,8 @@ class _Former(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             )  # fmt: skip
 
         def find(name: str) -> Any:
+            if (module.__name__, name) in FORMER_ARGUMENTS:
+                return FORMER_ARGUMENTS[module.__name__, name]
             for successor in successors:
                 found = importlib.import_module(successor)
                 if hasattr(found, name):

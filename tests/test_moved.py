@@ -23,6 +23,18 @@ from lipguard.partition.plan import Block, PartitionPlan
 import lipguard.certificate.domain as domain
 assert Certificate is lipguard.Certificate
 assert domain.Box is lipguard.Box
+
+import dataclasses
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+own = lipguard.certify(model, (3,)).certificate
+network = trace(model, (3,))
+block = Block(0, len(network.nodes) - 1, "whole", ("0", "2"), variables=(4,), proof="dense")
+plan = PartitionPlan(network.architecture, (block,), {})
+places = [getattr(own, field.name) for field in dataclasses.fields(own)]
+places[2] = plan
+assert lipguard.verify(Certificate(*places), model) == own.bound
 """
 
 
