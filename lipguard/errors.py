@@ -1,5 +1,9 @@
 """The errors that lipguard raises on purpose. Bad input never yields a number."""
 
+from __future__ import annotations
+
+_SHOWN = 60  # characters of a value; a longer one is told by its type
+
 
 class LipguardError(Exception):
     """Base class: `except LipguardError` catches everything below and nothing else."""
@@ -29,3 +33,25 @@ class CertificateError(LipguardError):
 
 class ConfigError(LipguardError, ValueError):
     """A setting has a value that lipguard does not know or cannot honour."""
+
+
+def expect(name: str, value: object, kinds: type | tuple[type, ...], said: str) -> None:
+    """Refuse an argument of another type.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kinds: the types that it may have.
+        said: these in words, such as "a DCPConfig or None".
+
+    Raises:
+        ConfigError: the value is of none of them.
+    """
+    if not isinstance(value, kinds):
+        raise ConfigError(f"Expected {name} to be {said}, but got {shown(value)}.")
+
+
+def shown(value: object) -> str:
+    """A value for a message of one line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN and "\n" not in text else f"one of type {type(value).__name__}"

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from types import NoneType
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,18 @@ from torch import Tensor, nn
 from lipguard.certifying.budget import Budget
 from lipguard.certifying.plans import new_plan
 from lipguard.certifying.report import Report
-from lipguard.certifying.request import Request, device_of
+from lipguard.certifying.request import Request, checked_config, device_of
 from lipguard.certifying.run import run
 from lipguard.certifying.status import Outcome, Status
 from lipguard.certifying.threads import few_threads
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
+from lipguard.errors import expect
 from lipguard.planning.plan import PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.norms.matrices import LateNormError
 from lipguard.trusted.reading.trace import trace
-from lipguard.trusted.regions.region import Domain
+from lipguard.trusted.regions.region import Domain, checked_domain
 from lipguard.trusted.rounding import subnormal_numbers
 
 
@@ -61,7 +63,11 @@ def certify(
         CertificateError: bounds contradict each other, or an activation has a slope that it cannot have: an error in
             lipguard, or in what was registered.
     """
-    start, config = time.monotonic(), config or DCPConfig()
+    start = time.monotonic()
+    config = checked_config(config)
+    expect("warm_start", warm_start, (Report, WarmStart, Certificate, NoneType), "a Report, a Certificate or None")
+    expect("data", data, (Tensor, NoneType), "a tensor of samples, or None")
+    checked_domain(domain)
     with torch.inference_mode(False):  # the search for the lower bound differentiates
         network = trace(model, input_shape)
         end = Budget.of(config, start).deadline
@@ -82,7 +88,7 @@ def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None 
     Raises:
         UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
     """
-    config, start = config or DCPConfig(), time.monotonic()
+    config, start = checked_config(config), time.monotonic()
     with torch.inference_mode(False):
         network = trace(model, input_shape)
         return new_plan(network, Budget.of(config, start, device=device_of(model)))

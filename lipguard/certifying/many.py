@@ -14,7 +14,7 @@ from torch import nn
 
 from lipguard.certifying.certify import certify_network
 from lipguard.certifying.report import Report
-from lipguard.certifying.request import Request
+from lipguard.certifying.request import Request, checked_config
 from lipguard.certifying.status import Outcome, Status
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
@@ -59,7 +59,7 @@ def certify_many(
         ConfigError: the settings do not fit a network, or processes were asked for and loky is not installed.
         ValueError: there is not one warm start per model.
     """
-    config = config or DCPConfig()
+    config = checked_config(config)
     starts = [None] * len(models) if warm_starts is None else list(warm_starts)
     if len(starts) != len(models):
         raise ValueError(f"Expected {len(models)} warm starts, one per model, but got {len(starts)}.")

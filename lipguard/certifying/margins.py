@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 from lipguard.certifying.certify import certify_network
 from lipguard.certifying.radii import certified_radii
 from lipguard.certifying.report import Report
-from lipguard.certifying.request import Request, device_of
+from lipguard.certifying.request import Request, checked_config, device_of
 from lipguard.certifying.verify import read_for, verify_network
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
-from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError
+from lipguard.errors import CertificateError, ConfigError, InvalidNetworkError, expect
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.certificate.verify import CHANCE
 from lipguard.trusted.layers import Linear
@@ -49,7 +50,13 @@ class Margins:
 
     @classmethod
     def of_bound(cls, bound: float, classes: int) -> Margins:
-        """What a bound of the whole network says: |f_i - f_j| has sqrt(2) times its constant."""
+        """What a bound of the whole network says: |f_i - f_j| has sqrt(2) times its constant.
+
+        Raises:
+            ValueError: the bound is negative, or no number.
+        """
+        if not bound >= 0:
+            raise ValueError(f"Expected bound to be a number that is not negative, but got {bound!r}.")
         constants = torch.full((classes, classes), mul_up(sqrt_up(2.0), float(bound)), dtype=torch.float64)
         return cls(constants.fill_diagonal_(0.0))
 
@@ -102,7 +109,8 @@ def certify_margins(
         CertificateError: the report belongs to other weights, or holds on a domain only.
         UnsupportedLayerError: as `certify`.
     """
-    start = time.monotonic()
+    start, plain = time.monotonic(), checked_config(config)
+    expect("report", report, Report, "a Report, of certify")
     with torch.inference_mode(False):
         network = trace(model, input_shape)
         classes = _classes(network)
@@ -110,7 +118,6 @@ def certify_margins(
         found = Margins.of_bound(report.bound, classes)
         constants, reports = found.constants.clone(), {}
         wanted = _checked_pairs(pairs, classes)
-        plain = config or DCPConfig()
         known = dict(earlier.reports) if earlier is not None else {}
         last: Report | None = next(iter(known.values()), None)
         for pair in wanted:
@@ -208,6 +215,12 @@ def _checked_pairs(pairs: Sequence[Pair] | None, classes: int) -> list[Pair]:
     if pairs is None:
         return list(itertools.combinations(range(classes), 2))
     for pair in pairs:
-        if len(pair) != 2 or pair[0] == pair[1] or not all(0 <= k < classes for k in pair):
-            raise ConfigError(f"Expected pairs of two of {classes} classes, but got {tuple(pair)}.")
+        if not _is_pair(pair, classes):
+            raise ConfigError(f"Expected pairs of two of {classes} classes, but got {pair!r}.")
     return list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
+
+
+def _is_pair(pair: object, classes: int) -> bool:
+    if not isinstance(pair, Sequence) or len(pair) != 2 or pair[0] == pair[1]:
+        return False
+    return all(isinstance(k, Integral) and 0 <= int(k) < classes for k in pair)

@@ -7,7 +7,7 @@ import dataclasses
 from torch import nn
 
 from lipguard.certifying.hints import HINTS
-from lipguard.errors import CertificateError, LipguardError
+from lipguard.errors import CertificateError, LipguardError, expect
 from lipguard.planning.memory import free_memory
 from lipguard.planning.orders.elimination import elimination_of
 from lipguard.planning.prices.sparse import sparse_bytes
@@ -71,7 +71,9 @@ def read_for(certificate: Certificate, model: nn.Module) -> Network:
 
     Raises:
         CertificateError: it cannot be read for these.
+        ConfigError: the certificate is none.
     """
+    expect("certificate", certificate, Certificate, "a Certificate, such as a report's `certificate`")
     try:
         return trace(model, certificate.input_shape)
     except LipguardError as error:

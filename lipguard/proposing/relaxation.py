@@ -17,7 +17,7 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
 from lipguard.trusted.reading.lowering import lowered
 from lipguard.trusted.reading.private import PrivateCopy, in_eval_mode
-from lipguard.trusted.reading.trace import checked_shape, first_tensor, trace, undisturbed
+from lipguard.trusted.reading.trace import checked_module, checked_shape, first_tensor, trace, undisturbed
 from lipguard.trusted.reading.tracer import Tracer, traced_graph
 
 
@@ -84,6 +84,7 @@ class LiveNetwork:
     """
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
+        checked_module(model)
         self.model, self.shape = model, checked_shape(input_shape)
         trace(in_eval_mode(model), self.shape)  # for its checks
         self._read()

@@ -24,7 +24,7 @@ from lipguard.trusted.proofs.claim import Claim, Means
 from lipguard.trusted.proofs.hints import Hints
 from lipguard.trusted.proofs.kinds import BY_NORMS, DETERMINISTIC, errs, proves, weakest
 from lipguard.trusted.proofs.tiles import MERGES, prove_tiles
-from lipguard.trusted.regions.region import Ball, Box, Domain, are_equal, in_words
+from lipguard.trusted.regions.region import Domain, are_equal, checked_domain, in_words
 from lipguard.trusted.regions.restriction import restricted
 from lipguard.trusted.rounding import mul_up, sqrt_up, subnormal_numbers, up
 
@@ -128,8 +128,7 @@ def verify_certificate(
 def _check_domain(certificate: Certificate, wanted: Domain | None) -> None:
     """A bound on some inputs may not pass for one on all, or on others."""
     own = certificate.domain
-    if wanted is not None and not isinstance(wanted, (Box, Ball)):
-        raise ConfigError(f"Expected domain to be a Box, a Ball or None, but got {wanted!r}.")
+    checked_domain(wanted)
     if own is None or (wanted is not None and are_equal(own, wanted, tuple(certificate.input_shape))):
         return
     asked = "" if wanted is None else f", not on {in_words(wanted)}"

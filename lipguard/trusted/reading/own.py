@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +51,9 @@ def register(
     if module in TABLE.modules:
         raise ConfigError(f"{module.__name__} is known already.")
     if slope is not None:
-        low, high = slope
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        if not _is_interval(slope):
             raise ConfigError(f"Expected slope=(low, high) with finite numbers in order, but got {slope!r}.")
+        low, high = slope
         rule = partial(_own_activation, slope=(float(low), float(high)))
     elif group is not None:
         if isinstance(group, bool) or not isinstance(group, int) or group < 1:
@@ -60,6 +62,12 @@ def register(
     else:
         rule = partial(_own_affine)
     TABLE.own[module] = Kind(rule, module, lambda m: {"module": m})
+
+
+def _is_interval(slope: object) -> bool:
+    if not isinstance(slope, Sequence) or len(slope) != 2:
+        return False
+    return all(isinstance(end, Real) and math.isfinite(end) for end in slope) and bool(slope[0] <= slope[1])
 
 
 def _own_activation(builder: Builder, x: Ref, module: nn.Module, slope: tuple[float, float]) -> Ref:

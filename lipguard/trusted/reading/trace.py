@@ -38,8 +38,7 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> Network:
             not one tensor.
     """
     shape = checked_shape(input_shape)
-    if not isinstance(model, nn.Module):
-        raise InvalidNetworkError(f"Expected a torch.nn.Module, but got {type(model).__name__}.")
+    checked_module(model)
     first = first_tensor(model)
     double = first.dtype == torch.float64 and first.device.type == "cpu"
     with undisturbed(first.device):
@@ -88,6 +87,16 @@ def undisturbed(device: torch.device) -> Iterator[None]:
         torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False),
     ):  # fmt: skip
         yield
+
+
+def checked_module(model: object) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        InvalidNetworkError: it is something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidNetworkError(f"Expected a torch.nn.Module, but got {type(model).__name__}.")
 
 
 def checked_shape(input_shape: Sequence[int]) -> Shape:

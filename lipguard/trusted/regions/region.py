@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipguard.errors import ConfigError
+from lipguard.errors import ConfigError, expect
 from lipguard.trusted.layers import (
     Shape,
 )
@@ -105,6 +106,15 @@ class Ball:
 
 
 Domain: TypeAlias = Box | Ball
+
+
+def checked_domain(domain: Domain | None) -> None:
+    """Refuse what is no domain.
+
+    Raises:
+        ConfigError: it is neither a `Box`, nor a `Ball`, nor None.
+    """
+    expect("domain", domain, (Box, Ball, NoneType), "a Box, a Ball or None")
 
 
 def _tensor(value: Tensor | float) -> Tensor:
