@@ -40,6 +40,7 @@ def test_penalty(tmp_path: Path) -> None:
     assert certified[1] > certified[0]
 
 
+@pytest.mark.slow  # what it shows, `select`, is tested with its command, too
 def test_select_checkpoint(tmp_path: Path) -> None:
     printed, _ = output("select_checkpoint.py", tmp_path)
     chosen = re.findall(r"chosen, and proved again: (\S+)", printed)

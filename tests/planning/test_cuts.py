@@ -134,25 +134,25 @@ def test_what_does_not_fit_even_when_cut_everywhere_is_planned_otherwise() -> No
 
 def test_what_is_too_large_between_two_cuts_is_in_tiles() -> None:
     model = nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(3, 1, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2),
+        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(2, 1, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2),
     )  # fmt: skip
     model = with_weights(model, 0)
-    config = DCPConfig(failure_probability=0, max_block_size=110)
-    report = lipguard.certify(model, (1, 10, 10), config)
+    config = DCPConfig(failure_probability=0, max_block_size=80)
+    report = lipguard.certify(model, (1, 8, 8), config)
     (block,) = report.plan.blocks
     assert max(math.prod(grid) for grid in block.grids) > 1
     assert "tiles" in block.method
     assert report.proof == "sparse"
     assert report.lower_bound <= report.bound < report.product_bound
-    whole = lipguard.certify(model, (1, 10, 10))
+    whole = lipguard.certify(model, (1, 8, 8))
     assert whole.bound <= report.bound
     assert lipguard.verify(report.certificate, model) == report.bound
-    again = lipguard.certify(model, (1, 10, 10), config, report)
+    again = lipguard.certify(model, (1, 8, 8), config, report)
     assert again.plan == report.plan
     assert again.bound == pytest.approx(report.bound, rel=1e-2)
-    own = block.parts(trace(model, (1, 10, 10)))[0]
-    assert all(elimination_of(part_of(own, nodes)).largest <= 110 for nodes in pieces_of(own) if len(nodes) > 1)
+    own = block.parts(trace(model, (1, 8, 8)))[0]
+    assert all(elimination_of(part_of(own, nodes)).largest <= 80 for nodes in pieces_of(own) if len(nodes) > 1)
 
 
 def test_asked_for_partition_factors_are_the_tiles() -> None:

@@ -107,7 +107,9 @@ def _returns_nothing_that_is_a_number(problem: Problem, *rest: object) -> Propos
     return Proposal(np.full(5, np.nan), 1.0, SOLVED) if _is_chosen(problem) else proposal
 
 
-@pytest.mark.parametrize("fault", [_kills_itself, _hangs, _returns_nothing_that_is_a_number])
+@pytest.mark.parametrize(
+    "fault", [_kills_itself, pytest.param(_hangs, marks=pytest.mark.slow), _returns_nothing_that_is_a_number]
+)
 def test_a_solver_that_fails_costs_its_own_block_only(fault: object, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)]
