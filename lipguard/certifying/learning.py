@@ -27,12 +27,13 @@ def learned(report: Report, states: Sequence[BlockState]) -> Report:
 
 def _learn(states: Sequence[BlockState]) -> None:
     """Compare what the stages of a whole network took with what was predicted."""
-    (state, *others) = states
-    subject, proposals = state.subject, state.proposals
-    if others or subject.config.solver != "power" or len(subject.parts) != 1 or proposals.rounds != 1:
+    if len(states) != 1:
+        return
+    subject, proposals = states[0].subject, states[0].proposals
+    if subject.config.solver != "power" or len(subject.parts) != 1 or proposals.rounds != 1:
         return
     iteration = iteration_seconds(subject.parts[0], cost_model(), subject.block.multipliers)
     learn({
         "iteration": (proposals.seconds, iteration),
-        subject.block.proof: (state.proving, subject.block.seconds - iteration),
+        subject.block.proof: (states[0].proving, subject.block.seconds - iteration),
     })  # fmt: skip

@@ -1,6 +1,7 @@
 """Ctrl-C and budgets: what is proved until then is the result."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,17 @@ from torch import nn
 
 import lipguard
 from lipguard import DCPConfig
+from lipguard.certifying import subject
 from lipguard.certifying.attempts import claims
 from lipguard.certifying.hints import HINTS
+from lipguard.planning.prices import iteration as iteration_price
+from lipguard.planning.prices import sparse
 from lipguard.proposing.power import iteration
+from lipguard.proposing.power import run as power
+from lipguard.proposing.power.options import PowerOptions
+from lipguard.proposing.proposal import Proposal
 from lipguard.trusted.lmi.scaled import ScaledForm
+from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs import randomised
 from lipguard.trusted.reading.trace import trace
 
@@ -49,6 +57,26 @@ def test_interrupted_at_once_leaves_the_product(monkeypatch: pytest.MonkeyPatch)
     report = lipguard.certify(cnn(), (1, 12, 12))
     assert report.status.startswith("interrupted")
     assert report.bound == report.product_bound
+
+
+def test_after_an_interrupted_search_by_channels_there_is_none_by_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (iteration_price, sparse, subject):
+        monkeypatch.setattr(module, "LARGE", 100)
+    searches, propose = [], power.propose
+
+    def counted(part: Network, options: PowerOptions, *start: Any) -> Proposal:
+        searches.append(options.tied)
+        return propose(part, options, *start)
+
+    monkeypatch.setattr(power, "propose", counted)
+    layers = [m for i in range(9) for m in (nn.Conv2d(2 if i else 1, 2, 3, padding=1), nn.ReLU())]
+    model = with_weights(nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 3)), 0)
+    interrupt_after(monkeypatch, 5)
+    report = lipguard.certify(model, (1, 8, 8))
+    assert report.plan.blocks[0].multipliers == "both"
+    assert searches == [True]
+    assert report.status.is_interrupted
+    assert lipguard.verify(report.certificate, model) == report.bound
 
 
 def test_an_interrupted_proof_leaves_the_product(monkeypatch: pytest.MonkeyPatch) -> None:

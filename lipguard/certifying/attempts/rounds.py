@@ -61,12 +61,12 @@ def propose(subject: Subject, proposals: Proposals, budget: Budget, optimise: bo
     known = dict(subject.earlier)
     if proposals.found:  # another round: on from where the last one ended
         known |= proposals.state(subject)
-    tied, is_hurried = proposals.tied, False
+    tied, is_last = proposals.tied, False
     if subject.block.multipliers == "both" and not subject.is_joint and proposals.rounds == 0:
-        tied, options, is_hurried = _tied(subject, options, known)
+        tied, options, is_last = _tied(subject, options, known)
     if subject.is_joint:
         found = power.propose_tiles(subject.tiling(), options, known.get(subject.key(0)))
-    elif is_hurried and tied is not None:
+    elif is_last and tied is not None:
         found, tied = [tied], None
     else:
         found = [power.propose(part, options, known.get(subject.key(j))) for j, part in enumerate(subject.parts)]
@@ -109,17 +109,18 @@ def _seconds(subject: Subject, budget: Budget) -> float | None:
 def _tied(
     subject: Subject, options: PowerOptions, known: Mapping[str, Mapping[str, Array]]
 ) -> tuple[Proposal, PowerOptions, bool]:
-    """First one multiplier per channel; with the options of what follows, and whether there is no time for it.
+    """First one multiplier per channel; with the options of what follows, and whether nothing is to follow.
 
-    Where half of the time was over before even those were found, the rest is better spent on them.
+    Nothing is after Ctrl-C, nor where half of the time was over before even those were found: the rest is better spent
+    on them.
     """
     began = time.monotonic()
     half = None if options.max_seconds is None else options.max_seconds / 2
     steps = min(_TIED_STEPS, options.max_iterations)
     few = dataclasses.replace(options, tied=True, max_iterations=steps, max_seconds=half)
     tied = power.propose(subject.parts[0], few, known.get(tied_key(subject)))
-    if options.max_seconds is None:
-        return tied, options, False
+    if options.max_seconds is None or is_interrupted(tied):
+        return tied, options, is_interrupted(tied)
     left = max(options.max_seconds - (time.monotonic() - began), 0.0)
     if is_out_of_time(tied):
         few = dataclasses.replace(few, max_seconds=left, stir=0.0)

@@ -1,7 +1,7 @@
 """The results of the package `lipguard` that Python finds, as lines of JSON: a program of its own.
 
-The study `same_results` starts it in two checkouts, of which one may be older, so it asks for `lipguard.certify` and
-`lipguard.verify` alone.
+The study `same_results` starts it in two checkouts, of which one may be older, so it asks for `lipguard.certify`,
+`lipguard.plan` and `lipguard.verify` alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import lipguard
 
@@ -38,6 +40,7 @@ def ways() -> dict[str, dict[str, Any]]:
 def results(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, what was found) of networks whose name contains `only`, with the package that Python finds."""
     warnings.simplefilter("ignore")
+    lipguard.plan(torch.nn.Linear(1, 1), (1,))  # measures the machine
     for name, model, shape in networks():
         if only not in name:
             continue
@@ -49,7 +52,7 @@ def results(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _forget() -> None:
-    """What has been learned of this machine's speed since the first network: plans depend on it."""
+    """What has been learned of this machine's speed since it was measured: plans depend on it."""
     cache = Path(os.environ["LIPGUARD_CACHE"])
     first = cache / "first"
     for file in cache.glob("*.json"):
