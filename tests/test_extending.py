@@ -117,6 +117,7 @@ def run(project: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_added_passes_what_the_page_says(project: Path) -> None:
     """All suites at once, of which those tests run that are about what is added."""
     words = " or ".join(NAMES)

@@ -101,6 +101,7 @@ def _dies(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow  # what runs jobs in processes is tested with its own
 def test_networks_whose_processes_die_have_their_product(monkeypatch: pytest.MonkeyPatch) -> None:
     models = nets(2)
     monkeypatch.setattr(many, "certified", _dies)

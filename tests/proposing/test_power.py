@@ -55,6 +55,7 @@ def optimum(network: Network) -> float:
 ACTIVATIONS = [nn.ReLU(), nn.LeakyReLU(0.2), nn.LeakyReLU(-0.5), nn.Sigmoid(), nn.ELU(2.0)]
 
 
+@pytest.mark.slow  # the contract of proposers has bounds that meet the optimum
 @pytest.mark.parametrize("build", [dense, residual, convolutional])
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_value_and_multipliers_meet_the_optimum(build: object, activation: nn.Module) -> None:

@@ -21,7 +21,7 @@ from lipguard.trusted.proofs.kinds import proves
 from lipguard.trusted.reading.trace import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
-FEW = 20  # seeds of the default run, the first of all
+FEW = 10  # seeds of the default run, the first of all
 TENS = [pytest.param(k, marks=[pytest.mark.slow] if k >= 25 else []) for k in range(50)]
 SEEDS = [pytest.param(k, marks=[pytest.mark.slow] if k >= FEW // 10 else []) for k in range(50)]  # ten graphs each
 

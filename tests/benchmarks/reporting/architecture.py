@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 from .imports import ROOT, SOURCES, Arrows, arrows, levels, reduced, summary
 from .markdown import markdown
 
 
+@functools.cache
 def pages() -> dict[str, dict[str, str]]:
     """By page of the docs, and by the name of a marker in the page."""
     return {
