@@ -88,7 +88,7 @@ def weighs(m: Any, x: Any) -> Any:
 READ: dict[str, Callable[[Any, Any], Any]] = {
     "assert": asserts, "raise": raises, "a division by zero": divides, "a warning": warns,
     "a check in a function": checked_elsewhere, "types": checks_types, "logs": logs, "weights": weighs,
-    "a branch that changes nothing": lambda m, x: m.net(x) if x.sum() > 0 else m.net(x),
+    "a branch that changes nothing": lambda m, x: m.net(x) if x.sum() > 0 else m.net(1 * x),
 }  # fmt: skip
 
 

@@ -170,11 +170,11 @@ def test_one_input_is_chosen_and_the_others_are_fixed(case: str) -> None:
 
 
 def test_what_is_fixed_belongs_to_the_network_that_a_certificate_names() -> None:
-    model = Rates().eval()
-    choice: dict[str, Any] = {"fixed": {"t": torch.tensor([[0.1, 0.2, 0.3, 0.4]])}}
+    model = Critic().eval()
+    choice: dict[str, Any] = {"fixed": {"action": torch.tensor([[0.1, 0.2]])}}
     report = lipguard.certify(model, (4,), **choice)
     assert lipguard.verify(report.certificate, model, **choice) == report.bound
-    for other in ({"fixed": {"t": torch.tensor([[0.1, 0.2, 0.3, 0.5]])}}, {"fixed": {"t": 0.1}}, {}):
+    for other in ({"fixed": {"action": torch.tensor([[0.1, 0.3]])}}, {"fixed": {"action": 0.1}}, {}):
         with pytest.raises(CertificateError):
             lipguard.verify(report.certificate, model, **other)  # type: ignore[arg-type]
 

@@ -205,7 +205,7 @@ class _Calls:
                 if kept and (kind != "attribute" or self._calls):  # what the first call puts in place may be a cache
                     raise InvalidNetworkError(
                         f"{name}: forward reads and changes its {kind} {key!r}, so that the model is another function "
-                        "at every call. Keep it constant in eval mode."
+                        "at every call. In eval mode, keep it constant."
                     )
         self._calls += 1
         return y.detach().to("cpu", torch.float64)

@@ -51,7 +51,7 @@ def trace(
             not one tensor.
         ConfigError: the model has no such input or output.
     """
-    return read(model, input_shape, Reading(output, input, fixed or {}))
+    return read(model, input_shape, Reading(output, input, {} if fixed is None else fixed))
 
 
 def read(model: nn.Module, input_shape: Sequence[int], reading: Reading = PLAIN) -> Network:
