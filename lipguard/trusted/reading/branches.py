@@ -11,7 +11,7 @@ import dis
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -82,7 +82,7 @@ def read_on_all_branches(read: Callable[[Answers], Network], run: Callable[[], A
     ways = list(first.others())
     for count, forced in enumerate(ways, 1):  # which grow meanwhile
         answers = Answers(forced)
-        if count > _MOST or not _agrees(read, run, answers, network):
+        if count > _MOST or not agrees(read, run, answers, network):
             raise control_flow(first.places[min(len(forced), len(first.places)) - 1])
         ways += answers.others()
     return network
@@ -96,7 +96,15 @@ def control_flow(place: str, said: str = "a value decides what is computed") -> 
     )
 
 
-def _agrees(read: Callable[[Answers], Network], run: Callable[[], Any], answers: Answers, network: Network) -> bool:
+class Named(Protocol):
+    """What a digest tells from everything that does something else."""
+
+    @property
+    def digest(self) -> str:
+        """In words."""
+
+
+def agrees(read: Callable[[Answers], Named], run: Callable[[], Any], answers: Answers, network: Named) -> bool:
     """Whether a way ends in the same network, or in an error that the code raises."""
     try:
         found = read(answers)

@@ -105,7 +105,7 @@ class OneFunction(nn.Module):
         found = chosen(value, self.output)
         if len(found) == 1:
             return next(iter(found.values()))
-        self.refusal = _refusal(type(value).__name__, found)
+        self.refusal = _refusal("tuple" if isinstance(value, tuple) else type(value).__name__, found)
         return tuple(found.values())
 
     def _outputs(self, x: Tensor) -> Any:

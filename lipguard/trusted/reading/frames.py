@@ -32,6 +32,16 @@ def line_in_forward() -> str:
     return ""
 
 
+def line_of(error: BaseException | None) -> str:
+    """The innermost line of code that is no library's, or one of a library of models, in which an error was raised."""
+    found, trace = "", None if error is None else error.__traceback__
+    while trace is not None:
+        if not _is_of_a_library(trace.tb_frame):
+            found = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
 def _is_of_a_library(frame: types.FrameType) -> bool:
     file = frame.f_code.co_filename
     standard = file.startswith((_STANDARD, "<frozen")) and not any(name in file for name in _INSTALLED)

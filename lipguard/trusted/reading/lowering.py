@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor, fx
 
-from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
+from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
@@ -34,8 +34,11 @@ def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | No
         UnsupportedLayerError: an operation that acts on the input has no row in the table.
         InvalidNetworkError: weights that are not finite, an operation that does not fit, no one output.
     """
-    check_in_place(graph)
     builder = builder or Builder()
+    try:
+        check_in_place(graph)
+    except InvalidNetworkError as error:
+        builder.refused(error)
     refs: _Refs = {}
     for node in _needed(graph):
         if node.op == "placeholder":
@@ -44,15 +47,21 @@ def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | No
             return _finish(builder, refs, node.args[0], str(tracer.root.refusal))
         elif any(source in refs for source in node.all_input_nodes):  # the rest are constants
             builder.path, builder.note = node.meta["path"], _note(node, refs, tracer)
-            refs[node] = found = _lower_node(builder, node, refs, tracer)
-            if isinstance(found, list):  # of an operation that returns several; what is read of them is checked
-                continue
-            expected = getattr(node.meta["value"], "shape", None)
-            if expected != (BATCH, *found.shape):
-                raise InvalidNetworkError(
-                    f"{builder.path}: its output has the shape {expected}, where {(BATCH, *found.shape)} was expected."
-                )
+            try:
+                refs[node] = found = _lower_node(builder, node, refs, tracer)
+                if not isinstance(found, list):  # of an operation that returns several; what is read of them is checked
+                    _check_shape(builder.path, found, node.meta["value"])
+            except LipguardError as error:
+                refs[node] = builder.refused(error, node)
     raise InvalidNetworkError("The network has no output.")
+
+
+def _check_shape(path: str, found: Ref, value: Any) -> None:
+    expected = getattr(value, "shape", None)
+    if expected != (BATCH, *found.shape):
+        raise InvalidNetworkError(
+            f"{path}: its output has the shape {expected}, where {(BATCH, *found.shape)} was expected."
+        )
 
 
 def _needed(graph: fx.Graph) -> list[fx.Node]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lipguard.errors import InvalidNetworkError, LipguardError
+from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.branches import Answers, read_on_all_branches
@@ -27,6 +27,7 @@ from lipguard.trusted.reading.wrappers import nothing_compiled
 from lipguard.trusted.rounding import subnormal_numbers
 
 _MOST_ENTRIES = 2**27  # of a sample; a certificate file may name any shape
+_POINTER = "(`lipguard.check` lists everything that is in the way.)"
 
 
 def trace(
@@ -60,13 +61,26 @@ def read(model: nn.Module, input_shape: Sequence[int], reading: Reading = PLAIN)
     Raises:
         UnsupportedLayerError, InvalidNetworkError, ConfigError: as `trace`.
     """
+    try:
+        return read_plainly(model, input_shape, reading)
+    except (UnsupportedLayerError, InvalidNetworkError) as error:
+        error.args = (f"{error} {_POINTER}",) if isinstance(model, nn.Module) else error.args
+        raise
+
+
+def read_plainly(model: nn.Module, input_shape: Sequence[int], reading: Reading = PLAIN) -> Network:
+    """`read`, with errors that name nothing else.
+
+    Raises:
+        UnsupportedLayerError, InvalidNetworkError, ConfigError: as `trace`.
+    """
     shape = checked_shape(input_shape)
     checked_module(model)
     first = first_tensor(model)
     with undisturbed(first.device):
         model = in_eval_mode(model)  # all others are made of it: the model may be in training on another thread
         refusal: LipguardError | None = None
-        for like, chosen in _ways(first, reading):
+        for like, chosen in ways(first, reading):
             try:
                 return _read(OneFunction(model, chosen), shape, like)
             except InvalidNetworkError as error:
@@ -75,7 +89,7 @@ def read(model: nn.Module, input_shape: Sequence[int], reading: Reading = PLAIN)
         raise refusal
 
 
-def _ways(first: Tensor, reading: Reading) -> Iterator[tuple[Tensor, Reading]]:
+def ways(first: Tensor, reading: Reading) -> Iterator[tuple[Tensor, Reading]]:
     """In which precision and on which device a function is run, and how its fixed arguments are passed, in turn."""
     readings = (reading, reading.with_batch_axes()) if reading.fixed else (reading,)
     for own in readings:
