@@ -32,20 +32,11 @@ from lipguard.trusted.rounding import subnormal_numbers
 
 
 def certify(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    config: DCPConfig | None = None,
-    warm_start: Report | WarmStart | Certificate | None = None,
-    progress: bool = False,
-    *,
-    data: Tensor | None = None,
-    domain: Domain | None = None,
-    optimise: bool = True,
-    executor: Executor | None = None,
-    output: Key | None = None,
-    input: Key | None = None,
-    fixed: Mapping[Key, Any] | None = None,
-) -> Report:
+    model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None,
+    warm_start: Report | WarmStart | Certificate | None = None, progress: bool = False, *,
+    data: Tensor | None = None, domain: Domain | None = None, optimise: bool = True, executor: Executor | None = None,
+    output: Key | None = None, input: Key | None = None, fixed: Mapping[Key, Any] | None = None,
+) -> Report:  # fmt: skip
     """Certify an upper bound of the Lipschitz constant of `model` (l2 to l2, over all inputs, in eval mode).
 
     Args:

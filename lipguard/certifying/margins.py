@@ -83,19 +83,11 @@ class Margins:
 
 
 def certify_margins(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    report: Report,
-    config: DCPConfig | None = None,
-    pairs: Sequence[Pair] | None = None,
-    max_seconds: float | None = None,
-    earlier: Margins | None = None,
-    optimise: bool = True,
-    *,
-    output: Key | None = None,
-    input: Key | None = None,
+    model: nn.Module, input_shape: Sequence[int], report: Report, config: DCPConfig | None = None,
+    pairs: Sequence[Pair] | None = None, max_seconds: float | None = None, earlier: Margins | None = None,
+    optimise: bool = True, *, output: Key | None = None, input: Key | None = None,
     fixed: Mapping[Key, Any] | None = None,
-) -> Margins:
+) -> Margins:  # fmt: skip
     """Bounds of margins of their own, one pair after the other.
 
     Args:

@@ -187,7 +187,7 @@ def test_words_hold_nothing_of_values() -> None:
 
 def test_there_is_an_end_of_branches() -> None:
     def many(m: Any, x: Any) -> Any:
-        for k in range(branches._MOST + 1):
+        for k in range(branches._MOST_WAYS + 1):
             if (x > k).all():
                 warnings.warn("large", stacklevel=1)
         return m.net(x)

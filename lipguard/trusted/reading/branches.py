@@ -20,7 +20,7 @@ from lipguard.errors import InvalidNetworkError, LipguardError
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.frames import is_of_a_user, line_in_forward
 
-_MOST = 64  # ways through a forward
+_MOST_WAYS = 64  # ways through a forward
 
 
 @dataclass
@@ -82,7 +82,7 @@ def read_on_all_branches(read: Callable[[Answers], Network], run: Callable[[], A
     ways = list(first.others())
     for count, forced in enumerate(ways, 1):  # which grow meanwhile
         answers = Answers(forced)
-        if count > _MOST or not agrees(read, run, answers, network):
+        if count > _MOST_WAYS or not agrees(read, run, answers, network):
             raise control_flow(first.places[min(len(forced), len(first.places)) - 1])
         ways += answers.others()
     return network

@@ -99,6 +99,13 @@ class OneFunction(nn.Module):
         self.training = model.training
         self.refusal = ""  # why there is no one output
 
+    @property
+    def hint(self) -> str:
+        """What an error should say of how the module was called, if anything."""
+        if not self.batch:
+            return ""
+        return f"Forward was given a dict with {self.input!r}, for it has no such argument, but {self.batch}."
+
     def forward(self, x: Tensor) -> Any:
         """The output for a batch of inputs; all of them, and a `refusal`, where there is no one."""
         value = self._outputs(x)
@@ -193,7 +200,7 @@ def chosen(value: Any, output: Key | None) -> dict[str, Any]:
     Raises:
         ConfigError: there is none of this name or place.
     """
-    parts = dict(_parts(value))
+    parts = dict(_members(value))
     if output is None or (output in FINAL and output not in parts):
         return _of_floats(dict(_tensors(value)))
     if isinstance(value, Tensor):
@@ -219,7 +226,7 @@ def _refusal(kind: str, tensors: Mapping[str, Any]) -> str:
     return f"{said} of {len(tensors)}: {names} (with the batch axis). Choose one, such as {choice}."
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
     """The parts of a container, by name; by place where they have none."""
     if isinstance(value, Mapping):
         yield from ((str(key), part) for key, part in value.items())
@@ -231,7 +238,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _part(value: Any, key: Key) -> Any:
-    parts = list(_parts(value))
+    parts = list(_members(value))
     named = dict(parts)
     if isinstance(key, str) and key in named:
         return named[key]
@@ -245,7 +252,7 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Tensor):
         yield name, value
         return
-    for key, part in _parts(value):
+    for key, part in _members(value):
         yield from _tensors(part, f"{name}.{key}" if name else key)
 
 

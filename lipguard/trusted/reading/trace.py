@@ -86,6 +86,8 @@ def read_plainly(model: nn.Module, input_shape: Sequence[int], reading: Reading 
             except InvalidNetworkError as error:
                 refusal = error if chosen is reading or refusal is None else refusal
         assert refusal is not None
+        hint = OneFunction(model, reading).hint
+        refusal.args = (f"{refusal} {hint}",) if hint else refusal.args
         raise refusal
 
 

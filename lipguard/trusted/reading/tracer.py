@@ -43,7 +43,7 @@ def traced_graph(function: OneFunction, tracer: Tracer) -> fx.Graph:
 
 
 # What is asked of shapes and types alone, and what has as many entries as its values say.
-_OF_SHAPES = (torch.is_floating_point, torch.is_complex, torch.numel)
+_ASK_FOR_SHAPES = (torch.is_floating_point, torch.is_complex, torch.numel)
 _RAGGED = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "where", "tolist")
 
 
@@ -114,7 +114,7 @@ class Tracer(fx.Tracer):
         Raises:
             InvalidNetworkError: it cannot be applied to its input.
         """
-        if target in _OF_SHAPES and type(args[0]) is Value:
+        if target in _ASK_FOR_SHAPES and type(args[0]) is Value:
             return target(args[0].node.meta["value"])
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = proxy.node
