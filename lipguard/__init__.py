@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lipguard.callbacks.lipschitz_monitor import LipschitzMonitor as LipschitzMonitor
     from lipguard.certifying.certify import certify as certify
     from lipguard.certifying.certify import plan as plan
+    from lipguard.certifying.check import check as check
     from lipguard.certifying.many import certify_many as certify_many
     from lipguard.certifying.margins import Margins as Margins
     from lipguard.certifying.margins import certify_margins as certify_margins
@@ -48,6 +49,7 @@ _HOMES = {
     "certify": "lipguard.certifying.certify",
     "certify_many": "lipguard.certifying.many",
     "certify_margins": "lipguard.certifying.margins",
+    "check": "lipguard.certifying.check",
     "plan": "lipguard.certifying.certify",
     "register": "lipguard.trusted.reading.own",
     "select": "lipguard.choosing.selection",

@@ -97,5 +97,11 @@ VERBS = {
             list,
             _from("plan"),
         ),
+        Verb(
+            "check",
+            "print everything that is in the way of a bound (model=NAME or checkpoint=PATH)",
+            list,
+            _from("check"),
+        ),
     )
 }

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn
 
+from lipguard.callbacks.bounded import Bounded
 from lipguard.callbacks.harmless import attempted, in_words
 from lipguard.callbacks.loggers import Loggers
 from lipguard.callbacks.messages import Messages
-from lipguard.callbacks.observed import Inputs, fingerprint, stored_module
+from lipguard.callbacks.observed import Inputs, fingerprint
 from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import OF_BOUNDS, Row, failed, values_of
 from lipguard.callbacks.schedule import Moment, Schedule
@@ -24,8 +25,7 @@ from lipguard.certifying.many import certified
 from lipguard.certifying.report import Report
 from lipguard.certifying.request import Request
 from lipguard.proposing.processes import thread_limits
-from lipguard.trusted.reading.private import in_eval_mode
-from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.reading.trace import read
 
 
 class Queue:
@@ -104,10 +104,10 @@ class Background:
     """Measurements that are known later: logged, straight to the loggers, with the epoch that they belong to."""
 
     def __init__(
-        self, settings: MonitorSettings, record: Record, inputs: Inputs, schedule: Schedule, loggers: Loggers,
-        messages: Messages,
+        self, settings: MonitorSettings, record: Record, inputs: Inputs, bounded: Bounded, schedule: Schedule,
+        loggers: Loggers, messages: Messages,
     ) -> None:  # fmt: skip
-        self.settings, self._record, self._inputs = settings, record, inputs
+        self.settings, self._record, self._inputs, self._bounded = settings, record, inputs, bounded
         self._schedule, self._loggers, self._messages = schedule, loggers, messages
         self._queue = Queue(settings.max_queue, settings.executor)
 
@@ -116,9 +116,9 @@ class Background:
         if not trainer.is_global_zero:
             return
         self._take_up(trainer)
-        if not self._schedule.ends_an_interval(moment):
+        if not self._schedule.takes_a_solve(moment):
             return
-        model = stored_module(trainer, module)
+        model = self._bounded.of(trainer, module)
         weights = fingerprint(model)
         if self._record.knows(weights):
             return
@@ -132,7 +132,7 @@ class Background:
         attempted(lambda reason: self._keep(trainer, moment.label, reason), self._submit, model, moment)
 
     def _submit(self, model: nn.Module, moment: Moment) -> None:
-        network = trace(in_eval_mode(model), self._inputs.known_shape())
+        network = read(model, self._inputs.known_shape(), self._bounded.reading)
         request = Request(network, self.settings.config, self._record.warm_start, self._inputs.data)
         self._queue.submit(moment.label, request)
 

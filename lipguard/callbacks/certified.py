@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipguard.callbacks.bounded import Bounded
 from lipguard.callbacks.harmless import attempted
 from lipguard.callbacks.messages import Messages
-from lipguard.callbacks.observed import Inputs, stored_module
+from lipguard.callbacks.observed import Inputs
 from lipguard.callbacks.recomputed import Curve, Recomputed, certified_counts, disagreement, recompute
 from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import RADIUS, SELECTION, Row, of_validation, precise
@@ -21,8 +22,7 @@ from lipguard.callbacks.validated import Samples, Validated
 from lipguard.certifying.margins import Margins, accuracy_key, certify_margins, needed_pairs
 from lipguard.certifying.report import Report
 from lipguard.certifying.request import device_of
-from lipguard.trusted.reading.private import in_eval_mode
-from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.reading.trace import read
 
 _UNFIT = 1e30  # of selection, where the accuracy is not reached: above every bound, and smaller the nearer it is
 
@@ -36,8 +36,11 @@ class Certified:
         expected: names that are logged of validations: by an earlier one, or monitored.
     """
 
-    def __init__(self, settings: MonitorSettings, record: Record, inputs: Inputs, messages: Messages) -> None:
-        self.settings, self._record, self._inputs, self._messages = settings, record, inputs, messages
+    def __init__(
+        self, settings: MonitorSettings, record: Record, inputs: Inputs, bounded: Bounded, messages: Messages
+    ) -> None:
+        self.settings, self._record, self._messages = settings, record, messages
+        self._inputs, self._bounded = inputs, bounded
         self._validated = Validated()
         self.margins: Margins | None = None
         self.curve: Curve | None = None
@@ -52,7 +55,7 @@ class Certified:
     def begin(self, trainer: Any, module: nn.Module) -> None:
         """Look at the logits of the validation."""
         if self._looks(trainer):
-            self._validated.begin(module, self._inputs.shape)
+            self._validated.begin(self._bounded.within(module), self._inputs.shape)
 
     def add(self, trainer: Any, module: nn.Module, batch: Any) -> None:
         """Keep them, with the labels."""
@@ -64,8 +67,9 @@ class Certified:
         self._validated.end()
 
     def _looks(self, trainer: Any) -> bool:
-        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.barebones
-        return bool(self.settings.epsilons) and not self.settings.background and fitting
+        fitting = trainer.state.fn == "fit"
+        looks = not (fitting and (self.settings.background or trainer.sanity_checking))
+        return bool(self.settings.epsilons) and looks and not trainer.barebones
 
     # --- once the bound is known ---
 
@@ -141,7 +145,7 @@ class Certified:
             margins = Margins.of_bound(math.inf, samples.logits.shape[1])
             return certified_counts(samples.logits, samples.target, margins, epsilons, std)[0]
         found = attempted(
-            lambda reason: reason, self._recomputed, stored_module(trainer, module), samples, constants, row
+            lambda reason: reason, self._recomputed, self._bounded.of(trainer, module), samples, constants, row
         )
         if isinstance(found, str):
             self._messages.tell(f"no certified accuracy, because {found}")
@@ -155,7 +159,7 @@ class Certified:
         """The logits of the network that is bounded; in words, why they are not those that were seen."""
         least = min(self.settings.epsilons) / self.settings.input_std
         with torch.inference_mode(False):
-            network = trace(in_eval_mode(model), self._inputs.known_shape())
+            network = read(model, self._inputs.known_shape(), self._bounded.reading)
             if network.digest != row["digest"]:
                 return "the weights are no longer those that were bounded."
             found = recompute(samples, network, constants, least, device_of(model))
@@ -185,14 +189,15 @@ class Certified:
         def lost(reason: str) -> None:
             self._messages.warn(f"Margins have no constants of their own, training goes on. {reason}")
 
-        margins = attempted(lost, self._proved, stored_module(trainer, module), samples, report, budget)
+        margins = attempted(lost, self._proved, self._bounded.of(trainer, module), samples, report, budget)
         if margins is None:
             return plain, False
         self.margins = margins
         return margins.constants, any(own.status.is_interrupted for own in margins.reports.values())
 
     def _proved(self, model: nn.Module, samples: Samples, report: Report, budget: float) -> Margins:
+        own = self._bounded.reading
         return certify_margins(
-            in_eval_mode(model), self._inputs.known_shape(), report, self.settings.config, needed_pairs(samples.logits),
-            budget, self.margins, optimise=self._record.last.solved,
+            model, self._inputs.known_shape(), report, self.settings.config, needed_pairs(samples.logits), budget,
+            self.margins, optimise=self._record.last.solved, output=own.output, input=own.input, fixed=own.fixed,
         )  # fmt: skip

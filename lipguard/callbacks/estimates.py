@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from lipguard.callbacks.bounded import Bounded
 from lipguard.callbacks.harmless import attempted
 from lipguard.callbacks.messages import Messages
 from lipguard.callbacks.observed import Inputs
@@ -18,8 +19,8 @@ from lipguard.proposing.penalty import LipschitzPenalty
 class Estimates:
     """The relaxation of the network of one fit."""
 
-    def __init__(self, settings: MonitorSettings, inputs: Inputs, messages: Messages) -> None:
-        self.settings, self._inputs, self._messages = settings, inputs, messages
+    def __init__(self, settings: MonitorSettings, inputs: Inputs, bounded: Bounded, messages: Messages) -> None:
+        self.settings, self._inputs, self._bounded, self._messages = settings, inputs, bounded, messages
         self._module: nn.Module | None = None
         self._penalty: LipschitzPenalty | None = None
 
@@ -36,7 +37,11 @@ class Estimates:
         if self._module is None:
             raise LipguardError(f"{self._messages.name}.penalty() is for a training that runs: pass it to a Trainer.")
         if self._penalty is None:
-            self._penalty = LipschitzPenalty(self._module, self._inputs.known_shape(), seed=self.settings.config.seed)
+            shape, seed = self._inputs.known_shape(), self.settings.config.seed
+            part, own = self._bounded.within(self._module), self._bounded.reading
+            self._penalty = LipschitzPenalty(
+                part, shape, seed=seed, output=own.output, input=own.input, fixed=own.fixed
+            )
         return self._penalty
 
     def log(self, module: Any) -> None:

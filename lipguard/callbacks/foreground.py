@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from lipguard.callbacks.bounded import Bounded
 from lipguard.callbacks.certified import Certified
 from lipguard.callbacks.loggers import Loggers
 from lipguard.callbacks.measuring import Measuring
 from lipguard.callbacks.messages import Messages
-from lipguard.callbacks.observed import fingerprint, stored_module
+from lipguard.callbacks.observed import fingerprint
 from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import Row, log
 from lipguard.callbacks.schedule import Moment
@@ -21,10 +22,10 @@ class Foreground:
     """One process computes, all log: keys must match on all ranks."""
 
     def __init__(
-        self, settings: MonitorSettings, record: Record, measuring: Measuring, certified: Certified, loggers: Loggers,
-        messages: Messages,
+        self, settings: MonitorSettings, record: Record, bounded: Bounded, measuring: Measuring, certified: Certified,
+        loggers: Loggers, messages: Messages,
     ) -> None:  # fmt: skip
-        self.settings, self._record, self._measuring = settings, record, measuring
+        self.settings, self._record, self._bounded, self._measuring = settings, record, bounded, measuring
         self._certified, self._loggers, self._messages = certified, loggers, messages
 
     def measure(self, trainer: Any, module: Any, moment: Moment) -> None:
@@ -52,12 +53,30 @@ class Foreground:
         if interrupted or (found is not None and found.interrupted):
             raise KeyboardInterrupt
 
+    def evaluate(self, trainer: Any, module: Any, moment: Moment) -> None:
+        """Log what is known of the weights as they are, measured unless the last row is about them.
+
+        Raises:
+            KeyboardInterrupt: certify ended with what it had.
+        """
+        found = self._measuring.measure(trainer, module, moment) if trainer.is_global_zero else None
+        found = trainer.strategy.broadcast(found)
+        history = self._record.history
+        if found is not None:
+            history.append(found.row)
+        added, unknown, interrupted = self._certified.completed(trainer, module, history[-1])
+        if found is not None:
+            found.row.update(added)
+        log(module, self.settings.log_prefix, history[-1] | added | unknown)
+        if interrupted or (found is not None and found.interrupted):
+            raise KeyboardInterrupt
+
     def stored(self, trainer: Any, module: nn.Module) -> None:
         """Tell when weights are stored that were changed after they had been measured."""
         last = self._record.last
         if trainer.state.fn != "fit" or not trainer.is_global_zero or trainer.fit_loop.total_batch_idx != last.batch:
             return
-        if fingerprint(stored_module(trainer, module)) != last.fingerprint:
+        if fingerprint(self._bounded.of(trainer, module)) != last.fingerprint:
             self._messages.warn(
                 "The weights were changed after the bound of this epoch had been computed (by on_train_epoch_end of "
                 "the LightningModule, or a later callback): the checkpoint holds weights that its bound is not about. "

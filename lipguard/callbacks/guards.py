@@ -14,7 +14,8 @@ from lipguard.callbacks.settings import MonitorSettings
 from lipguard.certifying.certify import plan
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.trusted.reading.private import in_eval_mode, random_states_kept
+from lipguard.trusted.reading.choice import Reading
+from lipguard.trusted.reading.private import random_states_kept
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -44,7 +45,6 @@ def check_trainer(trainer: Any, monitor: Any, settings: MonitorSettings) -> Watc
         raise ConfigError(
             f"{name} needs all weights in one process, but {type(trainer.strategy).__name__} shards them."
         )
-    _check_averaging(trainer, monitor)
     watching = [checkpoint for checkpoint in trainer.checkpoint_callbacks if _monitors(checkpoint, prefix)]
     if any(getattr(checkpoint, "_train_time_interval", None) is not None for checkpoint in watching):
         raise ConfigError(
@@ -64,35 +64,38 @@ def check_trainer(trainer: Any, monitor: Any, settings: MonitorSettings) -> Watc
     return Watched(names, tuple(n for n in steps if n >= 1))
 
 
-def _check_averaging(trainer: Any, monitor: Any) -> None:
-    averaging = [i for i, callback in enumerate(trainer.callbacks) if is_a(callback, "WeightAveraging")]
-    if averaging and trainer.callbacks.index(monitor) < max(averaging):
-        raise ConfigError(
-            f"Checkpoints hold the averaged weights: put {type(monitor).__name__} after "
-            f"{type(trainer.callbacks[max(averaging)]).__name__} in the list of callbacks, to bound those."
-        )
+def come_after_averaging(trainer: Any, monitor: Any) -> None:
+    """Move a monitor behind the callbacks that average weights: checkpoints store what they leave.
+
+    The list is replaced, for Lightning may be walking through the old one.
+    """
+    averaging = [callback for callback in trainer.callbacks if is_a(callback, "WeightAveraging")]
+    if averaging and trainer.callbacks.index(monitor) < trainer.callbacks.index(averaging[-1]):
+        others = [callback for callback in trainer.callbacks if callback is not monitor]
+        k = others.index(averaging[-1]) + 1
+        trainer.callbacks = [*others[:k], monitor, *others[k:]]
 
 
 def _monitors(callback: Any, prefix: str) -> bool:
     return str(getattr(callback, "monitor", "")).startswith(f"{prefix}/")
 
 
-def check_settings(model: nn.Module, input_shape: tuple[int, ...], config: DCPConfig) -> None:
+def check_settings(model: nn.Module, input_shape: tuple[int, ...], config: DCPConfig, reading: Reading) -> None:
     """Refuse settings that do not fit the network before training, where they would cost every bound.
 
     Raises:
         ConfigError: they do not. A network that cannot be planned at all is left to the first measurement, which tells.
     """
-    refusal = attempted(lambda reason: None, _refusal, model, input_shape, config)
+    refusal = attempted(lambda reason: None, _refusal, model, input_shape, config, reading)
     if refusal is not None:
         raise refusal
 
 
-def _refusal(model: nn.Module, input_shape: tuple[int, ...], config: DCPConfig) -> ConfigError | None:
+def _refusal(model: nn.Module, input_shape: tuple[int, ...], config: DCPConfig, own: Reading) -> ConfigError | None:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with random_states_kept(device):
         try:
-            plan(in_eval_mode(model), input_shape, config)
+            plan(model, input_shape, config, output=own.output, input=own.input, fixed=own.fixed)
         except ConfigError as error:
             return error
     return None

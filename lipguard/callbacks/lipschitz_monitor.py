@@ -23,6 +23,8 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
     make radii of them. There is none, and a message says why, where the validation does not return that network's
     logits, and none without a bound; what monitors such a key sees nan then.
 
+    ``trainer.validate`` and ``trainer.test`` log the same keys, of the weights as they are.
+
     A failed estimate never ends the training: it is a warning with the reason, and the certified norm product is
     logged, or infinity if the network has no bound that lipguard can prove. (``EarlyStopping`` stops on infinity
     unless it has ``check_finite=False``.) The random state and the train and eval flags are left as they were.
@@ -56,6 +58,10 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
         max_queue: certificates that may wait in the background; an epoch that finds no place is left out, and said so.
         max_wait: seconds to wait for them when the training ends, with a progress bar. An interrupt does not wait.
         executor: what computes them instead, such as `dask.distributed.Client(...).get_executor()`.
+        module: the part of the LightningModule that is bounded, by name, such as ``"critic"`` or ``"net.head"``. If
+            None it is what its own ``forward`` computes, or else the largest part that can be read, which is told.
+        output, input, fixed: which function of it: one output of several, one input with the others fixed; as for
+            `lipguard.certify`.
 
     Attributes:
         settings: the arguments, frozen, in one form; most are attributes as well, for reading.
@@ -67,7 +73,7 @@ class LipschitzMonitor(LipschitzMonitorMixin, Callback):
 
     Raises:
         MisconfigurationException: an argument is invalid, or the trainer has a part with which the logged bound would
-            not be that of the saved weights (sharded weights, a time-triggered checkpoint, late weight averaging).
+            not be that of the saved weights (sharded weights, a time-triggered checkpoint).
 
     Example:
         >>> from pytorch_lightning import Trainer

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from lipguard.callbacks.bounded import Bounded
 from lipguard.callbacks.harmless import attempted
 from lipguard.callbacks.messages import Messages
-from lipguard.callbacks.observed import Inputs, fingerprint, stored_module
+from lipguard.callbacks.observed import Inputs, fingerprint
 from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import Row, failed, values_of
 from lipguard.callbacks.schedule import Moment, Schedule
@@ -20,7 +21,6 @@ from lipguard.certifying.certify import certify
 from lipguard.certifying.report import Report
 from lipguard.certifying.status import Outcome, Status
 from lipguard.config import DCPConfig
-from lipguard.trusted.reading.private import in_eval_mode
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Measuring:
     """Bounds of weights. Nothing that goes wrong here may end the training, and there is always a row."""
 
     def __init__(
-        self, settings: MonitorSettings, record: Record, inputs: Inputs, schedule: Schedule, messages: Messages
-    ) -> None:
-        self.settings, self._record, self._inputs = settings, record, inputs
+        self, settings: MonitorSettings, record: Record, inputs: Inputs, bounded: Bounded, schedule: Schedule,
+        messages: Messages,
+    ) -> None:  # fmt: skip
+        self.settings, self._record, self._inputs, self._bounded = settings, record, inputs, bounded
         self._schedule, self._messages = schedule, messages
 
     def measure(self, trainer: Any, module: nn.Module, moment: Moment) -> Measured | None:
@@ -56,10 +57,11 @@ class Measuring:
         return attempted(lost, self._measure, trainer, module, moment)
 
     def _measure(self, trainer: Any, module: nn.Module, moment: Moment) -> Measured | None:
-        model, record = stored_module(trainer, module), self._record
+        model, record = self._bounded.of(trainer, module), self._record
         full = self._schedule.takes_a_solve(moment)
         weights = fingerprint(model)
-        known = record.knows(weights) and bool(record.history) and record.history[-1]["epoch"] == moment.epoch
+        rows = record.history
+        known = record.knows(weights) and bool(rows) and (moment.evaluates or rows[-1]["epoch"] == moment.epoch)
         if known and (record.last.solved or not full):
             return None
         record.last.fingerprint, record.last.solved = weights, full
@@ -95,12 +97,16 @@ class Measuring:
         return failed(reasons[0], time.monotonic() - started), Status(Outcome.FAILED, reasons[0])
 
     def _certify(self, model: nn.Module, config: DCPConfig, optimise: bool, progress: bool) -> Report:
+        own = self._bounded.reading
         return certify(
-            in_eval_mode(model),
+            model,
             self._inputs.known_shape(),
             config,
             warm_start=self._record.warm_start,
             progress=progress,
             data=self._inputs.data,
             optimise=optimise,
+            output=own.output,
+            input=own.input,
+            fixed=own.fixed,
         )

@@ -12,7 +12,7 @@ and projection change them without a step of the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
@@ -21,15 +21,18 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lipguard.callbacks.background import Background
+from lipguard.callbacks.bounded import Bounded
 from lipguard.callbacks.certified import Certified
 from lipguard.callbacks.estimates import Estimates
+from lipguard.callbacks.evaluating import EvaluationHooks
 from lipguard.callbacks.foreground import Foreground
-from lipguard.callbacks.guards import check_settings, check_trainer
+from lipguard.callbacks.guards import check_settings, check_trainer, come_after_averaging
+from lipguard.callbacks.handover import Handover
 from lipguard.callbacks.harmless import harmless
 from lipguard.callbacks.loggers import Loggers
 from lipguard.callbacks.measuring import Measuring
 from lipguard.callbacks.messages import Messages
-from lipguard.callbacks.observed import Inputs, stored_module
+from lipguard.callbacks.observed import Inputs
 from lipguard.callbacks.record import Record
 from lipguard.callbacks.rows import Row
 from lipguard.callbacks.schedule import Moment, Schedule
@@ -41,7 +44,7 @@ from lipguard.errors import ConfigError
 from lipguard.trusted.reading.private import random_states_kept
 
 
-class LipschitzMonitorMixin:
+class LipschitzMonitorMixin(EvaluationHooks):
     """What a monitor does, for either Lightning namespace; see `LipschitzMonitor`.
 
     Trainer and module are untyped here, because the two namespaces share no base class for them.
@@ -62,6 +65,10 @@ class LipschitzMonitorMixin:
     estimate_every_n_steps = setting("estimate_every_n_steps")
     max_overhead = setting("max_overhead")
     max_wait = setting("max_wait")
+    module = setting("module")
+    output = setting("output")
+    input = setting("input")
+    fixed = setting("fixed")
 
     def __init__(
         self,
@@ -81,6 +88,10 @@ class LipschitzMonitorMixin:
         max_queue: int = 2,
         max_wait: float = 600.0,
         executor: Executor | None = None,
+        module: str | None = None,
+        output: str | int | None = None,
+        input: str | int | None = None,
+        fixed: Mapping[str | int, Any] | None = None,
     ) -> None:
         super().__init__()
         made: Callable[..., MonitorSettings] = MonitorSettings  # which puts what it is given into one form
@@ -88,27 +99,36 @@ class LipschitzMonitorMixin:
             self.settings = made(
                 every_n_epochs, config, input_shape, log_prefix, epsilons, input_std, margin_seconds, min_accuracy,
                 warmup_epochs, every_n_train_steps, estimate_every_n_steps, max_overhead, background, max_queue,
-                max_wait, executor,
+                max_wait, executor, module, output, input, fixed,
             )  # fmt: skip
         self._messages = Messages(type(self).__name__)
         self._record = Record()
         self._inputs = Inputs(self.settings.input_shape, self._messages)
         self._schedule = Schedule(self.settings, self._messages)
         self._loggers = Loggers(self.settings.log_prefix, self._messages)
-        self._estimates = Estimates(self.settings, self._inputs, self._messages)
-        self._certified = Certified(self.settings, self._record, self._inputs, self._messages)
-        self._work = self._background() if self.settings.background else self._foreground()
+        self._bounded = Bounded(self.settings, self._inputs, self._messages)
+        self._estimates = Estimates(self.settings, self._inputs, self._bounded, self._messages)
+        self._certified = Certified(self.settings, self._record, self._inputs, self._bounded, self._messages)
+        self._evaluated = self._foreground()
+        self._work = self._background() if self.settings.background else self._evaluated
+        self._handover = Handover()
 
-    def _foreground(self) -> Foreground | Background:
-        measuring = Measuring(self.settings, self._record, self._inputs, self._schedule, self._messages)
-        return Foreground(self.settings, self._record, measuring, self._certified, self._loggers, self._messages)
+    def _foreground(self) -> Foreground:
+        known = self.settings, self._record
+        measuring = Measuring(*known, self._inputs, self._bounded, self._schedule, self._messages)
+        return Foreground(*known, self._bounded, measuring, self._certified, self._loggers, self._messages)
 
     def _background(self) -> Foreground | Background:
-        return Background(self.settings, self._record, self._inputs, self._schedule, self._loggers, self._messages)
+        return Background(
+            self.settings, self._record, self._inputs, self._bounded, self._schedule, self._loggers, self._messages
+        )
 
     @property
     def history(self) -> list[Row]:
         """One row of plain values per measurement."""
+        left = self._handover.take()  # by a process that the trainer had started
+        if left is not None:
+            self.load_state_dict(left)
         return self._record.history
 
     @property
@@ -126,6 +146,7 @@ class LipschitzMonitorMixin:
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse trainers in which the logged bound would not belong to the weights that are saved."""
         if stage == "fit":
+            come_after_averaging(trainer, self)
             with self._refusing():
                 watched = check_trainer(trainer, self, self.settings)
             self._certified.expect(watched.names)
@@ -133,13 +154,14 @@ class LipschitzMonitorMixin:
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Forget what belongs to an earlier fit; take the input shape that is known before the first batch."""
-        for part in (self._inputs, self._record, self._schedule):
+        for part in (self._inputs, self._record, self._schedule, self._bounded):
             part.begin()
         self._estimates.begin(pl_module)
         self._prepare(trainer, pl_module)
-        if self._inputs.shape is not None:
-            with self._refusing():
-                check_settings(stored_module(trainer, pl_module), self._inputs.shape, self.settings.config)
+        with self._refusing():
+            network = self._bounded.of(trainer, pl_module)
+            if self._inputs.shape is not None:
+                check_settings(network, self._inputs.shape, self.settings.config, self._bounded.reading)
         if trainer.barebones:
             rank_zero_info(f"{type(self).__name__} rests: Trainer(barebones=True) disables logging.")
 
@@ -177,6 +199,8 @@ class LipschitzMonitorMixin:
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the weights that were validated, before checkpoints are saved at the end of validation."""
         self._certified.end()
+        if trainer.state.fn == "validate":
+            self._evaluate(trainer, pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             end_of_epoch = bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
             self._measure(trainer, pl_module, Moment.now(trainer, end_of_epoch=end_of_epoch, validated=True))
@@ -195,6 +219,9 @@ class LipschitzMonitorMixin:
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Wait for the certificates that are still being computed; leave figures and the certificate with loggers."""
         self._work.finish(trainer)
+        self._schedule.end(trainer.global_step)
+        if trainer.is_global_zero:
+            self._handover.leave(self.state_dict())
         if not trainer.barebones and trainer.is_global_zero:
             self._loggers.finish(trainer, self._record, self._certified.curve)
 
@@ -203,6 +230,8 @@ class LipschitzMonitorMixin:
         """Keep what is done in the background, and do not wait for the rest."""
         self._certified.end()
         self._work.give_up(trainer)
+        if trainer.is_global_zero:
+            self._handover.leave(self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """History, warm start and what was measured last, in plain values that load with `weights_only=True`."""

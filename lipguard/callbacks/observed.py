@@ -61,6 +61,10 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
         yield from itertools.chain.from_iterable(map(tensors_of, batch))
 
 
+def _is_dict(batch: Any) -> bool:
+    return isinstance(batch, Mapping)
+
+
 class Inputs:
     """What the network's inputs look like.
 
@@ -71,12 +75,14 @@ class Inputs:
     Attributes:
         shape: as far as it is known.
         data: a few of the first batch, on the CPU, if it has any of this shape.
+        key: of the input in batches that are dicts.
     """
 
     def __init__(self, shape: tuple[int, ...] | None, messages: Messages) -> None:
         self._given, self._messages = shape, messages
         self.shape = shape
         self.data: Tensor | None = None
+        self.key: str | None = None
         self._from_batch = False
 
     def begin(self) -> None:
@@ -97,6 +103,7 @@ class Inputs:
         inputs = first_input(batch)
         if inputs is None:
             return
+        self.key = next((str(key) for key, own in batch.items() if own is inputs), None) if _is_dict(batch) else None
         shape = tuple(inputs.shape[1:])
         if self._from_batch and shape != self.shape:
             self.shape = shape

@@ -24,6 +24,7 @@ class Moment:
         end_of_epoch: whether all batches of the epoch are done.
         due: whether a full solve is due, by steps.
         validated: whether the weights were just validated.
+        evaluates: whether nothing is trained: the weights are validated, or tested, as they are.
     """
 
     epoch: int
@@ -32,12 +33,16 @@ class Moment:
     end_of_epoch: bool = False
     due: bool = False
     validated: bool = False
+    evaluates: bool = False
 
     @classmethod
-    def now(cls, trainer: Any, *, end_of_epoch: bool = False, due: bool = False, validated: bool = False) -> Moment:
+    def now(
+        cls, trainer: Any, *, end_of_epoch: bool = False, due: bool = False, validated: bool = False,
+        evaluates: bool = False,
+    ) -> Moment:  # fmt: skip
         """As the trainer counts."""
         epoch, step, batch = trainer.current_epoch, trainer.global_step, trainer.fit_loop.total_batch_idx
-        return cls(int(epoch), int(step), batch, end_of_epoch, due, validated)
+        return cls(int(epoch), int(step), batch, end_of_epoch, due, validated, evaluates)
 
     @property
     def label(self) -> dict[str, Any]:
@@ -60,6 +65,7 @@ class Schedule:
         self.settings, self._messages, self._clock = settings, messages, clock
         self._saving_steps: tuple[int, ...] = ()  # every so many of which a checkpoint that monitors a key is saved
         self._begun = math.nan  # of the clock, the fit
+        self._step, self._solved = 0, False  # the last one that was asked about; whether a solve was due by then
         self._measuring = 0.0  # seconds of it
         self._last_solve = 0.0
 
@@ -70,6 +76,17 @@ class Schedule:
     def begin(self) -> None:
         """A fit begins."""
         self._begun, self._measuring = self._clock(), 0.0
+        self._step, self._solved = 0, False
+
+    def end(self, step: int) -> None:
+        """A fit ends after so many steps: tell where none of its solves was due."""
+        every = self.settings.every_n_train_steps
+        if every is not None and not self._solved:
+            said = f"{step} steps" if step else "none, as of optimizers that were asked for with use_pl_optimizer=False"
+            self._messages.warn(
+                f"every_n_train_steps={every} was never reached, so there was no full solve: the trainer counted "
+                f"{said}. Use fewer, or every_n_epochs."
+            )
 
     def estimates(self, step: int) -> bool:
         """Whether an estimate is due after a step."""
@@ -79,7 +96,12 @@ class Schedule:
     def solves(self, step: int) -> bool:
         """Whether a full solve is due after a step."""
         every = self.settings.every_n_train_steps
-        return every is not None and step % every == 0
+        if every is None:
+            return False
+        # Several optimizers make several steps per batch, and may step over a multiple.
+        due, self._step = step // every > self._step // every or step % every == 0, step
+        self._solved = self._solved or due
+        return due
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint that monitors a key is saved after a step."""
@@ -93,7 +115,7 @@ class Schedule:
         """Whether a full solve is due, and affordable; says so where it is not."""
         by_epochs = self.settings.every_n_train_steps is None and self.ends_an_interval(moment)
         due = (moment.due or by_epochs) and moment.epoch >= self.settings.warmup_epochs
-        return due and self._is_affordable()
+        return moment.evaluates or (due and self._is_affordable())
 
     def _is_affordable(self) -> bool:
         """Whether one more solve keeps within the share of the time that solves may take."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -12,6 +12,7 @@ from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.metrics.certified_accuracy import checked_epsilons, smallest_std
 from lipguard.proposing.processes import has_processes
+from lipguard.trusted.reading.choice import Reading
 
 # name, whether it is a whole number, the least that it may be, whether it may be None
 _NUMBERS = (
@@ -55,6 +56,15 @@ class MonitorSettings:
     max_queue: int = 2
     max_wait: float = 600.0
     executor: Executor | None = None
+    module: str | None = None
+    output: str | int | None = None
+    input: str | int | None = None
+    fixed: Mapping[str | int, Any] | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """Which function of the network is bounded."""
+        return Reading(self.output, self.input, {} if self.fixed is None else self.fixed)
 
     def __post_init__(self) -> None:
         given: Any = self  # of any type, until it is checked
@@ -79,6 +89,14 @@ class MonitorSettings:
             raise ConfigError(f"Expected max_wait to be a number of seconds, but got {given.max_wait!r}.")
         for name, whole, least, optional in _NUMBERS:
             _check_number(name, getattr(given, name), whole, least, optional)
+        if given.background and given.max_overhead is not None:
+            raise ConfigError(
+                "max_overhead is the share of the time that the training waits for bounds, and with background=True it "
+                "does not wait. Use every_n_epochs or max_queue."
+            )
+        if given.module is not None and (not isinstance(given.module, str) or not given.module):
+            raise ConfigError(f"Expected module to be the name of a part of the network, but got {given.module!r}.")
+        _ = self.reading  # it checks what it is given
         self._normalise(given)
 
     def _normalise(self, given: Any) -> None:

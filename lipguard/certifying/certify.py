@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from types import NoneType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,27 +25,23 @@ from lipguard.errors import expect
 from lipguard.planning.plan import PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.norms.matrices import LateNormError
+from lipguard.trusted.reading.choice import Key
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.regions.region import Domain, checked_domain
 from lipguard.trusted.rounding import subnormal_numbers
 
 
 def certify(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    config: DCPConfig | None = None,
-    warm_start: Report | WarmStart | Certificate | None = None,
-    progress: bool = False,
-    *,
-    data: Tensor | None = None,
-    domain: Domain | None = None,
-    optimise: bool = True,
-    executor: Executor | None = None,
-) -> Report:
+    model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None,
+    warm_start: Report | WarmStart | Certificate | None = None, progress: bool = False, *,
+    data: Tensor | None = None, domain: Domain | None = None, optimise: bool = True, executor: Executor | None = None,
+    output: Key | None = None, input: Key | None = None, fixed: Mapping[Key, Any] | None = None,
+) -> Report:  # fmt: skip
     """Certify an upper bound of the Lipschitz constant of `model` (l2 to l2, over all inputs, in eval mode).
 
     Args:
-        model: a torch module, or LightningModule, of supported layers.
+        model: a torch module, or LightningModule, of supported layers, in whatever mode. What wraps a module and
+            changes nothing (torch.compile, DataParallel, DDP, Fabric, averaged weights) is looked through.
         input_shape: shape of one sample, without the batch axis.
         config: settings; `DCPConfig()` by default.
         warm_start: an earlier result for the same architecture: its plan is reused and its multipliers are the start.
@@ -53,6 +50,13 @@ def certify(
         domain: `Box(0, 1)` or a `Ball`: inputs on which another bound is asked for, in `report.restricted`.
         optimise: False only proves what the multipliers of `warm_start` give for the weights as they are now.
         executor: solves the LMIs of a conic solver, instead of processes of this machine.
+        output: which output, where the model returns several: its name (in a dict, a dataclass, a named tuple) or its
+            place. The only tensor among them needs none. "logits" and "probabilities" say whether a last softmax
+            belongs to the network.
+        input: which argument of `forward` is the input, by name or place; the first that is not fixed if None. A name
+            that is none of its arguments is an entry of the dict that it takes.
+        fixed: its other arguments by name or place, such as ``{"t": torch.tensor(0.5)}``, of one sample; those with
+            a default need none. They are constants of the network that is bounded, which its digest covers.
 
     Returns:
         The report. A solver that fails, or a budget that ends, costs tightness only; `report.status` says so.
@@ -69,7 +73,7 @@ def certify(
     expect("data", data, (Tensor, NoneType), "a tensor of samples, or None")
     checked_domain(domain)
     with torch.inference_mode(False):  # the search for the lower bound differentiates
-        network = trace(model, input_shape)
+        network = trace(model, input_shape, output=output, input=input, fixed=fixed)
         end = Budget.of(config, start).deadline
         if domain is not None and config.max_seconds is not None:  # two runs share one budget
             config = dataclasses.replace(config, max_seconds=config.max_seconds / 2)
@@ -82,15 +86,18 @@ def certify(
         return _with_domain(report, request, progress, executor, end)
 
 
-def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None) -> PartitionPlan:
-    """The partition that `certify` would use, without solving; `print` it.
+def plan(
+    model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None, *, output: Key | None = None,
+    input: Key | None = None, fixed: Mapping[Key, Any] | None = None,
+) -> PartitionPlan:  # fmt: skip
+    """The partition that `certify` would use for the same arguments, without solving; `print` it.
 
     Raises:
         UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
     """
     config, start = checked_config(config), time.monotonic()
     with torch.inference_mode(False):
-        network = trace(model, input_shape)
+        network = trace(model, input_shape, output=output, input=input, fixed=fixed)
         return new_plan(network, Budget.of(config, start, device=device_of(model)))
 
 

@@ -120,7 +120,7 @@ def ascend(
         x = x if project is None else project(x)
         slopes, smooth = _slopes(network, x)
         v = _top_direction(network, slopes, v, _POWER_STEPS if k else _FIRST_POWER_STEPS, deadline)
-        norms = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
+        norms = _jacobian_times(network, slopes, v).reshape(len(v), -1).norm(dim=1) / v.flatten(1).norm(dim=1)
         norms = norms.nan_to_num(0.0, posinf=0.0)
         highest = int(norms.argmax())
         if float(norms[highest]) > found:

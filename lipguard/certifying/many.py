@@ -6,8 +6,9 @@ import dataclasses
 import logging
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from lipguard.errors import LipguardError
 from lipguard.planning.search import find_plan
 from lipguard.proposing.conic.jobs import workers_for
 from lipguard.proposing.processes import run_all
+from lipguard.trusted.reading.choice import Key
 from lipguard.trusted.reading.trace import trace
 
 _LOG = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ def certify_many(
     *,
     executor: Executor | None = None,
     patience: float = 600.0,
+    output: Key | None = None,
+    input: Key | None = None,
+    fixed: Mapping[Key, Any] | None = None,
 ) -> list[Report]:
     """Certify several networks, each as `certify` does, in processes of this machine or in any executor.
 
@@ -49,6 +54,7 @@ def certify_many(
         executor: what certifies them instead, such as `dask.distributed.Client(...).get_executor()`; lipguard must be
             installed where it runs.
         patience: seconds without any report after which the executor counts as gone, and this machine goes on.
+        output, input, fixed: which function of each module, as for `certify`.
 
     Returns:
         The reports, in the order of the models. A network whose process dies twice, or that no executor can do any
@@ -67,7 +73,7 @@ def certify_many(
     requests = []
     for model, start in zip(models, starts, strict=True):
         warm = start.warm_start if isinstance(start, Report) else start
-        requests.append(Request(trace(model, input_shape), own, warm))
+        requests.append(Request(trace(model, input_shape, output=output, input=input, fixed=fixed), own, warm))
     if not requests:
         return []
     seconds = find_plan(requests[0].network, own).seconds

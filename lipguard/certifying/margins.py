@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.certificate.verify import CHANCE
 from lipguard.trusted.layers import Linear
 from lipguard.trusted.network.graph import Network, Node
+from lipguard.trusted.reading.choice import Key
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.regions.region import Domain, in_words
 from lipguard.trusted.rounding import mul_up, sqrt_up
@@ -81,15 +83,11 @@ class Margins:
 
 
 def certify_margins(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    report: Report,
-    config: DCPConfig | None = None,
-    pairs: Sequence[Pair] | None = None,
-    max_seconds: float | None = None,
-    earlier: Margins | None = None,
-    optimise: bool = True,
-) -> Margins:
+    model: nn.Module, input_shape: Sequence[int], report: Report, config: DCPConfig | None = None,
+    pairs: Sequence[Pair] | None = None, max_seconds: float | None = None, earlier: Margins | None = None,
+    optimise: bool = True, *, output: Key | None = None, input: Key | None = None,
+    fixed: Mapping[Key, Any] | None = None,
+) -> Margins:  # fmt: skip
     """Bounds of margins of their own, one pair after the other.
 
     Args:
@@ -102,6 +100,7 @@ def certify_margins(
         max_seconds: after which no pair is begun. A pair that has none keeps sqrt(2) times the network's bound.
         earlier: of the same network a little earlier: its plans and multipliers are where pairs start from.
         optimise: False only proves what the multipliers of `earlier` give for the weights as they are now.
+        output, input, fixed: which function of the module, as for `certify`.
 
     Raises:
         InvalidNetworkError: the output has not one axis, of two classes or more.
@@ -112,7 +111,7 @@ def certify_margins(
     start, plain = time.monotonic(), checked_config(config)
     expect("report", report, Report, "a Report, of certify")
     with torch.inference_mode(False):
-        network = trace(model, input_shape)
+        network = trace(model, input_shape, output=output, input=input, fixed=fixed)
         classes = _classes(network)
         _check_report(report, network)
         found = Margins.of_bound(report.bound, classes)
@@ -143,7 +142,8 @@ def certify_margins(
 
 def verify_margin(
     certificate: Certificate, model: nn.Module, i: int, j: int, *, domain: Domain | None = None,
-    failure_probability: float = CHANCE, deterministic: bool = False, fresh: bool = False,
+    failure_probability: float = CHANCE, deterministic: bool = False, fresh: bool = False, output: Key | None = None,
+    input: Key | None = None, fixed: Mapping[Key, Any] | None = None,
 ) -> float:  # fmt: skip
     """Prove the bound of a margin f_i - f_j anew, as `lipguard.verify` does for a network, with the same arguments.
 
@@ -152,7 +152,7 @@ def verify_margin(
         ConfigError: the pair does not name two classes; otherwise as `lipguard.verify`.
         InvalidNetworkError: the output has not one axis, of two classes or more.
     """
-    network = read_for(certificate, model)
+    network = read_for(certificate, model, output, input, fixed)
     ((i, j),) = _checked_pairs([(i, j)], _classes(network))
     return verify_network(
         certificate, margin_network(network, i, j), domain=domain, failure_probability=failure_probability,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from lipguard.certifying.hints import HINTS
-from lipguard.errors import CertificateError, LipguardError, expect
+from lipguard.errors import CertificateError, ConfigError, LipguardError, expect
 from lipguard.planning.memory import free_memory
 from lipguard.planning.orders.elimination import elimination_of
 from lipguard.planning.prices.sparse import sparse_bytes
@@ -15,13 +17,15 @@ from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.certificate.verify import CHANCE, verify_certificate
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.proofs.order import Elimination
+from lipguard.trusted.reading.choice import Key
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.regions.region import Domain
 
 
 def verify(
     certificate: Certificate, model: nn.Module, *, domain: Domain | None = None, failure_probability: float = CHANCE,
-    deterministic: bool = False, fresh: bool = False,
+    deterministic: bool = False, fresh: bool = False, output: Key | None = None, input: Key | None = None,
+    fixed: Mapping[Key, Any] | None = None,
 ) -> float:  # fmt: skip
     """Prove a certificate's bound anew for `model`, without any solver.
 
@@ -35,6 +39,7 @@ def verify(
         deterministic: prove by Cholesky factorisation what the certificate proves by a randomised test.
         fresh: draw the vectors of a randomised test from the operating system, in place of a hash of the claim; then
             a second verification is independent of the first.
+        output, input, fixed: which function of the module, as for `certify`: of another one it is no certificate.
 
     Returns:
         The bound.
@@ -42,11 +47,12 @@ def verify(
     Raises:
         CertificateError: the certificate does not prove its bound for these weights, or not on these inputs, or by a
             proof that may fail more often; the message says which check failed.
-        ConfigError: `failure_probability` is no probability, or `domain` no domain.
+        ConfigError: `failure_probability` is no probability, `domain` no domain, or the model has no such input or
+            output.
     """
     return verify_network(
-        certificate, read_for(certificate, model), domain=domain, failure_probability=failure_probability,
-        deterministic=deterministic, fresh=fresh,
+        certificate, read_for(certificate, model, output, input, fixed), domain=domain,
+        failure_probability=failure_probability, deterministic=deterministic, fresh=fresh,
     )  # fmt: skip
 
 
@@ -66,16 +72,21 @@ def verify_network(
     )  # fmt: skip
 
 
-def read_for(certificate: Certificate, model: nn.Module) -> Network:
+def read_for(
+    certificate: Certificate, model: nn.Module, output: Key | None = None, input: Key | None = None,
+    fixed: Mapping[Key, Any] | None = None,
+) -> Network:  # fmt: skip
     """The network of a model, for inputs of the certificate's shape.
 
     Raises:
         CertificateError: it cannot be read for these.
-        ConfigError: the certificate is none.
+        ConfigError: the certificate is none, or the model has no such input or output.
     """
     expect("certificate", certificate, Certificate, "a Certificate, such as a report's `certificate`")
     try:
-        return trace(model, certificate.input_shape)
+        return trace(model, certificate.input_shape, output=output, input=input, fixed=fixed)
+    except ConfigError:
+        raise
     except LipguardError as error:
         raise CertificateError(
             f"The model cannot be read for inputs of {certificate.input_shape}, as the certificate has it: {error}"

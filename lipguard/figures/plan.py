@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lipguard.errors import ConfigError
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
     from lipguard.planning.plan import PartitionPlan
     from lipguard.trusted.network.graph import Network
+    from lipguard.trusted.reading.choice import Key
 from lipguard.figures.history import _ACCURACY_COLOUR, _BOUND_COLOUR, _PLAIN_COLOUR, require_matplotlib
 
 
 def plot_plan(
-    plan: PartitionPlan, model: nn.Module, input_shape: Sequence[int], path: str | Path | None = None
-) -> Figure:
+    plan: PartitionPlan, model: nn.Module, input_shape: Sequence[int], path: str | Path | None = None, *,
+    output: Key | None = None, input: Key | None = None, fixed: Mapping[Key, Any] | None = None,
+) -> Figure:  # fmt: skip
     """Draw a network as its layers in order, as high as they have entries, with the plan's blocks, cuts and tiles.
 
     Args:
@@ -28,6 +30,7 @@ def plot_plan(
         model: that the plan is for.
         input_shape: shape of one sample, without the batch axis.
         path: where to save the figure; the ending chooses the format.
+        output, input, fixed: which function of the module, as for `lipguard.plan`.
 
     Returns:
         The figure, which no window and no global state of matplotlib knows of.
@@ -41,7 +44,7 @@ def plot_plan(
     from lipguard.trusted.layers import Activation
     from lipguard.trusted.reading.trace import trace
 
-    network = trace(model, input_shape)
+    network = trace(model, input_shape, output=output, input=input, fixed=fixed)
     if network.architecture != plan.architecture:
         raise ConfigError("The plan is for a network of another architecture.")
     figure = Figure(figsize=(max(5.0, 0.55 * len(network.nodes) + 1.5), 4.4), layout="constrained")

@@ -175,7 +175,7 @@ def checked_epsilons(epsilon: float | Sequence[float]) -> tuple[float, ...]:
     Raises:
         ConfigError: one is not a number, or negative, or there is none.
     """
-    found = (epsilon,) if isinstance(epsilon, (int, float)) else tuple(epsilon)
+    found = _several(epsilon)
     known = [isinstance(e, (int, float)) and not isinstance(e, bool) and 0 <= e < math.inf for e in found]
     if not found or not all(known):
         raise ConfigError(f"Expected epsilon to be a radius of at least 0, or several, but got {epsilon!r}.")
@@ -188,7 +188,14 @@ def smallest_std(input_std: float | Sequence[float]) -> float:
     Raises:
         ConfigError: it is not positive.
     """
-    values = (input_std,) if isinstance(input_std, (int, float)) else tuple(input_std)
+    values = _several(input_std)
     if not values or not all(isinstance(v, (int, float)) and 0 < v < math.inf for v in values):
         raise ConfigError(f"Expected input_std to be positive, a number or one per channel, but got {input_std!r}.")
     return float(min(values))
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(value)
+    except TypeError:  # one
+        return (value,)

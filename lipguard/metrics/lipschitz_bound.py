@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,8 @@ from torchmetrics import Metric
 from lipguard.certifying.certify import certify
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
-from lipguard.trusted.reading.private import in_eval_mode
+from lipguard.trusted.network.digest import described
+from lipguard.trusted.reading.choice import Key, Reading
 
 if TYPE_CHECKING:
     from lipguard.certifying.warm_start import WarmStart
@@ -31,8 +32,8 @@ class LipschitzBound(Metric):
 
     As input to ``forward`` and ``update`` the metric accepts the following input:
 
-    - ``model`` (:class:`~torch.nn.Module`): the network. It is measured in eval mode, its training flags are put back
-      afterwards, and no reference to it is kept, so the metric may be an attribute of the network that it measures.
+    - ``model`` (:class:`~torch.nn.Module`): the network. It is measured as it is in eval mode, and keeps its
+      own; no reference to it is kept, so the metric may be an attribute of the network that it measures.
 
     As output of ``forward`` and ``compute`` the metric returns the following output:
 
@@ -41,6 +42,7 @@ class LipschitzBound(Metric):
     Args:
         input_shape: shape of one input, without the batch axis, e.g. ``(1, 28, 28)``.
         config: how the network is partitioned, solved and proved; the default settings if None.
+        output, input, fixed: which function of the network, as for `lipguard.certify`.
         kwargs: additional keyword arguments of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -67,15 +69,27 @@ class LipschitzBound(Metric):
     full_state_update: bool = False
     plot_lower_bound: float = 0.0
 
-    def __init__(self, input_shape: Sequence[int], config: DCPConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        config: DCPConfig | None = None,
+        *,
+        output: Key | None = None,
+        input: Key | None = None,
+        fixed: Mapping[Key, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if config is not None and not isinstance(config, DCPConfig):
             raise ConfigError(f"Expected config to be a DCPConfig or None, but got {config!r}.")
         self.input_shape = _checked_shape(input_shape)
         self.config = config if config is not None else DCPConfig()
+        self.reading = Reading(output, input, {} if fixed is None else fixed)
         self._warm_start: WarmStart | None = None  # the next update starts from its plan and multipliers
         # MetricCollection merges metrics whose first states look equal: the name tells configurations apart.
-        settings = repr((self.input_shape, sorted(self.config.to_dict().items())))
+        choice = (output, input, described(dict(self.reading.fixed), True))
+        own = () if choice == (None, None, described({}, True)) else choice
+        settings = repr((self.input_shape, sorted(self.config.to_dict().items()), *own))
         self._state_name = f"bound_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
         self.add_state(self._state_name, torch.tensor(math.inf, dtype=torch.float64), dist_reduce_fx="max")
 
@@ -88,7 +102,11 @@ class LipschitzBound(Metric):
         if not isinstance(model, nn.Module):
             raise TypeError(f"Expected model to be a torch.nn.Module, but got {type(model).__name__}.")
         self._store(math.inf)  # an update that fails must not leave the bound of other weights behind
-        report = certify(in_eval_mode(model), self.input_shape, self.config, warm_start=self._warm_start)
+        own = self.reading
+        report = certify(
+            model, self.input_shape, self.config, warm_start=self._warm_start, output=own.output, input=own.input,
+            fixed=own.fixed,
+        )  # fmt: skip
         self._warm_start = report.warm_start
         self._store(report.bound)
 

@@ -6,14 +6,16 @@ and no proof is in the step; the value is an estimate from below of the bound th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lipguard.errors import ConfigError
 from lipguard.proposing.relaxation import LiveNetwork, Relaxation
+from lipguard.trusted.reading.choice import Key, Reading
 
 
 class LipschitzPenalty:
@@ -31,6 +33,7 @@ class LipschitzPenalty:
             same penalty on average, at a fraction of the time.
         warm_up: steps of the iteration before the first value.
         seed: of the vectors' start.
+        output, input, fixed: which function of the module, as for `certify`.
 
     Raises:
         UnsupportedLayerError, InvalidNetworkError: as `certify`.
@@ -53,12 +56,17 @@ class LipschitzPenalty:
         every: int = 1,
         warm_up: int = 20,
         seed: int = 0,
+        *,
+        output: Key | None = None,
+        input: Key | None = None,
+        fixed: Mapping[Key, Any] | None = None,
     ) -> None:
         numbers = (("vectors", vectors, 1), ("every", every, 1), ("warm_up", warm_up, 0), ("seed", seed, 0))
         for name, value, least in numbers:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"Expected {name} to be an integer of at least {least}, but got {value!r}.")
-        self._network = LiveNetwork(model, input_shape)
+        reading = Reading(output, input, {} if fixed is None else fixed)
+        self._network = LiveNetwork(model, input_shape, reading)
         self._relaxation = Relaxation(self._network, vectors, warm_up, seed)
         self.every, self._calls = every, 0
 

@@ -15,9 +15,10 @@ from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.layers import Layer, Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
+from lipguard.trusted.reading.choice import PLAIN, OneFunction, Reading
 from lipguard.trusted.reading.lowering import lowered
-from lipguard.trusted.reading.private import PrivateCopy, in_eval_mode
-from lipguard.trusted.reading.trace import checked_module, checked_shape, first_tensor, trace, undisturbed
+from lipguard.trusted.reading.private import PrivateCopy
+from lipguard.trusted.reading.trace import checked_shape, first_tensor, read, undisturbed
 from lipguard.trusted.reading.tracer import Tracer, traced_graph
 
 
@@ -78,24 +79,26 @@ class LiveNetwork:
     Args:
         model: the module, in training or in eval mode; it is read in eval mode.
         input_shape: of one sample.
+        reading: which function of the module.
 
     Raises:
         UnsupportedLayerError, InvalidNetworkError: as `trace`.
     """
 
-    def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
-        checked_module(model)
-        self.model, self.shape = model, checked_shape(input_shape)
-        trace(in_eval_mode(model), self.shape)  # for its checks
+    def __init__(self, model: nn.Module, input_shape: Sequence[int], reading: Reading = PLAIN) -> None:
+        self.model, self.shape, self.reading = model, checked_shape(input_shape), reading
+        read(model, self.shape, reading)  # for its checks
         self._read()
 
     def _read(self) -> None:
         first = first_tensor(self.model)
         with undisturbed(first.device):
-            copied = PrivateCopy(self.model)
+            copied = PrivateCopy(OneFunction(self.model, self.reading))
             example = torch.zeros(BATCH, *self.shape, dtype=first.dtype, device=first.device)
             self._tracer = Tracer(example, copied.original)
-            self._graph = traced_graph(copied.module.eval(), self._tracer)
+            function = copied.module.eval()
+            assert isinstance(function, OneFunction)
+            self._graph = traced_graph(function, self._tracer)
             plain = Builder()
             with _evaluated(self.model):
                 lowered(self._graph, self._tracer, self.shape, plain)

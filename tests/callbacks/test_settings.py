@@ -23,7 +23,10 @@ def test_the_monitor_takes_the_settings_in_their_order() -> None:
 
 
 def test_the_monitor_has_them_for_reading() -> None:
-    given: list[Any] = [3, DCPConfig(seed=3), [1, 4, 4], "lip/", 0.3, [0.2, 0.4], 1, 0.5, 1, 2, 3, 0.1, True, 5, 7, "e"]
+    given: list[Any] = [
+        3, DCPConfig(seed=3), [1, 4, 4], "lip/", 0.3, [0.2, 0.4], 1, 0.5, 1, 2, 3, None, True, 5, 7, "e", "net", 1, "x",
+        {"t": 0.5},
+    ]  # fmt: skip
     monitor = LipschitzMonitor(*given)
     changed = {"input_shape": (1, 4, 4), "log_prefix": "lip", "epsilons": (0.3,), "input_std": 0.2}
     expected = dict(zip((field.name for field in FIELDS), given, strict=True)) | changed
@@ -51,6 +54,10 @@ def test_they_are_frozen() -> None:
         ({"epsilons": (-1,)}, "epsilon to be a radius"),
         ({"max_wait": float("nan")}, "max_wait to be a number of seconds"),
         ({"min_accuracy": -1}, "min_accuracy to be a number of at least 0, but got -1"),
+        ({"background": True, "max_overhead": 0.1}, "max_overhead is .*every_n_epochs or max_queue"),
+        ({"module": 3}, "module to be the name of a part of the network, but got 3"),
+        ({"output": 1.5}, "output to be a name, a place or None, but got 1.5"),
+        ({"fixed": [1]}, "fixed to be a dict of arguments"),
     ],
 )
 def test_what_is_wrong_is_an_error_of_lipguard(wrong: dict[str, Any], message: str) -> None:

@@ -22,6 +22,7 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
 from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Ref
+from lipguard.trusted.reading.choice import OneFunction
 from lipguard.trusted.reading.private import PrivateCopy
 from lipguard.trusted.reading.refusals import REFUSED, refusal
 from lipguard.trusted.reading.table import FAMILIES, TABLE, Table
@@ -52,7 +53,7 @@ def test_every_operation_has_examples_that_call_it(operation: Any) -> None:
     for sample in examples()[operation]:
         tracer = Tracer(sample.inputs(BATCH))
         with torch.no_grad():
-            graph = traced_graph(PrivateCopy(sample.model).module, tracer)
+            graph = traced_graph(PrivateCopy(OneFunction(sample.model)).module, tracer)
         assert any(calls(node, RECORDED.get(operation, operation), tracer.root) for node in graph.nodes), (
             f"no call of {spelled(operation)}"
         )

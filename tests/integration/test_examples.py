@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_training import LIGHTNING_WARNINGS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -47,6 +50,39 @@ def test_select_checkpoint(tmp_path: Path) -> None:
     assert len(chosen) == 2
     assert all((tmp_path / path).is_file() for path in chosen)
     assert "rule: the highest certified accuracy at 0.25" in printed
+
+
+def numbers(name: str, capsys: pytest.CaptureFixture[str], pattern: str) -> list[tuple[float, ...]]:
+    """What an example prints, run in this process."""
+    torch.manual_seed(0)
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    found = re.findall(pattern, capsys.readouterr().out)
+    return [tuple(map(float, row if isinstance(row, tuple) else (row,))) for row in found]
+
+
+@LIGHTNING_WARNINGS
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*smaller than the logging interval")
+def test_gan_critic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = numbers("gan_critic.py", capsys, r"epoch (\d): critic ([\d.]+) <= L <= ([\d.]+)")
+    assert [row[0] for row in rows] == [0, 1, 2, 3]
+    assert all(0 < lower <= bound for _, lower, bound in rows)
+
+
+def test_q_network(capsys: pytest.CaptureFixture[str]) -> None:
+    (state, action) = numbers("q_network.py", capsys, r": +([\d.]+) <= L <= ([\d.]+)")
+    assert 0 < state[0] <= state[1]
+    assert 0.9 < action[0] <= action[1]  # of a distance, whose slope is one
+
+
+def test_dynamics(capsys: pytest.CaptureFixture[str]) -> None:
+    ((lower, bound),) = numbers("dynamics.py", capsys, r"([\d.]+) <= L <= ([\d.]+)")
+    assert 0.9 < lower <= bound < 3
+
+
+def test_flow(capsys: pytest.CaptureFixture[str]) -> None:
+    ((smallest, bound),) = numbers("flow.py", capsys, r"becomes ([\d.]+) to ([\d.]+) times")
+    assert 0 < smallest < 1 < bound < 1.9**3
 
 
 @pytest.mark.slow

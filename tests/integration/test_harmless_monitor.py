@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lipguard import LipschitzMonitor
 from lipguard.callbacks import certified, guards, measuring, observed
 from lipguard.callbacks.loggers.tensorboard import TensorBoard
+from lipguard.trusted.reading import trace
 
 pytestmark = [LIGHTNING_WARNINGS, pytest.mark.filterwarnings("ignore:.*training goes on:UserWarning")]
 
@@ -97,10 +98,10 @@ def raising(error: BaseException, draws: bool = True) -> Callable[..., Any]:
 
 
 WHERE: dict[str, tuple[Any, str]] = {
-    "certify": (measuring, "certify"), "plan": (guards, "plan"), "reading": (measuring, "in_eval_mode"),
+    "certify": (measuring, "certify"), "plan": (guards, "plan"), "reading": (trace, "in_eval_mode"),
     "margins": (certified, "certify_margins"), "fingerprint": (measuring, "fingerprint"),
     "the first input": (observed, "first_input"), "logits": (certified, "recompute"),
-    "reading for logits": (certified, "in_eval_mode"), "labels": (observed, "tensors_of"),
+    "reading for logits": (certified, "read"), "labels": (observed, "tensors_of"),
     "figures": (TensorBoard, "show"), "preparing loggers": (TensorBoard, "prepare"),
 }  # fmt: skip
 

@@ -27,11 +27,6 @@ def sequence() -> nn.Sequential:
     return model
 
 
-def _asserting(m: Any, x: Any) -> Any:
-    assert (x == x).all()
-    return m.layer(x)
-
-
 DATA_DEPENDENT: dict[str, Callable[[Any, Any], Any]] = {
     "if on a sum": lambda m, x: m.layer(x) if x.sum() > 0 else x,
     "if on an item": lambda m, x: m.layer(x) if x.max().item() > 0 else x,
@@ -40,7 +35,6 @@ DATA_DEPENDENT: dict[str, Callable[[Any, Any], Any]] = {
     "if on a later layer": lambda m, x: m.layer(x) if m.layer(x).norm() > 1 else x,
     "loop over samples": lambda m, x: torch.stack([m.layer(sample) for sample in x]),
     "loop of a length found in the data": lambda m, x: [m.layer(x) for _ in range(int(x.abs().sum()) + 1)][-1],
-    "assertion on values": _asserting,
     "and": lambda m, x: m.layer(x) if (x > 0).all() and (x < 9).all() else x,
 }
 
@@ -236,12 +230,10 @@ def test_state_that_forward_changes_is_refused_by_name(name: str, what: str) -> 
         trace(ODD_MODELS[name]().eval(), (4,))
 
 
-def test_spectral_norm_in_training_mode_is_another_weight_each_time() -> None:
+def test_spectral_norm_in_training_mode_has_the_weight_of_eval_mode() -> None:
     torch.manual_seed(0)  # of so many rows that its vectors go on to change
     model = nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Linear(32, 32)))
-    with pytest.raises(InvalidNetworkError, match=r"0\.parametrizations\.weight\.0: .*buffer '_u'"):
-        trace(model.train(), (32,))
-    trace(model.eval(), (32,))
+    assert trace(model.train(), (32,)).digest == trace(model.eval(), (32,)).digest
 
 
 def test_random_numbers_are_another_function_each_time() -> None:

@@ -105,11 +105,9 @@ def test_recurrent_layers_are_refused_with_the_reason() -> None:
 
 
 TRAIN_MODE: dict[str, Callable[[], nn.Module]] = {
-    "0: batch norm": lambda: nn.Sequential(nn.BatchNorm1d(4)).train(),
     "0: batch norm that": lambda: nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)).eval(),
-    "0: dropout": lambda: nn.Sequential(nn.Dropout(0.5)).train(),
     "function dropout": lambda: Forward(lambda m, x: F.dropout(x)).eval(),  # training=True by default
-    "function dropout2d": lambda: Forward(lambda m, x: F.dropout2d(x.view(-1, 4, 1, 1), 0.5, m.training)).train(),
+    "function dropout2d": lambda: Forward(lambda m, x: F.dropout2d(x.view(-1, 4, 1, 1), 0.5, True)).eval(),
     "function batch_norm": lambda: Forward(lambda m, x: F.batch_norm(x, None, None, training=True)).eval(),
 }
 
@@ -164,7 +162,7 @@ def test_layers_without_entries_are_refused() -> None:
     "call",
     [
         lambda m, x: (m.layer(x), x),
-        lambda m, x: {"logits": m.layer(x)},
+        lambda m, x: {"logits": m.layer(x), "features": x},
         lambda m, x: None,
         lambda m, x: 1.0,
         lambda m, x: m.layer.bias,

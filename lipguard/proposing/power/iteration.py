@@ -39,7 +39,7 @@ class Part:
         """What the copies read of vectors on the input, (k, *shape): shape (k * copies, *shape of their input)."""
         if self.patches is None:
             return x
-        flat = torch.nn.functional.pad(x.flatten(1), (0, 1))
+        flat = torch.nn.functional.pad(x.reshape(len(x), -1), (0, 1))
         return flat[:, self.patches].reshape(-1, *self.network.input_shape)
 
     @property
@@ -207,7 +207,7 @@ class Iteration:
 
 
 def _rows(vectors: Tensor) -> Array:
-    rows: Array = vectors.flatten(1).double().cpu().numpy()
+    rows: Array = vectors.reshape(len(vectors), -1).double().cpu().numpy()
     return rows
 
 

@@ -45,7 +45,7 @@ def pre_activations(network: Network, z: Tensor) -> Tensor:
     found: list[Tensor] = []
 
     def activate(i: int, a: Tensor) -> Tensor:
-        found.append(a.flatten(1))
+        found.append(a.reshape(len(a), -1))
         return free[i].reshape(-1, *network.nodes[i].shape)
 
     propagate(network, x.reshape(-1, *network.input_shape), activate)

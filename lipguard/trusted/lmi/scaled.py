@@ -176,7 +176,7 @@ class ScaledForm:
             pieces = [
                 unit * (d if g is None else d + g) for unit, d, g in zip(self._units, direct, gradients, strict=True)
             ]
-            coupled: Tensor = torch.cat([piece.flatten(1) for piece in pieces], dim=1)
+            coupled: Tensor = torch.cat([piece.reshape(len(piece), -1) for piece in pieces], dim=1)
             return coupled + self._own * z
 
 

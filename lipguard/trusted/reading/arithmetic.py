@@ -106,12 +106,12 @@ def _constant_of(builder: Builder, value: Any, shape: Shape) -> Tensor:
     constant = builder.constant(tensor, "constant")
     assert constant is not None
     if constant.dim() > len(shape):
-        if constant.shape[0] != 1:
+        if constant.shape[0] != 1 and not bool((constant == constant[:1]).all()):
             raise InvalidNetworkError(f"{builder.path}: a constant of shape {tuple(constant.shape)} has a batch axis.")
         constant = constant[0]
     if np.broadcast_shapes(tuple(constant.shape), shape) != shape:
         raise builder.unsupported(f"a constant of shape {tuple(constant.shape)} that enlarges {shape}", "Expand first.")
-    return constant.reshape(*(1 for _ in range(len(shape) - constant.dim())), *constant.shape)
+    return constant.reshape((*(1 for _ in range(len(shape) - constant.dim())), *constant.shape))
 
 
 def scaled(builder: Builder, x: Ref, factor: Any) -> Ref:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
+from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Layer, Shape
 from lipguard.trusted.network.graph import Node
@@ -58,6 +58,14 @@ class Builder:
             raise InvalidNetworkError(f"{self.path}: its output has the shape {shape}, which holds no entries.")
         self.nodes.append(Node(self.path, layer, inputs, shape, self.note))
         return Ref(len(self.nodes) - 1, shape)
+
+    def refused(self, error: LipguardError, node: fx.Node | None = None) -> Any:
+        """What stands for an operation that cannot be read, in the graph: nothing does.
+
+        Raises:
+            LipguardError: the error, always.
+        """
+        raise error
 
     def unsupported(self, kind: str, advice: str) -> UnsupportedLayerError:
         """The error to raise for the operation in hand."""

@@ -15,6 +15,7 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.digest import numbers_of
 from lipguard.trusted.network.graph import Network
+from lipguard.trusted.reading.choice import OneFunction, path_in_model
 
 # Of samples, by batch: other sizes than the one that was traced, and inputs near and far from zero.
 _SCALES = ((1.0,), (1.0, 2.0**-7), (1.0, 2.0**5, 2.0**20, 2.0**-12))
@@ -30,14 +31,14 @@ def normal_batch(size: int, shape: Shape) -> Tensor:
     return torch.randn(size, *shape, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
 
 
-def check_against_model(network: Network, model: nn.Module, like: Tensor) -> None:
+def check_against_model(network: Network, model: OneFunction, like: Tensor) -> None:
     """Compare a network with the module that it was read from, at several batch sizes and scales.
 
     Differences count relative to what varies with the input: a large bias hides nothing.
 
     Args:
         network: as it was traced.
-        model: a private copy of the module; it is changed here.
+        model: a private copy of what is read of a module; it is changed here.
         like: a tensor of the precision and on the device in which the module runs.
 
     Raises:
@@ -137,6 +138,10 @@ def _compare_derivatives(network: Network, model: nn.Module, x: Tensor, like: Te
         )
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
 def _largest(values: Tensor) -> float:
     return float(values.abs().max()) if values.numel() else 0.0
 
@@ -149,9 +154,9 @@ class _Calls:
     not.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: OneFunction) -> None:
         self._model = model
-        self._modules = {name or "the model itself": module for name, module in model.named_modules()}
+        self._modules = {path_in_model(name): module for name, module in model.named_modules() if name}
         self._read: set[tuple[int, str]] = set()
         self._written: set[tuple[int, str]] = set()
         self._calls = 0
@@ -184,7 +189,7 @@ class _Calls:
             y = self._model(x.to(like.device, like.dtype, copy=True))
         except Exception as error:  # whatever the user's forward raises
             raise InvalidNetworkError(
-                f"The model cannot be called with a batch of {len(x)}: {type(error).__name__}: {error}"
+                f"The model cannot be called with a batch of {len(x)}: {type(error).__name__}: {_first_line(error)}"
             ) from error
         if not isinstance(y, Tensor) or tuple(y.shape) != (len(x), *shape):
             seen = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
@@ -200,7 +205,7 @@ class _Calls:
                 if kept and (kind != "attribute" or self._calls):  # what the first call puts in place may be a cache
                     raise InvalidNetworkError(
                         f"{name}: forward reads and changes its {kind} {key!r}, so that the model is another function "
-                        "at every call. Call model.eval(), or keep it constant there."
+                        "at every call. In eval mode, keep it constant."
                     )
         self._calls += 1
         return y.detach().to("cpu", torch.float64)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor, fx
 
-from lipguard.errors import InvalidNetworkError, UnsupportedLayerError
+from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
@@ -16,6 +16,7 @@ from lipguard.trusted.reading.checks import check_in_place
 from lipguard.trusted.reading.refusals import refusal
 from lipguard.trusted.reading.table import TABLE
 from lipguard.trusted.reading.tracer import Tracer, first_line
+from lipguard.trusted.reading.wrappers import has_own_forward
 
 _Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes
 
@@ -33,25 +34,43 @@ def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | No
         UnsupportedLayerError: an operation that acts on the input has no row in the table.
         InvalidNetworkError: weights that are not finite, an operation that does not fit, no one output.
     """
-    check_in_place(graph)
     builder = builder or Builder()
+    try:
+        check_in_place(graph)
+    except InvalidNetworkError as error:
+        builder.refused(error)
     refs: _Refs = {}
-    for node in graph.nodes:
+    for node in _needed(graph):
         if node.op == "placeholder":
             refs[node] = builder.input(shape)
         elif node.op == "output":
-            return _finish(builder, refs, node.args[0])
+            return _finish(builder, refs, node.args[0], str(tracer.root.refusal))
         elif any(source in refs for source in node.all_input_nodes):  # the rest are constants
             builder.path, builder.note = node.meta["path"], _note(node, refs, tracer)
-            refs[node] = found = _lower_node(builder, node, refs, tracer)
-            if isinstance(found, list):  # of an operation that returns several; what is read of them is checked
-                continue
-            expected = getattr(node.meta["value"], "shape", None)
-            if expected != (BATCH, *found.shape):
-                raise InvalidNetworkError(
-                    f"{builder.path}: its output has the shape {expected}, where {(BATCH, *found.shape)} was expected."
-                )
+            try:
+                refs[node] = found = _lower_node(builder, node, refs, tracer)
+                if not isinstance(found, list):  # of an operation that returns several; what is read of them is checked
+                    _check_shape(builder.path, found, node.meta["value"])
+            except LipguardError as error:
+                refs[node] = builder.refused(error, node)
     raise InvalidNetworkError("The network has no output.")
+
+
+def _check_shape(path: str, found: Ref, value: Any) -> None:
+    expected = getattr(value, "shape", None)
+    if expected != (BATCH, *found.shape):
+        raise InvalidNetworkError(
+            f"{path}: its output has the shape {expected}, where {(BATCH, *found.shape)} was expected."
+        )
+
+
+def _needed(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that the output is made of, in their order, and the input; what is only logged is left out."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node in needed or node.op in ("output", "placeholder"):
+            needed.update([node, *node.all_input_nodes])
+    return [node for node in graph.nodes if node in needed]
 
 
 def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) -> Ref | list[Ref]:
@@ -60,12 +79,12 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) ->
     Raises:
         UnsupportedLayerError: it has none, or is called in another way than its rule knows.
     """
-    known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.source(n)  # noqa: E731
+    known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.constant(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
     operation: Any = node.target
     if node.op == "call_module":
-        operation = tracer.source(node)
-        if "forward" in vars(operation):
+        operation = tracer.operation(node)
+        if has_own_forward(operation):
             raise InvalidNetworkError(
                 f"{builder.path}: its forward was replaced on the instance. Make it a layer of its own."
             )
@@ -95,7 +114,7 @@ def _note(node: fx.Node, refs: _Refs, tracer: Tracer) -> str:
         for source in node.all_input_nodes
     )
     if node.op == "call_module":
-        module = tracer.source(node)
+        module = tracer.operation(node)
         own = {**module._parameters, **module._buffers}
         held = [name for name in ("weight", "bias", "running_mean", "running_var") if hasattr(module, name)]
         computed = computed or any(name not in own and isinstance(getattr(module, name), Tensor) for name in held)
@@ -103,11 +122,9 @@ def _note(node: fx.Node, refs: _Refs, tracer: Tracer) -> str:
     return f"computed weights, with the values that {precision} gives in eval mode" if computed else ""
 
 
-def _finish(builder: Builder, refs: _Refs, output: Any) -> Network:
+def _finish(builder: Builder, refs: _Refs, output: Any, refusal: str) -> Network:
     if not isinstance(output, fx.Node):
-        raise InvalidNetworkError(
-            f"Expected the network to return one tensor, but it returns a {type(output).__name__}."
-        )
+        raise InvalidNetworkError(refusal)
     if output not in refs:
         raise InvalidNetworkError("The output of the network does not depend on its input.")
     found = refs[output]

@@ -101,20 +101,34 @@ def _channel_shuffle(builder: Builder, x: Ref, groups: int) -> Ref:
 
 def _cat(builder: Builder, tensors: Sequence[Any], dim: int = 0, axis: int | None = None) -> Ref:
     dim = dim if axis is None else axis
-    if not all(isinstance(x, Ref) for x in tensors):
-        raise builder.unsupported("concatenation with a constant", "Pad, or use the bias of the layer behind it.")
-    axes = len(tensors[0].shape) + 1
+    axes = len(next(x for x in tensors if isinstance(x, Ref)).shape) + 1
     dim = dim + axes if dim < 0 else dim
     if dim == 0:
         raise InvalidNetworkError(f"{builder.path}: it concatenates along the batch axis.")
     if len(tensors) == 1:
         return tensors[0]  # type: ignore[no-any-return]
-    lengths = [x.shape[dim - 1] for x in tensors]
-    placed = []
-    for k, x in enumerate(tensors):
-        before, after = sum(lengths[:k]), sum(lengths[k + 1 :])
-        placed.append(builder.emit(layers.Pad((*(0 for _ in range(2 * (axes - 1 - dim))), before, after)), x))
-    return builder.emit(layers.Add(), *placed)
+    parts = [x if isinstance(x, Ref) else _of_one_sample(builder, x) for x in tensors]
+    lengths = [x.shape[dim - 1] for x in parts]
+    placed, shift = [], torch.zeros((), dtype=torch.float64)
+    for k, x in enumerate(parts):
+        pad = layers.Pad((*(0 for _ in range(2 * (axes - 1 - dim))), sum(lengths[:k]), sum(lengths[k + 1 :])))
+        if isinstance(x, Ref):
+            placed.append(builder.emit(pad, x))
+        else:
+            shift = shift + pad.linear(x[None])[0]
+    total = builder.emit(layers.Add(), *placed) if len(placed) > 1 else placed[0]
+    if len(placed) == len(parts):
+        return total
+    return builder.emit(layers.Scale(torch.ones(1, dtype=torch.float64), shift), total)
+
+
+def _of_one_sample(builder: Builder, value: Any) -> Tensor:
+    constant = builder.constant(value, "constant")
+    if constant is None or not bool((constant == constant[:1]).all()):
+        raise builder.unsupported(
+            "concatenation with a constant that is not the same for all samples", "Give one of one sample."
+        )
+    return constant[0]
 
 
 def _identity(builder: Builder, x: Ref, *_: Any, **__: Any) -> Ref:
@@ -123,7 +137,7 @@ def _identity(builder: Builder, x: Ref, *_: Any, **__: Any) -> Ref:
 
 def _dropout(builder: Builder, x: Ref, p: float = 0.5, training: bool = True, inplace: bool = False) -> Ref:
     if training and p > 0:
-        raise InvalidNetworkError(f"{builder.path}: dropout in training mode is random. Call model.eval().")
+        raise InvalidNetworkError(f"{builder.path}: dropout in training mode is random. Pass training=self.training.")
     return x
 
 

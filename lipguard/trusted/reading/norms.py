@@ -27,7 +27,7 @@ def _batch_norm(
     if training or running_mean is None or running_var is None:
         raise InvalidNetworkError(
             f"{builder.path}: batch norm that uses the statistics of the batch makes samples depend on each other. "
-            "Call model.eval(), and keep track_running_stats=True."
+            "Keep track_running_stats=True, and pass training=self.training."
         )
     mean, var = builder.constant(running_mean, "running mean"), builder.constant(running_var, "running variance")
     assert mean is not None

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lipguard.trusted.reading.wrappers import is_method_of, uncompiled, wrapped
+
 # Tensors outside of modules, arrays and containers that are larger are data, not state, and are shared.
 _MOST_ENTRIES, _MOST_MEMBERS = 2**22, 2**16
 # Whose objects are no state of a network: copying a trainer, a logger or a thread would do harm.
@@ -37,6 +39,8 @@ _PLAIN_BASES = (object, ABC, Generic, Protocol, types.SimpleNamespace)
 
 class PrivateCopy:
     """A copy of a module, and which original each of its modules and tensors has.
+
+    What wraps a module, and what torch.compile made of one, is left out: its place has what it wraps.
 
     Args:
         model: the module; it is only read.
@@ -86,12 +90,26 @@ class PrivateCopy:
         return known if known is not None else self._object if _is_own(value) else None
 
     def _module(self, module: nn.Module, inside: bool) -> nn.Module:
+        inner = wrapped(module)
+        if inner is not None:
+            return self._unwrapped(module, *inner)
         found = self._keep(module, object.__new__(type(module)))
         # A trainer is shared, for a forward may ask for the epoch; it logs nothing of what a copy computes.
-        vars(found).update({name: self._copied(value) for name, value in list(vars(module).items())})
+        held = {name: value for name, value in list(vars(module).items()) if name != "_compiled_call_impl"}
+        vars(found).update({name: self._copied(value) for name, value in held.items()})
+        if is_method_of(vars(found).get("forward"), found):  # which was compiled
+            del vars(found)["forward"]
         if hasattr(module, "log_dict") and hasattr(module, "_trainer"):
             vars(found).update(log=_nothing, log_dict=_nothing)
         return found  # type: ignore[no-any-return]
+
+    def _unwrapped(self, wrapper: nn.Module, name: str, inner: nn.Module) -> nn.Module:
+        found: nn.Module = self._copied(inner)
+        self._copies[id(wrapper)] = found
+        self._kept.append(wrapper)
+        if not hasattr(found, name):
+            vars(found)[name] = found  # code may ask the wrapper for what it wraps
+        return found
 
     def _tensor(self, tensor: Tensor, inside: bool) -> Tensor:
         if not inside and tensor.numel() > _MOST_ENTRIES:
@@ -130,8 +148,11 @@ class PrivateCopy:
             found.extend(self._copied(v, inside) for v in list(values))
         return found
 
-    def _function(self, function: types.FunctionType, inside: bool) -> types.FunctionType:
+    def _function(self, function: types.FunctionType, inside: bool) -> Any:
         """Shared, as its identity may matter, where it holds nothing that is copied."""
+        plain = uncompiled(function)
+        if plain is not function:
+            return self._copied(plain, inside)
         if _is_of_a_library(function):
             return function
         cells = [types.CellType() for _ in function.__closure__ or ()]

@@ -2,110 +2,71 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from lipguard.errors import InvalidNetworkError, LipguardError
+from lipguard.trusted.reading.branches import Answers, control_flow
 from lipguard.trusted.reading.checks import hooks_that_only_look
+from lipguard.trusted.reading.choice import OneFunction, missing_arguments, needed_arguments, path_in_model
+from lipguard.trusted.reading.frames import line_in_forward
+from lipguard.trusted.reading.proxies import Value, types_of_values
 from lipguard.trusted.reading.table import TABLE
 
 
-def traced_graph(model: nn.Module, tracer: Tracer) -> fx.Graph:
-    """The operations of a module in order of execution, each with its value on the tracer's example.
+def traced_graph(function: OneFunction, tracer: Tracer) -> fx.Graph:
+    """The operations of one function of a module in order of execution, each with its value on the tracer's example.
 
     Raises:
         InvalidNetworkError: its control flow depends on data, or its code raises something.
         UnsupportedLayerError: as the module's own code raises it.
     """
+    where = f"for input_shape {tuple(tracer.example.shape[1:])} (the shape of one sample, without the batch axis)"
     try:
-        return tracer.trace(_OneInput(model))
+        with types_of_values(tracer.passes):
+            return tracer.trace(function)
     except LipguardError:
         raise
     except fx.proxy.TraceError as error:
-        raise InvalidNetworkError(
-            f"{tracer.path or 'forward'}: its control flow depends on data ({error}). "
-            "A network with branches on values is not one composition of layers."
-        ) from error
+        raise control_flow(tracer.path or "forward", str(error)) from error
     except Exception as error:  # whatever the user's forward raises
+        missing = needed_arguments(function.model)[1:] if function.input is None else []
+        if missing and isinstance(error, TypeError):
+            raise InvalidNetworkError(missing_arguments(missing)) from error
         raise InvalidNetworkError(
-            f"{tracer.path or 'forward'}: it cannot be traced for input_shape {tuple(tracer.example.shape[1:])} "
-            f"(the shape of one sample, without the batch axis): {type(error).__name__}: {first_line(error)}"
+            f"{tracer.path or 'forward'}: it cannot be traced {where}: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
-class _OneInput(nn.Module):
-    """Calls the model with one tensor, so that the model itself is a module like any other."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Any:
-        return self.model(x)
-
-
-class _Value(fx.Proxy):
-    """A proxy that knows its shape, so that code which asks for it is traced as any other."""
-
-    @property
-    def _example(self) -> Any:
-        return self.node.meta["value"]
-
-    @property
-    def shape(self) -> torch.Size:
-        return self._example.shape  # type: ignore[no-any-return]
-
-    @property
-    def ndim(self) -> int:
-        return self._example.ndim  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._example.dtype  # type: ignore[no-any-return]
-
-    @property
-    def device(self) -> torch.device:
-        return self._example.device  # type: ignore[no-any-return]
-
-    def size(self, dim: int | None = None) -> Any:
-        return self._example.size() if dim is None else self._example.size(dim)
-
-    def dim(self) -> int:
-        return self._example.dim()  # type: ignore[no-any-return]
-
-    def numel(self) -> int:
-        return self._example.numel()  # type: ignore[no-any-return]
-
-    def __len__(self) -> int:
-        return len(self._example)
-
-    def __iter__(self) -> Any:
-        if isinstance(self._example, (tuple, list)):  # of an operation that returns several tensors
-            return iter([operator.getitem(cast("Any", self), k) for k in range(len(self._example))])
-        return super().__iter__()
-
-    def __int__(self) -> int:
-        raise fx.proxy.TraceError("a value is used as a number of Python")
-
-    __float__ = __index__ = __int__
+# What is asked of shapes and types alone, and what has as many entries as its values say.
+_ASK_FOR_SHAPES = (torch.is_floating_point, torch.is_complex, torch.numel)
+_RAGGED = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "where", "tolist")
 
 
 class Tracer(fx.Tracer):
-    """Symbolic tracing that also runs every operation on an example."""
+    """Symbolic tracing that also runs every operation on an example.
 
-    def __init__(self, example: Tensor, original: Callable[[Any], Any] = lambda value: value) -> None:
+    Args:
+        example: a batch of inputs.
+        original: what a module or tensor of a private copy was copied from.
+        answers: to code that asks whether a value is true.
+    """
+
+    def __init__(
+        self, example: Tensor, original: Callable[[Any], Any] = lambda value: value, answers: Answers | None = None
+    ) -> None:
         super().__init__()
         self.example, self.original = example, original
+        self.answers = Answers() if answers is None else answers
         self.path = ""
         self._running = False
         self._thread = threading.get_ident()
 
-    def _passes(self) -> bool:
+    def passes(self) -> bool:
         """Whether a call is none of the network's: of an operation that runs on the example, or of another thread."""
         return self._running or threading.get_ident() != self._thread
 
@@ -117,20 +78,35 @@ class Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Trace the call of a module, and know meanwhile where it is."""
-        if self._passes():
+        if self.passes():
             return forward(*args, **kwargs)
-        before, self.path = self.path, _module_path(self.path_of_module(m))
+        before, self.path = self.path, path_in_model(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
         self.path = before
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """An attribute of a module, as the tensor that it is while an operation runs on the example."""
-        return attr_val if self._passes() else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return attr_val if self.passes() else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for a node's value in the module's code."""
-        return _Value(node, self)
+        return Value(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The answer to code that asks whether a value is true: the example's, or the other one."""
+        own = bool(obj.node.meta["value"])
+        return self.answers.to(self.path or "forward", own) if obj.node.meta.get("varies") else own
+
+    def number(self, node: fx.Node) -> Any:
+        """What code is given that makes a number of Python of a value.
+
+        Raises:
+            TraceError: it depends on the input, and code may compute whatever it likes from it.
+        """
+        if node.meta.get("varies"):
+            raise fx.proxy.TraceError("a value is used as a number of Python")
+        return node.meta["value"]
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         """Record an operation, and run it on the example.
@@ -138,9 +114,13 @@ class Tracer(fx.Tracer):
         Raises:
             InvalidNetworkError: it cannot be applied to its input.
         """
+        if target in _ASK_FOR_SHAPES and type(args[0]) is Value:
+            return target(args[0].node.meta["value"])
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = proxy.node
-        node.meta["path"] = _node_path(node, self.path)
+        node.meta["path"], node.meta["line"] = _node_path(node, self.path), line_in_forward()
+        node.meta["varies"] = kind == "placeholder" or any(own.meta.get("varies") for own in node.all_input_nodes)
+        node.meta["ragged"] = node.meta["varies"] and _is_ragged(node)
         if kind == "output":
             return proxy
         self._running = True
@@ -161,9 +141,13 @@ class Tracer(fx.Tracer):
         """What a node gave on the example, or the tensor that it names."""
         return node.meta["value"] if "value" in node.meta else self._attribute(str(node.target))
 
-    def source(self, node: fx.Node) -> Any:
-        """The module's own tensor, or submodule, that a node names; what else a node gave."""
-        return self.original(self._attribute(str(node.target)) if node.op == "call_module" else self.value(node))
+    def constant(self, node: fx.Node) -> Any:
+        """The module's own tensor that a node names; what else a node gave."""
+        return self.original(self.value(node))
+
+    def operation(self, node: fx.Node) -> Any:
+        """The submodule that a node calls, the module's own."""
+        return self.original(self._attribute(str(node.target)))
 
     def _attribute(self, path: str) -> Any:
         value: Any = self.root
@@ -197,6 +181,17 @@ class Tracer(fx.Tracer):
                 return node.target(*args, **kwargs)
 
 
+def _is_ragged(node: fx.Node) -> bool:
+    """Whether the shape of a node's value depends on values."""
+    name = getattr(node.target, "__name__", node.target)
+    if name == "where" and len(node.args) + len(node.kwargs) > 1:
+        return False
+    by_mask = name == "getitem" and any(
+        isinstance(key, fx.Node) for key in (node.args[1] if isinstance(node.args[1], tuple) else node.args[1:])
+    )
+    return by_mask or name in _RAGGED or any(source.meta.get("ragged") for source in node.all_input_nodes)
+
+
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
@@ -210,14 +205,10 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _module_path(qualified: str) -> str:
-    return qualified.removeprefix("model").removeprefix(".") or "the model itself"
-
-
 def _node_path(node: fx.Node, inside: str) -> str:
     """Where a node is, in words that a user can find in their code."""
     if node.op == "call_module":
-        return _module_path(str(node.target))
+        return path_in_model(str(node.target))
     name = getattr(node.target, "__name__", str(node.target))
     inside = "forward" if inside in ("", "the model itself") else inside
     return f"{inside} ({'method' if node.op == 'call_method' else 'function'} {name})"

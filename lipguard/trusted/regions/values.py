@@ -107,9 +107,9 @@ def _step(
         middle, moved, lost = affine(node.layer, [(ball.centre, ball.half) for ball in inputs])
         length = _carried(inputs, norm)
     half = _known((moved + lost) * _UP)
-    length = _known((length + lengths(lost.flatten(1))[:, 0]) * _UP)
+    length = _known((length + lengths(lost.reshape(len(lost), -1))[:, 0]) * _UP)
     half = torch.minimum(half, length.reshape(-1, *(1 for _ in node.shape)))
-    return _Ball(middle, half, torch.minimum(length, _known(lengths(half.flatten(1))[:, 0])))
+    return _Ball(middle, half, torch.minimum(length, _known(lengths(half.reshape(len(half), -1))[:, 0])))
 
 
 def _carried(inputs: Sequence[_Ball], norm: float | None) -> Tensor:
