@@ -82,6 +82,7 @@ def test_an_output_that_is_not_clear_is_refused(call: Any, output: Any, words: s
 SHAPES: dict[str, Callable[[Any, Any], Any]] = {
     "squeeze": lambda m, x: m.net(x)[:, :1].squeeze(-1), "view": lambda m, x: m.net(x)[:, :1].view(-1),
     "index": lambda m, x: m.net(x)[:, 0], "sum": lambda m, x: m.net(x).sum(1),
+    "an activation of it": lambda m, x: torch.tanh(3 * m.net(x)[:, 0] + 1) - m.net(x).mean(1),
 }  # fmt: skip
 
 
@@ -96,6 +97,15 @@ def test_a_number_per_sample_has_the_bounds_of_one_output(case: str, caplog: pyt
     assert found.restricted is not None
     assert lipguard.verify(found.certificate, model) == found.bound
     assert not caplog.records  # of a lower bound that failed
+
+
+@pytest.mark.parametrize("proof", ["dense", "sparse", "randomised"])
+def test_numbers_per_sample_inside_a_network_are_proved(proof: str) -> None:
+    model = Forward(lambda m, x: m.last(torch.relu(m.net(x)[:, 0])[:, None]), net=net(), last=nn.Linear(1, 2).double())
+    report = lipguard.certify(model.eval(), (4,), lipguard.DCPConfig(proof=proof))
+    assert 0 < report.lower_bound <= report.bound <= report.product_bound
+    assert lipguard.verify(report.certificate, model) == report.bound
+    assert 0 < lipguard.LipschitzPenalty(model, (4,)).estimate() <= report.bound * 1.001
 
 
 class Rates(nn.Module):
