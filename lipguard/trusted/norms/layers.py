@@ -10,6 +10,7 @@ import numpy as np
 from lipguard.trusted.layers import (
     Activation,
     Add,
+    Bilinear,
     Conv2d,
     Input,
     Layer,
@@ -27,6 +28,8 @@ from lipguard.trusted.norms.convolutions import convolution_norm, distinct
 from lipguard.trusted.norms.matrices import LateNormError, crude_norm_by_rows, matrix_norm
 from lipguard.trusted.proofs.hints import Hints
 from lipguard.trusted.rounding import gamma_up, mul_up, sqrt_up, up
+
+_QUICK = 2.0**22  # `_work` of a layer whose norm takes some milliseconds
 
 
 def node_norms(network: Network, hints: Hints, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
@@ -54,6 +57,19 @@ def node_norms(network: Network, hints: Hints, deadline: float = math.inf, *, ex
                 raise
             known[key] = min(crude_norm(node.layer, hints), late.bound)
     return [known[key] for key in keys]
+
+
+def quick_norms(network: Network, hints: Hints) -> list[float]:
+    """`node_norms` of small layers, and looser ones of the others: the same ones whoever asks, and whenever."""
+    norms: dict[tuple[int, Shape], float] = {}
+    for node in network.nodes:
+        shape = network.nodes[node.inputs[0]].shape if node.inputs else node.shape
+        key = (id(node.layer), shape)
+        if key not in norms:
+            small = _work(node.layer, shape) <= _QUICK
+            norms[key] = layer_norm(node.layer, shape, hints) if small else crude_norm(node.layer, hints)
+    return [norms[id(node.layer), network.nodes[node.inputs[0]].shape if node.inputs else node.shape]
+            for node in network.nodes]  # fmt: skip
 
 
 def _work(layer: Layer, input_shape: Shape) -> float:
@@ -125,6 +141,11 @@ def _(layer: Mosaic, input_shape: Shape, hints: Hints, deadline: float = math.in
 @layer_norm.register
 def _(layer: Activation, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return layer.lipschitz
+
+
+@layer_norm.register
+def _(layer: Bilinear, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
+    return math.inf  # as large as the other factor
 
 
 @layer_norm.register

@@ -15,12 +15,15 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
+from lipguard.trusted.reading.fusing import inverse
 from lipguard.trusted.reading.moving import moved, reshaped
+from lipguard.trusted.reading.products import multiplied
 
 _MATRIX_ULPS = 16  # of weights that torch, or we, computed: sums of products of a few numbers
 
 
-def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
+def linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
+    """A matrix (out, in) on the last axis, and a shift."""
     return builder.emit(
         layers.Linear(builder.constant(weight, "weight"), builder.constant(bias, "bias")),  # type: ignore[arg-type]
         x,
@@ -36,7 +39,8 @@ def along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
     return moved(builder, found, lambda v: v.transpose(axis + 1, -1))
 
 
-def _mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
+def mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
+    """Over some axes of a sample."""
     return _sum(builder, x, dim if axis is None else axis, keepdim, mean=True)
 
 
@@ -65,7 +69,7 @@ def _add(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
         if not isinstance(x, Ref):
             x, y = (scaled(builder, y, alpha), x)
             alpha = 1
-        return _shifted(builder, x, y, alpha)
+        return shifted(builder, x, y, alpha)
     if x.shape != y.shape:
         raise builder.unsupported(f"adding shapes {x.shape} and {y.shape}", "Add equal shapes.")
     return builder.emit(layers.Add(), x, scaled(builder, y, alpha))
@@ -77,19 +81,13 @@ def _subtract(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
 
 def _multiply(builder: Builder, x: Any, y: Any) -> Ref:
     if isinstance(x, Ref) and isinstance(y, Ref):
-        raise builder.unsupported(
-            "the product of two values that depend on the input",
-            "It has no global Lipschitz constant. Scale by a constant, or add.",
-        )
+        return multiplied(builder, x, y)
     return scaled(builder, *((x, y) if isinstance(x, Ref) else (y, x)))
 
 
 def _divide(builder: Builder, x: Any, y: Any) -> Ref:
     if isinstance(y, Ref):
-        raise builder.unsupported(
-            "division by a value that depends on the input",
-            "It has no global Lipschitz constant. Divide by a constant.",
-        )
+        return _multiply(builder, x, inverse(builder, y))
     divisor = _constant_of(builder, y, x.shape)
     if (divisor == 0).any():
         raise InvalidNetworkError(f"{builder.path}: it divides by zero.")
@@ -111,7 +109,7 @@ def _constant_of(builder: Builder, value: Any, shape: Shape) -> Tensor:
         constant = constant[0]
     if np.broadcast_shapes(tuple(constant.shape), shape) != shape:
         raise builder.unsupported(f"a constant of shape {tuple(constant.shape)} that enlarges {shape}", "Expand first.")
-    return constant.reshape(*(1 for _ in range(len(shape) - constant.dim())), *constant.shape)
+    return constant.reshape((*(1 for _ in range(len(shape) - constant.dim())), *constant.shape))
 
 
 def scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
@@ -121,15 +119,15 @@ def scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
     return builder.emit(layers.Scale(_constant_of(builder, factor, x.shape)), x)
 
 
-def _shifted(builder: Builder, x: Ref, summand: Any, alpha: float) -> Ref:
+def shifted(builder: Builder, x: Ref, summand: Any, alpha: float = 1) -> Ref:
     """Adding a constant changes nothing about differences."""
     shift = _constant_of(builder, summand, x.shape) * alpha
     return builder.emit(layers.Scale(torch.ones_like(shift), shift), x)
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(_linear, nn.Linear, lambda m: {"weight": m.weight, "bias": m.bias}, (F.linear,)),
-    Kind(_mean, functions=(torch.mean, "mean")),
+    Kind(linear, nn.Linear, lambda m: {"weight": m.weight, "bias": m.bias}, (F.linear,)),
+    Kind(mean, functions=(torch.mean, "mean")),
     Kind(_sum, functions=(torch.sum, "sum")),
     Kind(_add, functions=(operator.add, operator.iadd, torch.add, "add", "add_")),
     Kind(_subtract, functions=(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_")),

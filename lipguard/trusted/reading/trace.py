@@ -15,6 +15,7 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.builder import BATCH
+from lipguard.trusted.reading.ending import logits_of
 from lipguard.trusted.reading.faithful import check_against_model, normal_batch
 from lipguard.trusted.reading.lowering import lowered
 from lipguard.trusted.reading.private import PrivateCopy, random_states_kept
@@ -24,8 +25,11 @@ from lipguard.trusted.rounding import subnormal_numbers
 _MOST_ENTRIES = 2**27  # of a sample; a certificate file may name any shape
 
 
-def trace(model: nn.Module, input_shape: Sequence[int]) -> Network:
+def trace(model: nn.Module, input_shape: Sequence[int], *, probabilities: bool = False) -> Network:
     """Read `model` as a function of one tensor of shape (batch, *input_shape), in the mode that it is in.
+
+    Of a classifier that ends with a softmax, or its logarithm, it is the network of the logits; its notes say so. With
+    `probabilities` it is the whole model.
 
     It is read in a private copy, in double precision where it runs there. The graph is the order of execution. Every
     operation is run once on a random batch, so that shapes are known while tracing, and the finished network is
@@ -44,11 +48,12 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> Network:
     with undisturbed(first.device):
         model = PrivateCopy(model).module  # all others are made of it: the model may be in training on another thread
         try:
-            return _read(model, shape, torch.zeros(0, dtype=torch.float64))
+            network = _read(model, shape, torch.zeros(0, dtype=torch.float64))
         except InvalidNetworkError:
             if double:
                 raise
-        return _read(model, shape, first)  # of a precision and on a device that its code insists on
+            network = _read(model, shape, first)  # of a precision and on a device that its code insists on
+    return network if probabilities else logits_of(network)
 
 
 def _read(model: nn.Module, shape: Shape, like: Tensor) -> Network:

@@ -62,7 +62,7 @@ def restricted(network: Network, domain: Domain, norms: Sequence[float]) -> Netw
             continue
         alpha, spread = found[i]
         assert isinstance(node.layer, Activation)
-        rest = partial(_rest, function=node.layer.function, alpha=alpha, spread=spread)
+        rest = partial(rest_of, function=node.layer.function, alpha=alpha, spread=spread)
         y = append(Activation(f"{node.layer.name} on a domain", 0.0, 1.0, rest), append(Scale(spread), *inputs))
         if bool((alpha != 0).any()):
             y = append(Add(), append(Scale(alpha), *inputs), y)
@@ -91,7 +91,7 @@ def _reads(network: Network, found: Mapping[int, tuple[Tensor, Tensor]]) -> dict
     return {i: (count != 0)[0] for i, count in zip(probes, counts, strict=True)}  # what overflows is read, too
 
 
-def _rest(q: Tensor, function: Any, alpha: Tensor, spread: Tensor) -> Tensor:
+def rest_of(q: Tensor, function: Any, alpha: Tensor, spread: Tensor) -> Tensor:
     """f(x) - alpha x where q = spread x; zero where there is one slope only."""
     several = spread.to(q) > 0
     x = torch.where(several, q / spread.to(q), torch.zeros_like(q))
