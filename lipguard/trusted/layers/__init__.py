@@ -18,7 +18,6 @@ from lipguard.trusted.layers.curves import reciprocal as reciprocal
 from lipguard.trusted.layers.curves import root as root
 from lipguard.trusted.layers.curves import sine as sine
 from lipguard.trusted.layers.curves import smooth_length as smooth_length
-from lipguard.trusted.layers.curves import step as step
 from lipguard.trusted.layers.curves import times_erf as times_erf
 from lipguard.trusted.layers.curves import times_tanh as times_tanh
 from lipguard.trusted.layers.functions import ParameterError as ParameterError

@@ -98,11 +98,6 @@ def logarithm() -> Activation:
     return Ranged("log", 0.0, _INF, torch.log, within=slopes.logarithm, image=partial(_rising, torch.log))
 
 
-def step() -> Activation:
-    """1 where x > 0, and 0 elsewhere: it jumps at zero, and is constant on either side."""
-    return Ranged("a comparison, which jumps", 0.0, _INF, _step, within=slopes.step, image=partial(_rising, _step))
-
-
 def _smooth_length(x: Tensor, eps: float) -> Tensor:
     return torch.hypot(x, torch.full_like(x, math.sqrt(eps)))
 
@@ -125,10 +120,6 @@ def _bell(x: Tensor) -> Tensor:
 
 def _lorentz(x: Tensor) -> Tensor:
     return 1 / (1 + x.square())
-
-
-def _step(x: Tensor) -> Tensor:
-    return (x > 0).to(x)
 
 
 def _rising(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,12 +112,6 @@ def logarithm(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return _where_positive(low, 1 / high, 1 / low)
 
 
-def step(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a function that jumps at zero, and is constant on either side."""
-    apart = (low > 0) | (high < 0)
-    return torch.zeros_like(low), torch.where(apart, 0.0, torch.inf)
-
-
 def bump(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Derivative 2 / sqrt(pi) exp(-x^2), of the error function: it falls with |x|."""
     nearest = torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(low.abs(), high.abs()))

@@ -29,7 +29,7 @@ from lipguard.trusted.norms.matrices import LateNormError, crude_norm_by_rows, m
 from lipguard.trusted.proofs.hints import Hints
 from lipguard.trusted.rounding import gamma_up, mul_up, sqrt_up, up
 
-_QUICK = 2.0**22  # `_work` of a layer whose norm takes some milliseconds
+_QUICK, _FEW_GROUPS = 2.0**22, 16  # `_work`, and groups, of a layer whose norm takes some milliseconds
 
 
 def node_norms(network: Network, hints: Hints, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
@@ -59,17 +59,11 @@ def node_norms(network: Network, hints: Hints, deadline: float = math.inf, *, ex
     return [known[key] for key in keys]
 
 
-def quick_norms(network: Network, hints: Hints) -> list[float]:
-    """`node_norms` of small layers, and looser ones of the others: the same ones whoever asks, and whenever."""
-    norms: dict[tuple[int, Shape], float] = {}
-    for node in network.nodes:
-        shape = network.nodes[node.inputs[0]].shape if node.inputs else node.shape
-        key = (id(node.layer), shape)
-        if key not in norms:
-            small = _work(node.layer, shape) <= _QUICK
-            norms[key] = layer_norm(node.layer, shape, hints) if small else crude_norm(node.layer, hints)
-    return [norms[id(node.layer), network.nodes[node.inputs[0]].shape if node.inputs else node.shape]
-            for node in network.nodes]  # fmt: skip
+def quick_norm(layer: Layer, input_shape: Shape, hints: Hints) -> float:
+    """A certified norm that takes little time, and is the same whoever asks, and whenever: a looser one if need be."""
+    groups = layer.groups if isinstance(layer, Conv2d) else 1
+    small = groups <= _FEW_GROUPS and _work(layer, input_shape) <= _QUICK
+    return layer_norm(layer, input_shape, hints) if small else crude_norm(layer, hints)
 
 
 def _work(layer: Layer, input_shape: Shape) -> float:

@@ -22,8 +22,7 @@ from lipguard.trusted.reading.products import multiplied
 _MATRIX_ULPS = 16  # of weights that torch, or we, computed: sums of products of a few numbers
 
 
-def linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
-    """A matrix (out, in) on the last axis, and a shift."""
+def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
     return builder.emit(
         layers.Linear(builder.constant(weight, "weight"), builder.constant(bias, "bias")),  # type: ignore[arg-type]
         x,
@@ -39,8 +38,7 @@ def along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
     return moved(builder, found, lambda v: v.transpose(axis + 1, -1))
 
 
-def mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
-    """Over some axes of a sample."""
+def _mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
     return _sum(builder, x, dim if axis is None else axis, keepdim, mean=True)
 
 
@@ -126,8 +124,8 @@ def shifted(builder: Builder, x: Ref, summand: Any, alpha: float = 1) -> Ref:
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(linear, nn.Linear, lambda m: {"weight": m.weight, "bias": m.bias}, (F.linear,)),
-    Kind(mean, functions=(torch.mean, "mean")),
+    Kind(_linear, nn.Linear, lambda m: {"weight": m.weight, "bias": m.bias}, (F.linear,)),
+    Kind(_mean, functions=(torch.mean, "mean")),
     Kind(_sum, functions=(torch.sum, "sum")),
     Kind(_add, functions=(operator.add, operator.iadd, torch.add, "add", "add_")),
     Kind(_subtract, functions=(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_")),

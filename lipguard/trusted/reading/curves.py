@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.arithmetic import scaled, shifted
+from lipguard.trusted.reading.arithmetic import shifted
 from lipguard.trusted.reading.builder import Builder, Kind, Ref, Rule
 from lipguard.trusted.reading.fusing import curved
 
@@ -68,24 +68,6 @@ def _raised(builder: Builder, base: Any, exponent: Any) -> Ref:
     raise builder.unsupported("a power whose exponent depends on the input", "Write it as an exponential.")
 
 
-def _compared(greater: bool) -> Rule:
-    """x > c as a number, 1 or 0; with c > x for `greater` False. Where both are equal it is either: it jumps there."""
-
-    def rule(builder: Builder, x: Any, y: Any) -> Ref:
-        if isinstance(x, Ref) and isinstance(y, Ref):
-            raise builder.unsupported("a comparison of two values that depend on the input", "Compare with a constant.")
-        over = greater if isinstance(x, Ref) else not greater
-        value, limit = (x, y) if isinstance(x, Ref) else (y, x)
-        moved = value if _is_zero(limit) else shifted(builder, value, limit, -1.0)
-        return builder.emit(layers.step(), moved if over else scaled(builder, moved, -1))
-
-    return rule
-
-
-def _is_zero(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value == 0
-
-
 KINDS: tuple[Kind, ...] = (
     Kind(_curve(layers.sine), functions=(torch.sin, "sin")),
     Kind(_curve(layers.cosine), functions=(torch.cos, "cos")),
@@ -99,6 +81,4 @@ KINDS: tuple[Kind, ...] = (
     Kind(_curve(layers.reciprocal), functions=(torch.reciprocal, "reciprocal")),
     Kind(_square, functions=(torch.square, "square")),
     Kind(_raised, functions=(torch.pow, "pow", operator.pow)),
-    Kind(_compared(greater=True), functions=(operator.gt, torch.gt, "gt", operator.ge, torch.ge, "ge")),
-    Kind(_compared(greater=False), functions=(operator.lt, torch.lt, "lt", operator.le, torch.le, "le")),
 )

@@ -97,8 +97,6 @@ def _products(builder: Builder, y: Ref, read: Ref) -> list[tuple[Ref, Callable[[
         return [(read, lambda b, q: b.emit(layers.hardswish(), q))]
     if _is(builder, y, torch.erf):
         return [(read, lambda b, q: b.emit(layers.times_erf(), q))]
-    if _is(builder, y, layers.step().function):
-        return [(read, lambda b, q: b.emit(layers.relu(), q))]
     if _is_relu6(builder, y):
         return [(read, lambda b, q: q)]
     if _is(builder, y, torch.tanh):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.arithmetic import linear, mean
+from lipguard.trusted.reading.arithmetic import along
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
 from lipguard.trusted.reading.moving import moved, reshaped
 from lipguard.trusted.reading.normalising import softmax
@@ -71,16 +71,26 @@ def _multihead(
         raise builder.unsupported("attention with a mask", "Leave out what it hides.")
     biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
     q, k, v = (
-        _heads(builder, linear(builder, x, w, b), module.num_heads)
+        _heads(builder, _linear(builder, x, w, b), module.num_heads)
         for x, w, b in zip((query, key, value), joint.chunk(3), biases, strict=True)
     )
     weights = _weights(builder, q, k, None)
     y = moved(builder, of_two(builder, weights, v), lambda u: u.transpose(1, 2))
     y = reshaped(builder, y, lambda u: u.flatten(-2))
-    found = linear(builder, y, module.out_proj.weight, module.out_proj.bias)
+    found = _linear(builder, y, module.out_proj.weight, module.out_proj.bias)
     if not need_weights:
         return [found]
-    return [found, mean(builder, weights, 1) if average_attn_weights else weights]
+    if not average_attn_weights:
+        return [found, weights]
+    heads = module.num_heads
+    averaged = along(builder, weights, 0, torch.full((1, heads), 1 / heads, dtype=torch.float64))
+    return [found, reshaped(builder, averaged, lambda u: u.flatten(1, 2))]
+
+
+def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None) -> Ref:
+    matrix = builder.constant(weight, "weight")
+    assert matrix is not None
+    return builder.emit(layers.Linear(matrix, builder.constant(bias, "bias")), x)
 
 
 def _heads(builder: Builder, x: Ref, heads: int) -> Ref:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from lipguard.errors import UnsupportedLayerError
-from lipguard.trusted.layers import Activation, Add, Layer, MatrixProduct, Pad, Pick, Product, Scale, factor
+from lipguard.trusted.layers import Activation, Add, Layer, Linear, MatrixProduct, Pad, Pick, Product, Scale, factor
 from lipguard.trusted.network.cutting import compared_at
 from lipguard.trusted.network.graph import Network, Node
-from lipguard.trusted.norms.layers import node_norms, quick_norms
+from lipguard.trusted.norms.layers import node_norms, quick_norm
 from lipguard.trusted.proofs.hints import Hints
-from lipguard.trusted.regions.enclosures import Enclosed, Ends, enclosed, matrix_sizes
+from lipguard.trusted.regions.enclosures import Enclosed, Ends, SteepError, enclosed, matrix_sizes
 from lipguard.trusted.regions.region import Domain, in_words
 from lipguard.trusted.regions.restriction import rest_of, restricted
 
@@ -62,8 +62,12 @@ class _Expansion:
     """Nodes of a network, each replaced by what is known of it on a domain."""
 
     def __init__(self, network: Network, domain: Domain | None, hints: Hints) -> None:
-        self._read, self._domain = network, domain
-        self._known: Enclosed = enclosed(network, domain, quick_norms(network, hints))
+        self._read, self._domain, self._hints = network, domain, hints
+        self._norms: dict[int, float] = {}  # by the layer's id
+        try:
+            self._known: Enclosed = enclosed(network, domain, self._norm)
+        except SteepError as error:
+            raise self._refused(network.nodes[error.node]) from error
         # Where values are compared, sums of squares are known of the whole, which its parts would not show.
         compared = (i for i in range(len(network.nodes)) if compared_at(network, i) is not None)
         self._compared = {network.nodes[i].inputs[1] for i in compared}
@@ -101,21 +105,25 @@ class _Expansion:
         self._nodes.append(dataclasses.replace(self._at, layer=layer, inputs=inputs, shape=shape))
         return len(self._nodes) - 1
 
-    def _refused(self) -> UnsupportedLayerError:
-        layer = self._at.layer
+    def _norm(self, i: int) -> float:
+        node = self._read.nodes[i]
+        if id(node.layer) not in self._norms or not isinstance(node.layer, Linear):  # others depend on the shape
+            self._norms[id(node.layer)] = quick_norm(node.layer, self._read.nodes[node.inputs[0]].shape, self._hints)
+        return self._norms[id(node.layer)]
+
+    def _refused(self, node: Node) -> UnsupportedLayerError:
+        layer = node.layer
         kind = layer.name if isinstance(layer, Activation) else "the product of two values that depend on the input"
         if self._domain is None:
-            return UnsupportedLayerError(self._at.path, kind, _ADVICE)
+            return UnsupportedLayerError(node.path, kind, _ADVICE)
         where = f"On {in_words(self._domain)} its slopes are not known to be finite. Name a smaller domain."
-        return UnsupportedLayerError(self._at.path, kind, where)
+        return UnsupportedLayerError(node.path, kind, where)
 
     def _activation(self, layer: Activation, x: int, slopes: Ends | None) -> int:
         """As `restriction` has them, where slopes are fewer; of a group, less of what it reads."""
         if slopes is None:
             return self._append(layer, x)
         alpha, beta = slopes
-        if not bool((alpha.isfinite() & beta.isfinite()).all()):
-            raise self._refused()
         if not bool(((alpha > layer.alpha) | (beta < layer.beta)).any()):
             return self._append(layer, x)
         if layer.group > 1:
@@ -134,8 +142,6 @@ class _Expansion:
 
     def _times(self, x: int, low: Tensor, high: Tensor) -> int:
         """x times numbers between two ends: the nearest one to zero, or where they are on both sides the middle."""
-        if not bool((low.isfinite() & high.isfinite()).all()):
-            raise self._refused()
         if bool((low >= 0).all()):
             least, spread, alpha = low[0], _above(high - low, high > low)[0], 0.0
         else:
@@ -157,8 +163,6 @@ class _Expansion:
 
     def _group(self, x: int, sizes: Tensor, entries: int) -> int:
         """Every row of x times a matrix of this norm, with so many entries in its answer."""
-        if not bool(sizes.isfinite().all()):
-            raise self._refused()
         own = self._nodes[x].shape[-1]
         y, most = self._append(Scale(sizes[0]), x), max(own, entries)
         y = self._append(Pad((0, most - own)), y) if most > own else y

@@ -53,14 +53,25 @@ class Enclosed(NamedTuple):
     bounds: list[float]
 
 
+class SteepError(Exception):
+    """A product of what is not bounded, or a function whose slopes are not, at a node."""
+
+    def __init__(self, node: int) -> None:
+        super().__init__(node)
+        self.node = node
+
+
 @torch.no_grad()
-def enclosed(network: Network, domain: Domain | None, norms: Sequence[float]) -> Enclosed:
+def enclosed(network: Network, domain: Domain | None, norm: Callable[[int], float]) -> Enclosed:
     """What is known of a network on a domain, or for all inputs.
 
     Args:
         network: any network.
         domain: a convex one; None for all inputs.
-        norms: of its affine layers; those of the others are not read.
+        norm: a certified one of the affine layer at a node.
+
+    Raises:
+        SteepError: slopes, or the factors of a product, are not known to be finite.
     """
     shape = network.input_shape
     known, radius = Enclosed([], {}, []), math.inf
@@ -76,7 +87,7 @@ def enclosed(network: Network, domain: Domain | None, norms: Sequence[float]) ->
     known.bounds.append(1.0)
     reach = [radius]
     for i in range(1, len(network.nodes)):
-        known.bounds.append(_bound(network, i, known, norms))
+        known.bounds.append(_bound(network, i, known, norm))
         low, high = _values(network, i, known.ends, known.slopes.get(i))
         if domain is not None:
             points.append(_values(network, i, points, None))
@@ -87,21 +98,26 @@ def enclosed(network: Network, domain: Domain | None, norms: Sequence[float]) ->
     return known
 
 
-def _bound(network: Network, i: int, known: Enclosed, norms: Sequence[float]) -> float:
+def _bound(network: Network, i: int, known: Enclosed, norm: Callable[[int], float]) -> float:
     """Of the map from the input to node i; the slopes of an activation are noted."""
     node = network.nodes[i]
     inputs = [known.ends[j] for j in node.inputs]
     if isinstance(node.layer, Bilinear):
         (a, b), (of_a, of_b) = inputs, (known.bounds[j] for j in node.inputs)
-        return add_up(mul_up(size_of(node.layer, *a), of_b), mul_up(size_of(node.layer, *b), of_a))
-    norm = norms[i]
-    if isinstance(node.layer, Activation):
-        norm = node.layer.lipschitz
-        slopes = _slopes(node.layer, *inputs[0])
-        if slopes is not None:
-            known.slopes[i] = slopes
-            norm = float(torch.maximum(slopes[0].abs(), slopes[1].abs()).max())
-    return node_bound(network, i, norm, known.bounds)
+        sizes = size_of(node.layer, *a), size_of(node.layer, *b)
+        if not all(map(math.isfinite, sizes)):
+            raise SteepError(i)
+        return add_up(mul_up(sizes[0], of_b), mul_up(sizes[1], of_a))
+    if not isinstance(node.layer, Activation):
+        return node_bound(network, i, norm(i), known.bounds)
+    steepest = node.layer.lipschitz
+    slopes = _slopes(node.layer, *inputs[0])
+    if slopes is not None:
+        known.slopes[i] = slopes
+        steepest = float(torch.maximum(slopes[0].abs(), slopes[1].abs()).max())
+    if not math.isfinite(steepest):
+        raise SteepError(i)
+    return node_bound(network, i, steepest, known.bounds)
 
 
 def size_of(layer: Bilinear, low: Tensor, high: Tensor) -> float:
