@@ -76,7 +76,7 @@ def power(exponent: int) -> Activation:
 
 
 def real_power(exponent: float) -> Activation:
-    """x^p where x is positive, with the derivative p x^(p - 1), which is unbounded at zero or far from it."""
+    """x^p for p > 0 where x is not negative: the derivative p x^(p - 1) is unbounded at zero or far from it."""
     within = partial(slopes.real_power, exponent=exponent)
     image = partial(_real_power_image, exponent=exponent)
     return Ranged(f"x^{exponent:g}", -_INF, _INF, partial(torch.pow, exponent=exponent), within=within, image=image)
@@ -135,7 +135,7 @@ def _power_image(low: Tensor, high: Tensor, exponent: int) -> tuple[Tensor, Tens
 def _real_power_image(low: Tensor, high: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
     ends = low.pow(exponent), high.pow(exponent)
     least, most = torch.minimum(*ends), torch.maximum(*ends)
-    return torch.where(low > 0, least, -torch.inf), torch.where(low > 0, most, torch.inf)
+    return torch.where(low >= 0, least, -torch.inf), torch.where(low >= 0, most, torch.inf)
 
 
 def _reciprocal_image(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

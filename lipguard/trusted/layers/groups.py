@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -49,7 +50,7 @@ def is_softmax(layer: Activation) -> bool:
 
 def logsumexp(size: int) -> tuple[Activation, float]:
     """log sum e^x_j: the gradient is the softmax p, and |p|_2 <= |p|_1 = 1."""
-    return _group("logsumexp", size, _logsumexp, partial(_by_ends, _logsumexp)), 1.0
+    return _group("logsumexp", size, _logsumexp, _logsumexp_image), 1.0
 
 
 def length(size: int, order: float = 2.0) -> tuple[Activation, float]:
@@ -116,8 +117,13 @@ def _check_eps(name: str, eps: float) -> None:
         )
 
 
-def _group(name: str, size: int, function: object, image: object = None, within: object = None) -> Activation:
-    return Ranged(name, -1.0, 1.0, function, size, within, image=image)  # type: ignore[arg-type]
+_Ends = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _group(
+    name: str, size: int, function: Callable[[Tensor], Tensor], image: _Ends | None = None, within: _Ends | None = None
+) -> Activation:  # fmt: skip
+    return Ranged(name, -1.0, 1.0, function, size, within, image=image)
 
 
 def _softmax(x: Tensor, factor: float) -> Tensor:
@@ -165,12 +171,14 @@ def _nearest(low: Tensor, high: Tensor) -> Tensor:
     return torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(low.abs(), high.abs()))
 
 
-def _by_ends(function: object, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    return function(low), function(high)  # type: ignore[operator]
+def _logsumexp_image(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """It rises with every entry; where it is next to zero, digits are lost."""
+    least, most = _logsumexp(low), _logsumexp(high)
+    return least - 1e-12 * (1 + least.abs()), most + 1e-12 * (1 + most.abs())
 
 
-def _length_image(function: object, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    return _by_ends(function, _nearest(low, high), torch.maximum(low.abs(), high.abs()))
+def _length_image(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    return function(_nearest(low, high)), function(torch.maximum(low.abs(), high.abs()))
 
 
 def _limited(low: Tensor, high: Tensor, limit: float) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,7 @@ def power(low: Tensor, high: Tensor, exponent: int) -> tuple[Tensor, Tensor]:
 
 
 def real_power(low: Tensor, high: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
-    """Derivative p x^(p - 1), which is monotone where x is positive; elsewhere nothing is known."""
+    """Derivative p x^(p - 1), which is monotone where x is not negative; elsewhere nothing is known."""
     ends = exponent * low.pow(exponent - 1), exponent * high.pow(exponent - 1)
     return _where_positive(low, torch.minimum(*ends), torch.maximum(*ends))
 
@@ -122,4 +122,4 @@ def bump(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 def _where_positive(low: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     alpha, beta = _outward(alpha, beta)
-    return torch.where(low > 0, alpha, -torch.inf), torch.where(low > 0, beta, torch.inf)
+    return torch.where(low >= 0, alpha, -torch.inf), torch.where(low >= 0, beta, torch.inf)

@@ -14,7 +14,7 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.arithmetic import shifted
 from lipguard.trusted.reading.builder import Builder, Kind, Ref, Rule
-from lipguard.trusted.reading.fusing import curved
+from lipguard.trusted.reading.fusing import curved, inverse
 
 
 def _curve(make: Callable[[], layers.Activation]) -> Rule:
@@ -36,8 +36,10 @@ def powered(builder: Builder, x: Any, exponent: Any) -> Ref:
         return x
     if exponent == 0:
         raise InvalidNetworkError(f"{builder.path}: a power with exponent 0 is 1, whatever it is of. Leave it out.")
+    if exponent == -0.5:
+        return inverse(builder, powered(builder, x, 0.5))
     if exponent < 0:
-        return curved(builder, powered(builder, x, -exponent), layers.reciprocal())
+        return powered(builder, inverse(builder, x), -exponent)
     if exponent == 0.5:
         return curved(builder, x, layers.root())
     if float(exponent).is_integer():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from lipguard.trusted.layers import Activation, Pick, Reshape, Scale, groups
+from lipguard.trusted.layers import Activation, Pick, Reshape, Scale, Shape, groups
 from lipguard.trusted.network.graph import Network, Node
 
 _NOTE = "the bound is one of the logits: the softmax at the end is left out"
@@ -30,11 +32,13 @@ def logits_of(network: Network) -> Network:
         return network
     (logits,) = nodes[bent].inputs
     first = _start_of_moves(nodes, logits)
-    if first == 0:
-        return network  # there is nothing else
     kept, tail = nodes[: logits + 1], nodes[end + 1 :]
-    if _is_nothing([*nodes[first + 1 : logits + 1], *tail], nodes[first].shape):
-        kept, tail = nodes[: first + 1], ()
+    if first == 0 or not torch.equal(_numbers(tail, nodes[end].shape).sort().values, _order(nodes[end].shape)):
+        return network  # there is nothing else, or what is made of probabilities is not all of them
+    if nodes[first].shape == nodes[last].shape:
+        moves = [*nodes[first + 1 : logits + 1], *tail]
+        if torch.equal(_numbers(moves, nodes[first].shape), _order(nodes[first].shape)):
+            kept, tail = nodes[: first + 1], ()
     moved = [dataclasses.replace(node, inputs=(len(kept) - 1 + k,)) for k, node in enumerate(tail)]
     *before, output = (*kept, *moved)
     note = f"{output.note}; {_NOTE}" if output.note else _NOTE
@@ -48,10 +52,13 @@ def _start_of_moves(nodes: Sequence[Node], last: int) -> int:
     return last
 
 
-def _is_nothing(moves: Sequence[Node], shape: tuple[int, ...]) -> bool:
-    """Whether some moves leave every entry of a value where it is."""
-    numbers = torch.arange(1, torch.Size(shape).numel() + 1, dtype=torch.float64).reshape(1, *shape)
-    found = numbers
+def _order(shape: Shape) -> Tensor:
+    return torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)
+
+
+def _numbers(moves: Sequence[Node], shape: Shape) -> Tensor:
+    """Where some moves put the entries of a value, by their numbers from 1."""
+    found = _order(shape).reshape(1, *shape)
     for node in moves:
         found = node.layer.linear(found)
-    return found.shape == numbers.shape and torch.equal(found, numbers)
+    return found.flatten()

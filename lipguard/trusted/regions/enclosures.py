@@ -222,7 +222,8 @@ def _activated(layer: Activation, low: Tensor, high: Tensor, slopes: Ends | None
     """What an activation makes of intervals."""
     if isinstance(layer, Ranged) and layer.image is not None:
         least, most = layer.image(low, high)
-        return least - _RELATIVE * least.abs() - _TINY, most + _RELATIVE * most.abs() + _TINY
+        below, above = least - _RELATIVE * least.abs() - _TINY, most + _RELATIVE * most.abs() + _TINY
+        return torch.where(least >= 0, below.clamp(min=0.0), below), torch.where(most <= 0, above.clamp(max=0.0), above)
     plain = layer.function.func if isinstance(layer.function, partial) else layer.function
     valley = next((turn for function, turn in _VALLEYS if plain is function), None)
     if valley is not None:
