@@ -15,7 +15,7 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
-from lipguard.trusted.reading.fusing import inverse
+from lipguard.trusted.reading.composing import inverse
 from lipguard.trusted.reading.moving import moved, reshaped
 from lipguard.trusted.reading.products import multiplied
 

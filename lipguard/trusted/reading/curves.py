@@ -14,7 +14,7 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.arithmetic import shifted
 from lipguard.trusted.reading.builder import Builder, Kind, Ref, Rule
-from lipguard.trusted.reading.fusing import curved, inverse
+from lipguard.trusted.reading.composing import curved, inverse
 
 
 def _curve(make: Callable[[], layers.Activation]) -> Rule:

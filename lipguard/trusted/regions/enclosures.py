@@ -26,6 +26,7 @@ from lipguard.trusted.rounding import add_up, gamma_up, lengths, mul_up
 Ends: TypeAlias = tuple[Tensor, Tensor]  # (low, high), each (1, *shape)
 
 _FEW, _TINY, _FAR = 8, 1e-300, 1e9
+_LARGEST = 2.0**1000  # of a slope or a factor: sums of a few are finite
 _RELATIVE, _ABSOLUTE = 2.0**-40, 1e-12  # what an activation as torch computes it is off by, of its value, and beside it
 # Activations of which torch's values are that good: what is registered may lose what the argument is large by, too.
 _KNOWN: tuple[Callable[..., Any], ...] = (
@@ -79,7 +80,8 @@ def enclosed(network: Network, domain: Domain | None, norm: Callable[[int], floa
     if domain is not None:
         centre, half = domain.centre(shape)[None], domain.halves(shape)[None]
         points.append((centre, centre))
-        known.ends.append((centre - half * (1 + 1e-15), centre + half * (1 + 1e-15)))
+        infinity = torch.full_like(half, math.inf)
+        known.ends.append((torch.nextafter(centre - half, -infinity), torch.nextafter(centre + half, infinity)))
         radius = domain.radius(shape)
     else:
         everything = torch.full((1, *shape), math.inf, dtype=torch.float64)
@@ -105,7 +107,7 @@ def _bound(network: Network, i: int, known: Enclosed, norm: Callable[[int], floa
     if isinstance(node.layer, Bilinear):
         (a, b), (of_a, of_b) = inputs, (known.bounds[j] for j in node.inputs)
         sizes = size_of(node.layer, *a), size_of(node.layer, *b)
-        if not all(map(math.isfinite, sizes)):
+        if not max(sizes) < _LARGEST:
             raise SteepError(i)
         return add_up(mul_up(sizes[0], of_b), mul_up(sizes[1], of_a))
     if not isinstance(node.layer, Activation):
@@ -115,7 +117,7 @@ def _bound(network: Network, i: int, known: Enclosed, norm: Callable[[int], floa
     if slopes is not None:
         known.slopes[i] = slopes
         steepest = float(torch.maximum(slopes[0].abs(), slopes[1].abs()).max())
-    if not math.isfinite(steepest):
+    if not steepest < _LARGEST:
         raise SteepError(i)
     return node_bound(network, i, steepest, known.bounds)
 
