@@ -15,10 +15,12 @@ from lipguard.proposing.power.options import PowerOptions
 from lipguard.trusted.layers import Layer, Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
+from lipguard.trusted.reading.ending import logits_of
 from lipguard.trusted.reading.lowering import lowered
 from lipguard.trusted.reading.private import PrivateCopy, in_eval_mode
 from lipguard.trusted.reading.trace import checked_module, checked_shape, first_tensor, trace, undisturbed
 from lipguard.trusted.reading.tracer import Tracer, traced_graph
+from lipguard.trusted.regions.bounded import refuse_steep
 
 
 class Relaxation:
@@ -86,7 +88,7 @@ class LiveNetwork:
     def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
         checked_module(model)
         self.model, self.shape = model, checked_shape(input_shape)
-        trace(in_eval_mode(model), self.shape)  # for its checks
+        refuse_steep(trace(in_eval_mode(model), self.shape))  # and for its other checks
         self._read()
 
     def _read(self) -> None:
@@ -112,7 +114,7 @@ class LiveNetwork:
         if self._computed:
             self._read()
         with _evaluated(self.model):
-            return lowered(self._graph, self._tracer, self.shape, LiveBuilder(shapes=self._shapes))
+            return logits_of(lowered(self._graph, self._tracer, self.shape, LiveBuilder(shapes=self._shapes)))
 
 
 @contextmanager

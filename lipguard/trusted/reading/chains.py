@@ -25,6 +25,8 @@ class Line(NamedTuple):
     factor: float = 1.0
     shift: float = 0.0
     ulps: int = 0  # of the factor
+    steps: int = 0  # layers that say so
+    has_shift: bool = False  # whether one of them has one, be it zero
 
 
 def number(value: float, ulps: int = 0) -> Scale:
@@ -42,7 +44,7 @@ def number(value: float, ulps: int = 0) -> Scale:
 
 
 def line_of(builder: Builder, x: Ref) -> Line:
-    """A value as a number times another, and a number: of multiples of multiples, and a shift that is not multiplied."""
+    """A value as a number times another, and a number: of multiples of multiples, with one shift among them."""
     line = Line(x)
     while (found := _numbers(builder, line.x)) is not None:
         factor, shift = found
@@ -50,7 +52,9 @@ def line_of(builder: Builder, x: Ref) -> Line:
             break
         rounded = 1 not in (abs(factor), abs(line.factor))
         ulps = line.ulps + _layer(builder, line.x).weight_ulps + rounded
-        line = Line(source_of(builder, line.x), line.factor * factor, line.shift + line.factor * shift, ulps)
+        shifts = line.has_shift or _layer(builder, line.x).bias is not None
+        shift = line.shift + line.factor * shift
+        line = Line(source_of(builder, line.x), line.factor * factor, shift, ulps, line.steps + 1, shifts)
     return line
 
 

@@ -63,7 +63,7 @@ def _is_length(line: Line) -> bool:
 
 def _rooted(builder: Builder, x: Ref, line: Line) -> Ref:
     """The root of a line's factor times a value."""
-    return x if line.factor == 1 else builder.emit(number(math.sqrt(line.factor), line.ulps + ULPS), x)
+    return x if not line.steps else builder.emit(number(math.sqrt(line.factor), line.ulps + ULPS), x)
 
 
 def _length_of_group(builder: Builder, line: Line) -> Ref | None:
@@ -71,7 +71,8 @@ def _length_of_group(builder: Builder, line: Line) -> Ref | None:
     x, behind = _peeled(builder, line.x, (Reshape,))
     inner = line_of(builder, x)
     if not inner.shift:
-        line = Line(inner.x, line.factor * inner.factor, line.shift, line.ulps + inner.ulps + 1)
+        ulps, steps = line.ulps + inner.ulps + 1, line.steps + inner.steps
+        line = Line(inner.x, line.factor * inner.factor, line.shift, ulps, steps)
     total = builder.nodes[line.x.index].layer
     if not (_is_length(line) and isinstance(total, Linear) and len(total.weight) == 1 and not total.weight_ulps):
         return None

@@ -42,30 +42,32 @@ def _times(builder: Builder, x: Ref, y: Ref) -> Ref | None:
             if found is None:
                 continue
             product = builder.emit(Scale(layer.scale, None, layer.weight_ulps), found)
-            if layer.bias is None or not bool(layer.bias.any()):
+            if layer.bias is None:
                 return product
             return builder.emit(layers.Add(), product, builder.emit(Scale(layer.bias, weight_ulps=1), other))
     return None
 
 
 def _of_itself(builder: Builder, x: Ref, y: Ref) -> Ref | None:
-    """x g(q) for q = d x + e: (q g(q) - e g(q)) / d."""
+    """x g(q) for q = d x + e: (q g(q) - e g(q)) / d.
+
+    Which nodes are emitted does not depend on the numbers: whoever lowers a graph again may have other ones.
+    """
     read = before(builder, y)
     if read is None:
         return None
-    is_six = is_relu6(builder, y)
     for q, own in _products(builder, y, read):
-        d, e = _line_from(builder, q, x) or (None, 0.0)
-        if d is None:
+        line = Line(x) if q.index == x.index else line_of(builder, q)
+        if line.x.index != x.index or line.factor == 0 or (line.shift and line.factor != 1):
             continue
-        if is_six:
-            return builder.emit(number(6.0), builder.emit(layers.hardswish(), x)) if (d.factor, e) == (1, 3) else None
+        if is_relu6(builder, y):
+            known = (line.factor, line.shift) == (1, 3)
+            return builder.emit(number(6.0), builder.emit(layers.hardswish(), x)) if known else None
         found = own(builder, q)
-        if e:
-            found = builder.emit(layers.Add(), found, builder.emit(number(-e, 1), y))
-        if d.factor == 1:
-            return found
-        return builder.emit(number(1 / d.factor, d.ulps + 1), found)
+        if line.has_shift:
+            less = Scale(torch.full((1,), -line.shift, dtype=torch.float64), weight_ulps=1)
+            found = builder.emit(layers.Add(), found, builder.emit(less, y))
+        return builder.emit(number(1 / line.factor, line.ulps + 1), found) if line.steps else found
     return None
 
 
@@ -112,13 +114,3 @@ def _over(builder: Builder, below: Line) -> list[tuple[Ref, Callable[[Builder, R
             factor = number(1 / (c * math.sqrt(eps)), below.ulps + ULPS)
             return [(q, lambda b, q: b.emit(factor, b.emit(layers.normalised(eps), q)))]
     return []
-
-
-def _line_from(builder: Builder, q: Ref, x: Ref) -> tuple[Line, float] | None:
-    """(d, e) where q = d x + e, one of which is nothing."""
-    if q.index == x.index:
-        return Line(x), 0.0
-    line = line_of(builder, q)
-    if line.x.index != x.index or line.factor == 0 or (line.shift and line.factor != 1):
-        return None
-    return line, line.shift

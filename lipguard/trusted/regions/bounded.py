@@ -58,6 +58,23 @@ def check_bounded(network: Network, hints: Hints) -> None:
         bounded(network, None, hints)
 
 
+def refuse_steep(network: Network) -> None:
+    """Refuse a network that is not itself what is bounded: with products, or steep functions.
+
+    Raises:
+        UnsupportedLayerError: the first of these.
+    """
+    for i in network.steep:
+        node = network.nodes[i]
+        advice = "It is bounded by what its values are, which are not known here. Use an activation of bounded slope."
+        raise UnsupportedLayerError(node.path, _kind_of(node), advice)
+
+
+def _kind_of(node: Node) -> str:
+    layer = node.layer
+    return layer.name if isinstance(layer, Activation) else "the product of two values that depend on the input"
+
+
 class _Expansion:
     """Nodes of a network, each replaced by what is known of it on a domain."""
 
@@ -112,8 +129,7 @@ class _Expansion:
         return self._norms[id(node.layer)]
 
     def _refused(self, node: Node) -> UnsupportedLayerError:
-        layer = node.layer
-        kind = layer.name if isinstance(layer, Activation) else "the product of two values that depend on the input"
+        kind = _kind_of(node)
         if self._domain is None:
             return UnsupportedLayerError(node.path, kind, _ADVICE)
         where = f"On {in_words(self._domain)} its slopes are not known to be finite. Name a smaller domain."

@@ -19,7 +19,7 @@ from torch import Tensor
 from lipguard.trusted.layers import Activation, Bilinear, Layer, Product, Ranged, Scale, Weightless
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.product import node_bound
-from lipguard.trusted.regions.intervals import affine, maximum_of, moves
+from lipguard.trusted.regions.intervals import affine, bilinear, maximum_of, moves
 from lipguard.trusted.regions.region import Domain
 from lipguard.trusted.rounding import add_up, gamma_up, lengths, mul_up
 
@@ -197,7 +197,7 @@ def _linear(layer: Layer, inputs: list[Ends]) -> Ends:
     balls = [(middle.masked_fill(far, 0.0), half.masked_fill(far, 0.0))
              for (middle, half), far in zip(balls, infinite, strict=True)]  # fmt: skip
     if isinstance(layer, Bilinear):
-        middle, half, lost = _of_matrices(*balls)
+        middle, half, lost = bilinear(layer, balls)
         one, other = infinite[0].to(middle), infinite[1].to(middle)
         reached = torch.matmul(one, torch.ones_like(lows[1])) + torch.matmul(torch.ones_like(lows[0]), other)
     else:
@@ -210,14 +210,6 @@ def _linear(layer: Layer, inputs: list[Ends]) -> Ends:
 def _ball(low: Tensor, high: Tensor) -> Ends:
     middle = low / 2 + high / 2
     return middle, torch.maximum(high - middle, middle - low) * (1 + 1e-15) + _TINY
-
-
-def _of_matrices(one: Ends, other: Ends) -> tuple[Tensor, Tensor, Tensor]:
-    """A B for A and B around centres: (centre, half width, what rounding may have changed of the centre)."""
-    (a, r), (b, s) = one, other
-    half = torch.matmul(a.abs(), s) + torch.matmul(r, b.abs() + s)
-    error = 4 * gamma_up(a.shape[-1] + _FEW)
-    return torch.matmul(a, b), half * (1 + 2 * error), error * torch.matmul(a.abs(), b.abs()) * (1 + error) + _TINY
 
 
 def _activated(layer: Activation, low: Tensor, high: Tensor, slopes: Ends | None) -> Ends:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lipguard.trusted.layers import Activation, Layer, Ranged, Scale
+from lipguard.trusted.layers import Activation, Bilinear, Layer, Ranged, Scale
 from lipguard.trusted.network.cutting import compared_at
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.product import product_bounds
@@ -108,6 +108,15 @@ def affine(layer: Layer, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, T
     moved = plain.linear(*halves) * (1 + 2 * error)
     lost = error * (plain.linear(*(c.abs() for c in centres)) + bias)
     return layer.forward(*centres), moved, lost * (1 + 2 * error) + _TINY
+
+
+def bilinear(layer: Bilinear, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of a product: |a b - fl(c d)| <= |c| s + r (|d| + s) + lost for a within r of c, and b within s of d."""
+    (a, r), (b, s) = inputs
+    moved = layer.forward(a.abs(), s) + layer.forward(r, b.abs() + s)
+    error = 4 * gamma_up(a.shape[-1] + _FEW)
+    lost = error * layer.forward(a.abs(), b.abs())
+    return layer.forward(a, b), moved * (1 + 2 * error), lost * (1 + 2 * error) + _TINY
 
 
 def _activated(layer: Activation, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
