@@ -54,7 +54,7 @@ def times_erf() -> Activation:
 
 def bell() -> Activation:
     """exp(-x^2): derivative -2 x exp(-x^2), of largest magnitude sqrt(2 / e) = 0.857763... at +-sqrt(1/2)."""
-    return Ranged("exp(-x^2)", -0.8577638849607069, 0.8577638849607069, _bell, image=_from_zero_to_one)
+    return Ranged("exp(-x^2)", -0.8577638849607069, 0.8577638849607069, _gaussian, image=_from_zero_to_one)
 
 
 def lorentz() -> Activation:
@@ -114,7 +114,7 @@ def _times_erf(x: Tensor) -> Tensor:
     return x * torch.erf(x)
 
 
-def _bell(x: Tensor) -> Tensor:
+def _gaussian(x: Tensor) -> Tensor:
     return torch.exp(-x.square())
 
 

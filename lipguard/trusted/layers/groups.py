@@ -63,13 +63,13 @@ def length(size: int, order: float = 2.0) -> tuple[Activation, float]:
         raise ParameterError(f"norm has p={order:g}, which is no norm. Set p to 1 or more.")
     constant = 1.0 if order >= 2 else size ** (1 / order - 0.5) * _UP**4
     function = partial(_length, order=order, divisor=constant)
-    return _group(f"{order:g}-norm", size, function, partial(_length_image, function)), constant
+    return _group(f"{order:g}-norm", size, function, partial(_norm_image, function)), constant
 
 
 def smooth_length(size: int, eps: float) -> tuple[Activation, float]:
     """sqrt(eps + |x|^2), for eps >= 0: the gradient x / sqrt(eps + |x|^2) is no longer than 1."""
-    function = partial(_smooth_length, eps=eps)
-    return _group("sqrt(eps + |x|^2)", size, function, partial(_length_image, function)), 1.0
+    function = partial(_smooth_norm, eps=eps)
+    return _group("sqrt(eps + |x|^2)", size, function, partial(_norm_image, function)), 1.0
 
 
 def root_mean_square(size: int, eps: float) -> tuple[Activation, float]:
@@ -147,7 +147,7 @@ def _length(x: Tensor, order: float, divisor: float) -> Tensor:
     return _first(torch.linalg.vector_norm(x, order, -1, keepdim=True) / divisor, x)
 
 
-def _smooth_length(x: Tensor, eps: float) -> Tensor:
+def _smooth_norm(x: Tensor, eps: float) -> Tensor:
     return _first(torch.sqrt(x.square().sum(-1, keepdim=True) + eps), x)
 
 
@@ -177,7 +177,7 @@ def _logsumexp_image(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return least - 1e-12 * (1 + least.abs()), most + 1e-12 * (1 + most.abs())
 
 
-def _length_image(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _norm_image(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return function(_nearest(low, high)), function(torch.maximum(low.abs(), high.abs()))
 
 

@@ -46,7 +46,7 @@ def number(value: float, ulps: int = 0) -> Scale:
 def line_of(builder: Builder, x: Ref) -> Line:
     """A value as a number times another, and a number: of multiples of multiples, with one shift among them."""
     line = Line(x)
-    while (found := _numbers(builder, line.x)) is not None:
+    while (found := _factor_and_shift(builder, line.x)) is not None:
         factor, shift = found
         if shift and (line.shift or abs(line.factor) != 1 or line.ulps):
             break
@@ -58,7 +58,7 @@ def line_of(builder: Builder, x: Ref) -> Line:
     return line
 
 
-def _numbers(builder: Builder, x: Ref) -> tuple[float, float] | None:
+def _factor_and_shift(builder: Builder, x: Ref) -> tuple[float, float] | None:
     """(factor, shift) of a Scale that has the same ones for all entries."""
     layer = builder.nodes[x.index].layer
     if not isinstance(layer, Scale) or layer.bias_terms is not None:

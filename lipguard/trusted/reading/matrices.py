@@ -71,13 +71,13 @@ def _multihead(
         raise builder.unsupported("attention with a mask", "Leave out what it hides.")
     biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
     q, k, v = (
-        _heads(builder, _linear(builder, x, w, b), module.num_heads)
+        _heads(builder, _projected(builder, x, w, b), module.num_heads)
         for x, w, b in zip((query, key, value), joint.chunk(3), biases, strict=True)
     )
     weights = _weights(builder, q, k, None)
     y = moved(builder, of_two(builder, weights, v), lambda u: u.transpose(1, 2))
     y = reshaped(builder, y, lambda u: u.flatten(-2))
-    found = _linear(builder, y, module.out_proj.weight, module.out_proj.bias)
+    found = _projected(builder, y, module.out_proj.weight, module.out_proj.bias)
     if not need_weights:
         return [found]
     if not average_attn_weights:
@@ -87,7 +87,7 @@ def _multihead(
     return [found, reshaped(builder, averaged, lambda u: u.flatten(1, 2))]
 
 
-def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None) -> Ref:
+def _projected(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None) -> Ref:
     matrix = builder.constant(weight, "weight")
     assert matrix is not None
     return builder.emit(layers.Linear(matrix, builder.constant(bias, "bias")), x)

@@ -23,7 +23,7 @@ _MOST_CENTRED = 256  # entries of a group whose mean is subtracted by a matrix
 _Axes = int | Sequence[int] | None
 
 
-def _made(builder: Builder, make: Callable[..., tuple[layers.Activation, float]], *args: Any) -> Any:
+def _of_size(builder: Builder, make: Callable[..., tuple[layers.Activation, float]], *args: Any) -> Any:
     """A function of a group, and a number.
 
     Raises:
@@ -35,7 +35,7 @@ def _made(builder: Builder, make: Callable[..., tuple[layers.Activation, float]]
         raise InvalidNetworkError(f"{builder.path}: {error}") from error
 
 
-def _axes(builder: Builder, x: Ref, dim: _Axes) -> list[int]:
+def _reduced_axes(builder: Builder, x: Ref, dim: _Axes) -> list[int]:
     """Axes of a sample, as those of a batch."""
     axes = len(x.shape) + 1
     found = sorted({d % axes for d in ((dim,) if isinstance(dim, int) else tuple(dim))}) if dim is not None else [0]
@@ -62,13 +62,13 @@ def _scattered(builder: Builder, y: Ref, x: Ref, over: Sequence[int]) -> Ref:
 
 def _of_group(builder: Builder, x: Ref, make: Callable[..., tuple[layers.Activation, float]], *args: Any) -> Ref:
     """A function of the last axis, and its constant."""
-    layer, constant = _made(builder, make, x.shape[-1], *args)
+    layer, constant = _of_size(builder, make, x.shape[-1], *args)
     return scaled(builder, builder.emit(layer, x), constant)
 
 
 def _reduced(builder: Builder, x: Ref, dim: _Axes, keepdim: bool, make: Any, *args: Any) -> Ref:
     """One number for all entries along some axes."""
-    over = _axes(builder, x, dim)
+    over = _reduced_axes(builder, x, dim)
     y = first_of_group(builder, _of_group(builder, _gathered(builder, x, over), make, *args))
     shape = [1 if d + 1 in over else n for d, n in enumerate(x.shape) if keepdim or d + 1 not in over]
     return reshaped(builder, y, lambda v: v.reshape(len(v), *shape))
@@ -100,8 +100,8 @@ def _normalize(
 ) -> Ref:  # fmt: skip
     if p != 2:
         raise builder.unsupported(f"normalize with p={p:g}", "Use p=2.")
-    over = _axes(builder, input, dim)
-    layer, constant = _made(builder, groups.direction, math.prod(input.shape[d - 1] for d in over), eps)
+    over = _reduced_axes(builder, input, dim)
+    layer, constant = _of_size(builder, groups.direction, math.prod(input.shape[d - 1] for d in over), eps)
     y = builder.emit(layer, _gathered(builder, input, over))
     return _scattered(builder, _divided(builder, y, constant), input, over)
 
@@ -112,7 +112,7 @@ def softmax(
     """Along an axis of a sample."""
     if dim is None:
         raise builder.unsupported("softmax without dim", "Name the axis.")
-    over = _axes(builder, x, dim)
+    over = _reduced_axes(builder, x, dim)
     y = _of_group(builder, _gathered(builder, x, over), make or groups.softmax)
     return _scattered(builder, y, x, over)
 
@@ -144,7 +144,7 @@ def _standardised(builder: Builder, x: Ref, eps: float, *, centred: bool = True)
     if centred and size <= _MOST_CENTRED:
         x = builder.emit(_centring(size), x)
     make = groups.standardised if centred and size > _MOST_CENTRED else groups.root_mean_square
-    layer, divisor = _made(builder, make, size, eps)
+    layer, divisor = _of_size(builder, make, size, eps)
     return _divided(builder, builder.emit(layer, x), divisor)
 
 
@@ -195,7 +195,7 @@ def instance_norm(builder: Builder, x: Ref, weight: Tensor | None, bias: Tensor 
     return _group_norm(builder, x, x.shape[0], weight, bias, eps)
 
 
-def _instance_norm(
+def _functional_instance_norm(
     builder: Builder, input: Ref, running_mean: Any = None, running_var: Any = None, weight: Tensor | None = None,
     bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Ref:  # fmt: skip
@@ -220,5 +220,5 @@ KINDS: tuple[Kind, ...] = (
     Kind(_layer_norm, nn.LayerNorm, _held("normalized_shape", "weight", "bias", "eps"), (F.layer_norm,)),
     Kind(_rms_norm, nn.RMSNorm, _held("normalized_shape", "weight", "eps"), (F.rms_norm,)),
     Kind(_group_norm, nn.GroupNorm, _held("num_groups", "weight", "bias", "eps"), (F.group_norm,)),
-    Kind(_instance_norm, functions=(F.instance_norm,)),
+    Kind(_functional_instance_norm, functions=(F.instance_norm,)),
 )

@@ -90,9 +90,9 @@ def enclosed(network: Network, domain: Domain | None, norm: Callable[[int], floa
     reach = [radius]
     for i in range(1, len(network.nodes)):
         known.bounds.append(_bound(network, i, known, norm))
-        low, high = _values(network, i, known.ends, known.slopes.get(i))
+        low, high = _ends_of(network, i, known.ends, known.slopes.get(i))
         if domain is not None:
-            points.append(_values(network, i, points, None))
+            points.append(_ends_of(network, i, points, None))
             reach.append(mul_up(radius, known.bounds[i]))
             away = moves(network, i, reach)
             low, high = torch.maximum(low, points[i][0] - away), torch.minimum(high, points[i][1] + away)
@@ -113,7 +113,7 @@ def _bound(network: Network, i: int, known: Enclosed, norm: Callable[[int], floa
     if not isinstance(node.layer, Activation):
         return node_bound(network, i, norm(i), known.bounds)
     steepest = node.layer.lipschitz
-    slopes = _slopes(node.layer, *inputs[0])
+    slopes = _slopes_between(node.layer, *inputs[0])
     if slopes is not None:
         known.slopes[i] = slopes
         steepest = float(torch.maximum(slopes[0].abs(), slopes[1].abs()).max())
@@ -139,7 +139,7 @@ def matrix_sizes(sizes: Tensor) -> Tensor:
     return found.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
-def _slopes(layer: Activation, low: Tensor, high: Tensor) -> Ends | None:
+def _slopes_between(layer: Activation, low: Tensor, high: Tensor) -> Ends | None:
     """On intervals; None where nothing is known but the slopes that it has everywhere."""
     if layer.within is None:
         return None
@@ -149,7 +149,7 @@ def _slopes(layer: Activation, low: Tensor, high: Tensor) -> Ends | None:
     return alpha, torch.where(known, beta, layer.beta).clamp(min=layer.alpha, max=layer.beta)
 
 
-def _values(network: Network, i: int, ends: Sequence[Ends], slopes: Ends | None) -> Ends:
+def _ends_of(network: Network, i: int, ends: Sequence[Ends], slopes: Ends | None) -> Ends:
     node = network.nodes[i]
     inputs = [ends[j] for j in node.inputs]
     larger = maximum_of(network, i)
@@ -157,7 +157,7 @@ def _values(network: Network, i: int, ends: Sequence[Ends], slopes: Ends | None)
         (a, c), (b, d) = (ends[j] for j in larger)
         return torch.maximum(a, b), torch.maximum(c, d)
     if isinstance(node.layer, Activation):
-        return _outward(*_activated(node.layer, *inputs[0], slopes))
+        return _outward(*_image(node.layer, *inputs[0], slopes))
     if isinstance(node.layer, Product):
         return _outward(*_multiplied(*inputs))
     return _outward(*_linear(node.layer, inputs))
@@ -212,7 +212,7 @@ def _ball(low: Tensor, high: Tensor) -> Ends:
     return middle, torch.maximum(high - middle, middle - low) * (1 + 1e-15) + _TINY
 
 
-def _activated(layer: Activation, low: Tensor, high: Tensor, slopes: Ends | None) -> Ends:
+def _image(layer: Activation, low: Tensor, high: Tensor, slopes: Ends | None) -> Ends:
     """What an activation makes of intervals."""
     if isinstance(layer, Ranged) and layer.image is not None:
         least, most = layer.image(low, high)
