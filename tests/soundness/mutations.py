@@ -147,8 +147,8 @@ MUTATIONS = (
     M("trusted/norms/convolutions.py", "covers *= -(-k // (s // math.gcd(s, d)))", "covers *= 1", NORMS),
     M("trusted/norms/layers.py", "up(1 + gamma_up(layer.weight_ulps))", "1.0", NORMS),
     M("trusted/norms/frequencies.py", "shift = mul_up(4.0, gamma_up(2 * self._n + 4), 2.0 * self._n, bound)", "shift = 0.0", NORMS),
-    M("trusted/norms/product.py", "mul_up(norm, add_up(*(bounds[j] for j in node.inputs)))",
-      "mul_up(norm, max(bounds[j] for j in node.inputs))", NORMS),
+    M("trusted/norms/product.py", "mul_up(norm, add_up(*(bounds[j] for j in network.nodes[i].inputs)))",
+      "mul_up(norm, max(bounds[j] for j in network.nodes[i].inputs))", NORMS),
     # Underflow.
     M("trusted/rounding.py", "return scaled if scaled >= SMALLEST_NORMAL else up(scaled)", "return scaled", UNDERFLOW),
     M("trusted/norms/matrices.py", "ldexp_up(min(crude,", "math.ldexp(min(crude,", UNDERFLOW),
