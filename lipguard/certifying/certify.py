@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -21,7 +22,7 @@ from lipguard.certifying.status import Outcome, Status
 from lipguard.certifying.threads import few_threads
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
-from lipguard.errors import UnsupportedLayerError, expect
+from lipguard.errors import InvalidNetworkError, UnsupportedLayerError, expect
 from lipguard.planning.plan import PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.network.graph import Network
@@ -149,7 +150,15 @@ def _with_domain(
 
 
 def _there_only(report: Report, domain: Domain) -> Report:
-    """The report of a network that is bounded on a domain alone: what is asked for there is the report itself."""
+    """The report of a network that is bounded on a domain alone: what is asked for there is the report itself.
+
+    Raises:
+        InvalidNetworkError: norms multiply to more than a float can hold, and nothing else is proved.
+    """
+    if not math.isfinite(report.bound):
+        raise InvalidNetworkError(
+            f"The bound on {in_words(domain)} is beyond what double precision can hold. Name a smaller domain."
+        )
     note = f"the bound holds on {in_words(domain)} only: no bound is known that holds for all inputs"
     found = dataclasses.replace(report, notes=(*report.notes, note))
     return dataclasses.replace(found, restricted=found)

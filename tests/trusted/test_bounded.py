@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lipguard
 from lipguard import Ball, Box, DCPConfig
 from lipguard.certifying.hints import HINTS
-from lipguard.errors import CertificateError, UnsupportedLayerError
+from lipguard.errors import CertificateError, InvalidNetworkError, UnsupportedLayerError
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms, quick_norm
 from lipguard.trusted.norms.product import product_bounds
@@ -189,6 +189,12 @@ def test_the_network_that_is_bounded_has_finite_slopes_and_no_products() -> None
     plain = trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), (2,))
     assert not plain.steep
     assert bounded(plain, None, HINTS) is plain
+
+
+def test_a_bound_that_no_float_can_hold_is_refused() -> None:
+    model = Forward(lambda m, x: torch.sin(x.flip(1) * x * 1e200) * 1e150 + x * x.flip(1))
+    with pytest.raises(InvalidNetworkError, match="beyond what double precision can hold"):
+        lipguard.certify(model, (2,), domain=Box(-1.0, 1.0))
 
 
 def test_far_from_zero_values_overflow_and_the_domain_is_refused() -> None:

@@ -126,14 +126,15 @@ def test_waves_are_met_at_their_peaks() -> None:
 @pytest.mark.parametrize(
     ("layer", "low", "high"),
     [
-        (layers.root(), 0.0, 1.0), (layers.root(), -1.0, 1.0), (layers.logarithm(), 0.0, 1.0),
+        (layers.root(), 0.0, 1.0), (layers.root(), -1.0, 1.0), (layers.logarithm(), 0.0, 1.0), (layers.logarithm(), -1.0, 1.0), (layers.logarithm(), -2.0, -1.0),
         (layers.reciprocal(), -1.0, 1.0), (layers.reciprocal(), 0.0, 1.0), (layers.real_power(0.5), -1.0, -0.5),
     ],
 )  # fmt: skip
 def test_where_nothing_is_known_slopes_are_infinite(layer: Activation, low: float, high: float) -> None:
     assert layer.within is not None
     alpha, beta = layer.within(torch.tensor([low]).double(), torch.tensor([high]).double())
-    assert max(abs(float(alpha)), abs(float(beta))) == math.inf
+    ends = (min(max(float(end), layer.alpha), layer.beta) for end in (alpha, beta))  # of what it has everywhere
+    assert max(map(abs, ends)) == math.inf
 
 
 def test_infinite_slopes_need_a_function_that_finds_finite_ones() -> None:
