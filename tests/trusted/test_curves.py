@@ -126,7 +126,8 @@ def test_waves_are_met_at_their_peaks() -> None:
 @pytest.mark.parametrize(
     ("layer", "low", "high"),
     [
-        (layers.root(), 0.0, 1.0), (layers.root(), -1.0, 1.0), (layers.logarithm(), 0.0, 1.0), (layers.logarithm(), -1.0, 1.0), (layers.logarithm(), -2.0, -1.0),
+        (layers.root(), 0.0, 1.0), (layers.root(), -1.0, 1.0), (layers.logarithm(), 0.0, 1.0),
+        (layers.logarithm(), -1.0, 1.0), (layers.logarithm(), -2.0, -1.0),
         (layers.reciprocal(), -1.0, 1.0), (layers.reciprocal(), 0.0, 1.0), (layers.real_power(0.5), -1.0, -0.5),
     ],
 )  # fmt: skip
