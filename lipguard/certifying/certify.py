@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lipguard.certifying.budget import Budget
+from lipguard.certifying.hints import HINTS
 from lipguard.certifying.plans import new_plan
 from lipguard.certifying.report import Report
 from lipguard.certifying.request import Request, checked_config, device_of
@@ -21,13 +23,15 @@ from lipguard.certifying.status import Outcome, Status
 from lipguard.certifying.threads import few_threads
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
-from lipguard.errors import expect
+from lipguard.errors import InvalidNetworkError, UnsupportedLayerError, expect
 from lipguard.planning.plan import PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.matrices import LateNormError
 from lipguard.trusted.reading.choice import Key
 from lipguard.trusted.reading.trace import trace
-from lipguard.trusted.regions.region import Domain, checked_domain
+from lipguard.trusted.regions.bounded import bounded, check_bounded
+from lipguard.trusted.regions.region import Domain, checked_domain, in_words
 from lipguard.trusted.rounding import subnormal_numbers
 
 
@@ -47,7 +51,9 @@ def certify(
         warm_start: an earlier result for the same architecture: its plan is reused and its multipliers are the start.
         progress: show a progress bar of the solves.
         data: samples, shape ``(n, *input_shape)``, from which the search for the lower bound starts.
-        domain: `Box(0, 1)` or a `Ball`: inputs on which another bound is asked for, in `report.restricted`.
+        domain: `Box(0, 1)` or a `Ball`: inputs on which another bound is asked for, in `report.restricted`. A network
+            with products of what depends on the input, or with functions that are steep far from zero, has a bound
+            there only: then it is the report itself, and its certificate says where it holds.
         optimise: False only proves what the multipliers of `warm_start` give for the weights as they are now.
         executor: solves the LMIs of a conic solver, instead of processes of this machine.
         output: which output, where the model returns several: its name (in a dict, a dataclass, a named tuple) or its
@@ -75,6 +81,9 @@ def certify(
     with torch.inference_mode(False):  # the search for the lower bound differentiates
         network = trace(model, input_shape, output=output, input=input, fixed=fixed)
         end = Budget.of(config, start).deadline
+        if domain is not None and not _has_constant(network):
+            request = Request(network, config, _warm(warm_start), data, optimise, device_of(model), domain)
+            return _there_only(certify_network(request, start, progress, executor), domain)
         if domain is not None and config.max_seconds is not None:  # two runs share one budget
             config = dataclasses.replace(config, max_seconds=config.max_seconds / 2)
         request = Request(network, config, _warm(warm_start), data, optimise, device_of(model))
@@ -87,17 +96,24 @@ def certify(
 
 
 def plan(
-    model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None, *, output: Key | None = None,
-    input: Key | None = None, fixed: Mapping[Key, Any] | None = None,
+    model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None, *, domain: Domain | None = None,
+    output: Key | None = None, input: Key | None = None, fixed: Mapping[Key, Any] | None = None,
 ) -> PartitionPlan:  # fmt: skip
     """The partition that `certify` would use for the same arguments, without solving; `print` it.
+
+    Args:
+        model, input_shape, config: as for `certify`.
+        domain: where the network is to be bounded, for one that has a bound on such inputs only.
 
     Raises:
         UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
     """
     config, start = checked_config(config), time.monotonic()
+    checked_domain(domain)
     with torch.inference_mode(False):
         network = trace(model, input_shape, output=output, input=input, fixed=fixed)
+        if network.steep:
+            network = bounded(network, None if _has_constant(network) else domain, HINTS)
         return new_plan(network, Budget.of(config, start, device=device_of(model)))
 
 
@@ -136,6 +152,30 @@ def _with_domain(
         if within.bound >= report.bound:
             within = dataclasses.replace(report, lower_bound=within.lower_bound, notes=within.notes)
     return dataclasses.replace(report, restricted=within)
+
+
+def _there_only(report: Report, domain: Domain) -> Report:
+    """The report of a network that is bounded on a domain alone: what is asked for there is the report itself.
+
+    Raises:
+        InvalidNetworkError: norms multiply to more than a float can hold, and nothing else is proved.
+    """
+    if not math.isfinite(report.bound):
+        raise InvalidNetworkError(
+            f"The bound on {in_words(domain)} is beyond what double precision can hold. Name a smaller domain."
+        )
+    note = f"the bound holds on {in_words(domain)} only: no bound is known that holds for all inputs"
+    found = dataclasses.replace(report, notes=(*report.notes, note))
+    return dataclasses.replace(found, restricted=found)
+
+
+def _has_constant(network: Network) -> bool:
+    """Whether it is known to have a Lipschitz constant over all inputs."""
+    try:
+        check_bounded(network, HINTS)
+    except UnsupportedLayerError:
+        return False
+    return True
 
 
 def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:

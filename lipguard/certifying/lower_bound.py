@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.certifying.turning import Turning, slope_at
 from lipguard.errors import CertificateError
-from lipguard.trusted.layers import Activation
-from lipguard.trusted.lmi.freed import propagate
+from lipguard.trusted.layers import Activation, Bilinear
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.rounding import gamma_up
 
 Project: TypeAlias = Callable[[Tensor], Tensor]
+_Slopes: TypeAlias = dict[int, Any]  # by node: tensors, or what turns directions
 
 _POINTS = 16
 _STEPS = 30
@@ -111,7 +112,7 @@ def ascend(
     x = x[: max(1, int(most / entries))]
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     found = 0.0
-    best: tuple[dict[int, Tensor], Tensor] | None = None  # the slopes and the direction of what was found
+    best: tuple[_Slopes, Tensor] | None = None  # the slopes and the direction of what was found
     cost = _STEP * len(x) * entries
     steps = max(1, min(steps, int(work / cost)))
     for k in range(steps):
@@ -135,7 +136,7 @@ def ascend(
     return 0.0 if best is None else _certain(network, *best), x[norms.argsort(descending=True)[:_KEPT]]
 
 
-def _certain(network: Network, slopes: dict[int, Tensor], v: Tensor) -> float:
+def _certain(network: Network, slopes: _Slopes, v: Tensor) -> float:
     """|J v| / |v| less all that it may be off by, for one direction `v`, shape (1, *input_shape); never negative.
 
     The magnitude of every value is carried through the network, and its error: that of what it is computed from, and
@@ -144,9 +145,12 @@ def _certain(network: Network, slopes: dict[int, Tensor], v: Tensor) -> float:
 
     def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
         layer = network.nodes[i].layer
-        if isinstance(layer, Activation):
+        if isinstance(slopes.get(i), Turning):
+            moved, lost = slopes[i].carried(inputs)
+        elif isinstance(layer, Activation):
             moved = _turned(slopes[i].abs(), inputs[0])
-            lost = gamma_up(2 * layer.group) * moved[0] + _SLOPE_ERROR * layer.lipschitz * _summed(layer, inputs[0][0])
+            steepest = layer.lipschitz if math.isfinite(layer.lipschitz) else float(slopes[i].abs().max())
+            lost = gamma_up(2 * layer.group) * moved[0] + _SLOPE_ERROR * steepest * _summed(layer, inputs[0][0])
         else:
             moved = layer.absolute().linear(*inputs)
             lost = gamma_up(max(layer.roundings(), len(inputs) - 1)) * moved[0]
@@ -169,17 +173,20 @@ def _summed(layer: Activation, size: Tensor) -> Tensor:
     return size if layer.group == 1 else size.sum(-1, keepdim=True).expand_as(size)
 
 
-def _slopes(network: Network, x: Tensor) -> tuple[dict[int, Tensor], dict[int, float]]:
+def _slopes(network: Network, x: Tensor) -> tuple[_Slopes, dict[int, float]]:
     """The derivative of every activation at the points, and the width over which to smooth its kink.
 
     Of the groups of one the derivative is a matrix: what they answer is no function of single entries.
     """
-    slopes: dict[int, Tensor] = {}
+    slopes: _Slopes = {}
     widths: dict[int, float] = {}
 
     def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
         layer = network.nodes[i].layer
-        if not isinstance(layer, Activation):
+        turning = Turning.of(layer, inputs)
+        if turning is not None:
+            slopes[i] = turning
+        if turning is not None or not isinstance(layer, Activation):
             return layer.forward(*inputs)
         a = inputs[0].detach().requires_grad_()
         with torch.enable_grad():
@@ -217,8 +224,14 @@ def _within_range(layer: Activation, slope: Tensor, path: str) -> Tensor:
     return moved
 
 
-def _jacobian_times(network: Network, slopes: dict[int, Tensor], v: Tensor) -> Tensor:
-    return propagate(network, v, lambda i, a: _turned(slopes[i], a))
+def _jacobian_times(network: Network, slopes: _Slopes, v: Tensor) -> Tensor:
+    def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        if isinstance(slopes.get(i), Turning):
+            return slopes[i](*inputs)  # type: ignore[no-any-return]
+        layer = network.nodes[i].layer
+        return _turned(slopes[i], inputs[0]) if isinstance(layer, Activation) else layer.linear(*inputs)
+
+    return network.run(v, step)
 
 
 def _turned(slope: Tensor, a: Tensor) -> Tensor:
@@ -226,9 +239,7 @@ def _turned(slope: Tensor, a: Tensor) -> Tensor:
     return slope * a if slope.dim() == a.dim() else torch.einsum("...ij,...j->...i", slope, a)
 
 
-def _top_direction(
-    network: Network, slopes: dict[int, Tensor], v: Tensor, steps: int, deadline: float = math.inf
-) -> Tensor:
+def _top_direction(network: Network, slopes: _Slopes, v: Tensor, steps: int, deadline: float = math.inf) -> Tensor:
     """Power iteration on J'J, for all points at once; any direction shows a lower bound, so a deadline ends it."""
     for _ in range(steps):
         if time.monotonic() > deadline:
@@ -242,9 +253,7 @@ def _top_direction(
     return v
 
 
-def _ascent_direction(
-    network: Network, x: Tensor, v: Tensor, slopes: dict[int, Tensor], widths: dict[int, float]
-) -> Tensor:
+def _ascent_direction(network: Network, x: Tensor, v: Tensor, slopes: _Slopes, widths: dict[int, float]) -> Tensor:
     """Gradient of |J(x) v|^2 in x, with every slope replaced by a smooth step between its extremes."""
     tangents = {0: v}
     with torch.enable_grad():
@@ -253,8 +262,14 @@ def _ascent_direction(
         def step(i: int, inputs: tuple[Tensor, ...]) -> Tensor:
             node = network.nodes[i]
             moved = [tangents[j] for j in node.inputs]
-            if isinstance(node.layer, Activation) and node.layer.group > 1:
+            if isinstance(node.layer, Bilinear):
+                tangents[i] = node.layer.at(inputs, tuple(moved))
+            elif isinstance(slopes.get(i), Turning):
+                tangents[i] = slopes[i](*moved)
+            elif isinstance(node.layer, Activation) and node.layer.group > 1:
                 tangents[i] = _turned(slopes[i], moved[0])
+            elif isinstance(node.layer, Activation) and not math.isfinite(node.layer.lipschitz):
+                tangents[i] = slope_at(node.layer, inputs[0]) * moved[0]
             elif isinstance(node.layer, Activation):
                 slope = node.layer.alpha + (node.layer.beta - node.layer.alpha) * torch.sigmoid(inputs[0] / widths[i])
                 tangents[i] = slope * moved[0]

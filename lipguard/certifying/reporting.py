@@ -24,6 +24,7 @@ from lipguard.certifying.warm_start import WarmStart
 from lipguard.errors import CertificateError
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.certificate.verify import total_bound, weakest_proof
+from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.product import product_bounds
 from lipguard.trusted.proofs.kinds import BY_NORMS, errs
@@ -51,7 +52,9 @@ def reported(prepared: Prepared, states: Sequence[BlockState], budget: Budget, i
         CertificateError: the lower bound is above the bound.
     """
     request = prepared.request
-    exact = product_bounds(request.network, _final_norms(prepared, states, budget))[-1]
+    # A network with steep functions or products has no other norms than those of what is bounded in its place.
+    own = prepared.network if request.network.steep else request.network
+    exact = product_bounds(own, _final_norms(prepared, own, states, budget))[-1]
     product = mul_up(exact, 1 + _NORMS_HEADROOM)
     certificate = _certificate(prepared, states, exact, product)
     lower, points, notes = _lower_bound(request, budget)
@@ -81,10 +84,12 @@ def reported(prepared: Prepared, states: Sequence[BlockState], budget: Budget, i
     )
 
 
-def _final_norms(prepared: Prepared, states: Sequence[BlockState], budget: Budget) -> Sequence[float]:
-    """Of the nodes of the request's network: those of its product of norms, which holds on any domain."""
-    network, norms = prepared.request.network, prepared.norms
-    if prepared.request.domain is not None:
+def _final_norms(
+    prepared: Prepared, network: Network, states: Sequence[BlockState], budget: Budget
+) -> Sequence[float]:  # fmt: skip
+    """Of the nodes of a network: those of its product of norms, which holds on any domain unless it is made for one."""
+    norms = prepared.norms
+    if network is not prepared.network:
         return node_norms(network, HINTS, budget.within(_SHARE_OF_LAST_NORMS))
     if any(state.is_lost for state in states) and budget.is_limited:  # what time is left makes the product tighter
         again = node_norms(network, HINTS, budget.within(_SHARE_OF_LAST_NORMS))

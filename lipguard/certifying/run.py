@@ -19,9 +19,8 @@ from lipguard.certifying.report import Report
 from lipguard.certifying.reporting import reported
 from lipguard.certifying.request import Request
 from lipguard.certifying.state import BlockState, first_states
-from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms
-from lipguard.trusted.regions.restriction import restricted
+from lipguard.trusted.regions.bounded import bounded
 
 _LOG = logging.getLogger(__name__)
 _SHARE_OF_NORMS = 0.1  # of the time that is left, beyond which layers get looser norms
@@ -52,21 +51,13 @@ def run(request: Request, budget: Budget, progress: bool = False, executor: Exec
 
 def _prepared(request: Request, budget: Budget) -> Prepared:
     """The plan, and the norms."""
-    network = _on_domain(request, budget)
+    # The verifier's slopes come from norms that are not late, and so must these.
+    network = bounded(request.network, request.domain, HINTS, budget.within(3 * _SHARE_OF_NORMS))
     plan = plan_for(network, request, budget)
     if request.warm is not None and not have_same_blocks(plan, request.warm.certificate.plan):
         _LOG.info("The warm start belongs to another architecture or plan; starting cold.")
         request = dataclasses.replace(request, warm=None)
     return Prepared(request, network, plan, node_norms(network, HINTS, budget.within(_SHARE_OF_NORMS)))
-
-
-def _on_domain(request: Request, budget: Budget) -> Network:
-    """What is bounded."""
-    if request.domain is None:
-        return request.network
-    # The verifier's slopes come from norms that are not late, and so must these.
-    exact = node_norms(request.network, HINTS, budget.within(3 * _SHARE_OF_NORMS), exact=True)
-    return restricted(request.network, request.domain, exact)
 
 
 def _proved(state: BlockState, budget: Budget, optimise: bool) -> Iterator[BlockState]:

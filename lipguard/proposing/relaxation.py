@@ -16,10 +16,12 @@ from lipguard.trusted.layers import Layer, Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
 from lipguard.trusted.reading.choice import PLAIN, OneFunction, Reading
+from lipguard.trusted.reading.ending import logits_of
 from lipguard.trusted.reading.lowering import lowered
 from lipguard.trusted.reading.private import PrivateCopy
 from lipguard.trusted.reading.trace import checked_shape, first_tensor, read, undisturbed
 from lipguard.trusted.reading.tracer import Tracer, traced_graph
+from lipguard.trusted.regions.bounded import refuse_steep
 
 
 class Relaxation:
@@ -87,7 +89,7 @@ class LiveNetwork:
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int], reading: Reading = PLAIN) -> None:
         self.model, self.shape, self.reading = model, checked_shape(input_shape), reading
-        read(model, self.shape, reading)  # for its checks
+        refuse_steep(read(model, self.shape, reading))  # and for its other checks
         self._read()
 
     def _read(self) -> None:
@@ -115,7 +117,8 @@ class LiveNetwork:
         if self._computed:
             self._read()
         with _evaluated(self.model):
-            return lowered(self._graph, self._tracer, self.shape, LiveBuilder(shapes=self._shapes))
+            network = lowered(self._graph, self._tracer, self.shape, LiveBuilder(shapes=self._shapes))
+            return network if self.reading.final == "probabilities" else logits_of(network)
 
 
 @contextmanager

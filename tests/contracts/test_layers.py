@@ -22,17 +22,22 @@ from lipguard.trusted.layers import (
     FACTS,
     Activation,
     Add,
+    Bilinear,
     Box,
     Conv2d,
     Copies,
+    Factor,
     Input,
     Layer,
     Linear,
     Matrix,
+    MatrixProduct,
     Mosaic,
     Pad,
     Padding,
     Pick,
+    Product,
+    Ranged,
     Reshape,
     Scale,
     Weightless,
@@ -68,6 +73,10 @@ EXAMPLES: dict[type[Layer], tuple[Layer, int, Shape]] = {  # (layer, number of i
     Mosaic: (Mosaic(2), 4, IMAGE),
     Activation: (layers.leaky_relu(-1.5), 1, IMAGE),
     Copies: (layers.copies(), 1, IMAGE),
+    Ranged: (layers.sine(), 1, IMAGE),
+    Factor: (layers.factor(-1.0, 1.0), 1, IMAGE),
+    Product: (Product(), 2, IMAGE),
+    MatrixProduct: (MatrixProduct(), 2, (2, 3, 3)),
 }
 
 
@@ -76,12 +85,33 @@ def classes() -> Iterator[type[Layer]]:
     while waiting:
         cls = waiting.pop()
         waiting += cls.__subclasses__()
-        if cls.__module__.startswith("lipguard.") and cls is not Weightless:
+        if cls.__module__.startswith("lipguard.") and cls not in (Weightless, Bilinear):
             yield cls
 
 
 KINDS = sorted(classes(), key=lambda cls: cls.__name__)
-AFFINE = [cls for cls in KINDS if not issubclass(cls, Activation)]
+AFFINE = [cls for cls in KINDS if not issubclass(cls, (Activation, Bilinear))]
+PRODUCTS = [cls for cls in KINDS if issubclass(cls, Bilinear)]
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_a_product_is_linear_in_each_input_and_has_no_matrix(kind: type[Layer]) -> None:
+    layer, _, shape = EXAMPLES[kind]
+    assert isinstance(layer, Bilinear)
+    a, b, c = (normal(3, *shape)[k : k + 1] for k in range(3))
+    torch.testing.assert_close(layer.forward(a + 2 * c, b), layer.forward(a, b) + 2 * layer.forward(c, b))
+    torch.testing.assert_close(layer.forward(b, a - c), layer.forward(b, a) - layer.forward(b, c))
+    means = layer.at(((a + c) / 2, (b + 3 * c) / 2), (a - c, b - 3 * c))
+    torch.testing.assert_close(means, layer.forward(a, b) - layer.forward(c, 3 * c))
+    for call in (lambda: layer.linear(a, b), layer.absolute, layer.support, layer.roundings, layer.adjoint_roundings,
+                 lambda: layer.matrix(shape, shape)):  # fmt: skip
+        with pytest.raises(NotImplementedError, match="has to be bounded on a domain"):
+            call()
+
+
+def test_a_factor_is_never_computed() -> None:
+    with pytest.raises(NotImplementedError, match="a pair of inputs"):
+        layers.factor(0.0, 1.0).forward(normal(1, 2))
 
 
 def matrices(layer: Layer, inputs: int, shape: Shape) -> list[Tensor]:
@@ -104,7 +134,7 @@ def test_every_kind_states_what_is_asked_of_it(kind: type[Layer]) -> None:
     for name in STATED:
         owner = next(cls for cls in kind.__mro__ if name in vars(cls))
         assert owner is not Layer
-        assert owner in (kind, Weightless) or kind is Copies
+        assert owner in (kind, Weightless, Bilinear) or kind in (Copies, Ranged, Factor)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,6 +143,9 @@ def test_norms_bound_what_a_layer_does(kind: type[Layer]) -> None:
     bound = layer_norm(layer, shape, HINTS)
     if isinstance(layer, Activation):
         assert bound == layer.lipschitz
+        return
+    if isinstance(layer, Bilinear):
+        assert bound == math.inf
         return
     for matrix in matrices(layer, inputs, shape):
         exact = float(torch.linalg.matrix_norm(matrix, 2))

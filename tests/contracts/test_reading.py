@@ -28,6 +28,7 @@ from lipguard.trusted.reading.refusals import REFUSED, refusal
 from lipguard.trusted.reading.table import FAMILIES, TABLE, Table
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.reading.tracer import Tracer, traced_graph
+from lipguard.trusted.regions.bounded import bounded
 
 OPERATIONS = [*TABLE.modules, *TABLE.functions]
 ROWS = [kind for family in FAMILIES for kind in family.KINDS]
@@ -82,7 +83,8 @@ def _no_activation(i: int, a: Tensor) -> Tensor:
 
 
 def product(network: Network) -> float:
-    return product_bounds(network, node_norms(network, HINTS))[-1]
+    own = bounded(network, None, HINTS)
+    return product_bounds(own, node_norms(own, HINTS))[-1]
 
 
 @every_operation

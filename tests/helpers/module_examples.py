@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+
+from helpers.forward import Forward
 
 IMAGE, FLAT, LONG, LINE, VOLUME = (2, 5, 4), (6,), (3, 4), (2, 7), (2, 3, 4, 3)
 
@@ -37,9 +40,39 @@ MODULES: dict[type[nn.Module], list[tuple[tuple[int, ...], nn.Module]]] = {
     nn.BatchNorm1d: [(FLAT, nn.BatchNorm1d(6)), (LONG, nn.BatchNorm1d(3, eps=0.1, affine=False))],
     nn.BatchNorm2d: [(IMAGE, nn.BatchNorm2d(2))],
     nn.BatchNorm3d: [(VOLUME, nn.BatchNorm3d(2))],
-    nn.InstanceNorm1d: [(LINE, nn.InstanceNorm1d(2, track_running_stats=True))],
+    nn.InstanceNorm1d: [(LINE, nn.InstanceNorm1d(2, eps=0.1)), (LINE, nn.InstanceNorm1d(2, track_running_stats=True))],
     nn.InstanceNorm2d: [(IMAGE, nn.InstanceNorm2d(2, affine=True, track_running_stats=True))],
     nn.InstanceNorm3d: [(VOLUME, nn.InstanceNorm3d(2, track_running_stats=True, eps=0.1))],
+    nn.LayerNorm: [
+        (FLAT, nn.LayerNorm(6)),
+        (LONG, nn.LayerNorm((3, 4), eps=0.1, elementwise_affine=False)),
+        (IMAGE, nn.LayerNorm(4, bias=False)),
+        ((300,), nn.LayerNorm(300, eps=0.5)),
+    ],
+    nn.RMSNorm: [(FLAT, nn.RMSNorm(6, eps=0.01)), (LONG, nn.RMSNorm((3, 4))), (LONG, nn.RMSNorm(4, eps=1.0))],
+    nn.GroupNorm: [(IMAGE, nn.GroupNorm(1, 2)), ((6,), nn.GroupNorm(3, 6, affine=False)), (VOLUME, nn.GroupNorm(2, 2))],
+    nn.Softmax: [
+        (FLAT, nn.Sequential(nn.Softmax(1), nn.Linear(6, 2))),
+        (IMAGE, nn.Sequential(nn.Softmax(2), nn.ReLU())),
+    ],
+    nn.LogSoftmax: [(FLAT, nn.Sequential(nn.LogSoftmax(-1), nn.Linear(6, 2)))],
+    nn.Softmin: [(FLAT, nn.Sequential(nn.Softmin(1), nn.Linear(6, 2)))],
+    nn.Softmax2d: [(IMAGE, nn.Sequential(nn.Softmax2d(), nn.Flatten(), nn.Linear(40, 1)))],
+    nn.GLU: [
+        (FLAT, nn.Sequential(nn.Tanh(), nn.GLU(1))),
+        (IMAGE, nn.Sequential(nn.Conv2d(2, 4, 2), nn.Sigmoid(), nn.GLU(1))),
+    ],
+    nn.MultiheadAttention: [
+        (LONG, Forward(lambda m, x: m.of(*(torch.tanh(x),) * 3)[0], of=nn.MultiheadAttention(4, 2, batch_first=True))),
+        (
+            LONG,
+            Forward(
+                lambda m, x: torch.cat(m.of(*(m.norm(x),) * 3), 2),
+                of=nn.MultiheadAttention(4, 1, bias=False, batch_first=True),
+                norm=nn.LayerNorm(4, eps=1.0),
+            ),
+        ),
+    ],
     nn.PixelShuffle: [((8, 2, 3), nn.PixelShuffle(2))],
     nn.PixelUnshuffle: [((1, 4, 6), nn.PixelUnshuffle(2))],
     nn.ChannelShuffle: [((6, 2, 2), nn.ChannelShuffle(3))],

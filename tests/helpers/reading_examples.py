@@ -23,7 +23,8 @@ def spelled(operation: Any) -> str:
     if isinstance(operation, type):
         return operation.__name__
     names = [name for name in (operation.__name__, *vars(F)) if not name.startswith("_")]
-    homes = {"operator": operator, "F": F, "torch": torch}
+    names = [n for n in names if n != "linalg_norm"] + ["norm", "vector_norm"]
+    homes = {"operator": operator, "F": F, "torch": torch, "torch.linalg": torch.linalg}
     return next(f"{h}.{n}" for n in names for h, home in homes.items() if getattr(home, n, None) is operation)
 
 

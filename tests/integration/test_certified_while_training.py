@@ -135,9 +135,9 @@ def test_margins_that_fail_cost_tightness_only(tmp_path: Path, monkeypatch: pyte
 
 def test_a_network_without_a_bound_certifies_nothing(tmp_path: Path) -> None:
     monitor = LipschitzMonitor()
-    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    net = nn.Sequential(nn.Linear(4, 6), nn.Hardshrink(), nn.Linear(6, 3))
     fitter = trainer(tmp_path, monitor)
-    with pytest.warns(UserWarning, match="LayerNorm"):
+    with pytest.warns(UserWarning, match="Hardshrink"):
         model = fit(Tiny(net), fitter)
     assert monitor.history[-1]["bound"] == math.inf
     assert not any("certified" in key for row in monitor.history for key in row)
@@ -147,10 +147,10 @@ def test_a_network_without_a_bound_certifies_nothing(tmp_path: Path) -> None:
 
 
 def test_the_selection_is_logged_without_a_bound(tmp_path: Path) -> None:
-    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    net = nn.Sequential(nn.Linear(4, 6), nn.Hardshrink(), nn.Linear(6, 3))
     monitor = LipschitzMonitor(min_accuracy=0.1)
     kept = pl.callbacks.ModelCheckpoint(tmp_path, monitor="lipschitz/selection", mode="min")
-    with pytest.warns(UserWarning, match="LayerNorm"):
+    with pytest.warns(UserWarning, match="Hardshrink"):
         fit(Tiny(net), trainer(tmp_path, monitor, kept))
     assert monitor.history[-1]["selection"] == 1e30
 
@@ -180,10 +180,10 @@ def test_monitors_see_no_certified_accuracy_of_an_earlier_validation(tmp_path: P
 
 
 def test_a_checkpoint_that_monitors_what_is_not_known_ends_no_training(tmp_path: Path) -> None:
-    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    net = nn.Sequential(nn.Linear(4, 6), nn.Hardshrink(), nn.Linear(6, 3))
     kept = pl.callbacks.ModelCheckpoint(tmp_path, monitor="lipschitz/certified_accuracy_eps_0.1", mode="max")
     monitor, record = LipschitzMonitor(epsilons=(0.1,)), Seen()
-    with pytest.warns(UserWarning, match="LayerNorm"):
+    with pytest.warns(UserWarning, match="Hardshrink"):
         fit(Tiny(net), trainer(tmp_path, monitor, record, kept))
     assert len(record.seen) == 3
     assert all(map(math.isnan, record.seen))

@@ -6,6 +6,7 @@ import doctest
 
 import pytest
 import torch
+from helpers.gated import Gated
 from helpers.networks import Residual, with_weights
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -160,5 +161,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     for arguments in ({"vectors": 0}, {"every": 0}, {"warm_up": -1}, {"seed": 1.5}):
         with pytest.raises(ConfigError, match="Expected"):
             LipschitzPenalty(networks()["plain"], SHAPE, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedLayerError, match="Softmax"):
-        LipschitzPenalty(nn.Sequential(nn.Softmax(1)), (3,))
+    with pytest.raises(UnsupportedLayerError, match="jumps"):
+        LipschitzPenalty(nn.Sequential(nn.Hardshrink()), (3,))
+    with pytest.raises(UnsupportedLayerError, match="its values are"):
+        LipschitzPenalty(Gated(3, 2), (3,))

@@ -42,6 +42,10 @@ WRAPPERS = "trusted/test_wrappers.py"
 BRANCHES = "trusted/test_branches.py"
 REGISTERED = "trusted/test_registered_layers.py"
 LOWER = "certifying/test_robustness.py"
+BOUNDED = "trusted/test_bounded.py"
+CURVES = "trusted/test_curves.py"
+GROUPS = "trusted/test_groups.py"
+FUSING = "trusted/test_fusing.py"
 TILES = "trusted/test_is_tileable.py trusted/test_tile_geometry.py trusted/test_tile_matrices.py"
 
 
@@ -146,8 +150,8 @@ MUTATIONS = (
     M("trusted/norms/convolutions.py", "covers *= -(-k // (s // math.gcd(s, d)))", "covers *= 1", NORMS),
     M("trusted/norms/layers.py", "up(1 + gamma_up(layer.weight_ulps))", "1.0", NORMS),
     M("trusted/norms/frequencies.py", "shift = mul_up(4.0, gamma_up(2 * self._n + 4), 2.0 * self._n, bound)", "shift = 0.0", NORMS),
-    M("trusted/norms/product.py", "mul_up(norm, add_up(*(bounds[j] for j in node.inputs)))",
-      "mul_up(norm, max(bounds[j] for j in node.inputs))", NORMS),
+    M("trusted/norms/product.py", "mul_up(norm, add_up(*(bounds[j] for j in network.nodes[i].inputs)))",
+      "mul_up(norm, max(bounds[j] for j in network.nodes[i].inputs))", NORMS),
     # Underflow.
     M("trusted/rounding.py", "return scaled if scaled >= SMALLEST_NORMAL else up(scaled)", "return scaled", UNDERFLOW),
     M("trusted/norms/matrices.py", "ldexp_up(min(crude,", "math.ldexp(min(crude,", UNDERFLOW),
@@ -213,7 +217,7 @@ MUTATIONS = (
     M("trusted/regions/restriction.py", "torch.where(beta > alpha, above, 0.0)", "torch.where(beta > alpha, above * 0.9, 0.0)", DOMAIN),
     M("trusted/layers/slopes.py", "(low < right) & (high > left)", "(low < right) & (low > left)", DOMAIN),
     M("trusted/layers/slopes.py", "nearest = torch.where((low <= 0) & (high >= 0), 0.0,", "nearest = torch.where(low > 1e9, 0.0,", DOMAIN),
-    M("trusted/certificate/verify.py", "network = _on_domain(network, certificate.domain, norms)", "pass", DOMAIN),
+    M("trusted/certificate/verify.py", "network = restricted(network, domain, norms)", "pass", DOMAIN),
     M("trusted/norms/product.py", "most[source] = float(counts[1:].max())", "most[source] = 1.0", "soundness/test_layer_kinds.py"),
     M("trusted/regions/region.py", "if type(one) is not type(other):", "if False:", DOMAIN),
     M("trusted/regions/region.py", "torch.equal(a.broadcast_to(shape), b.broadcast_to(shape))", "True", DOMAIN),
@@ -271,7 +275,7 @@ MUTATIONS = (
     M("trusted/rounding.py", "torch.where(largest > 0, rows / largest, torch.zeros_like(rows))", "rows / 1.0", VALUES),
     M("trusted/rounding.py", "found: Tensor = largest * relative.norm", "found: Tensor = relative.norm", VALUES),
     M("trusted/regions/intervals.py", "return value, lengths(half).expand_as(half), lost", "return value, half, lost", VALUES),
-    M("trusted/regions/intervals.py", "lost = slack * (value.abs() + middle.abs())", "lost = 0 * (value.abs() + middle.abs())", VALUES),
+    M("trusted/regions/intervals.py", "lost = slack * (value.abs() + read)", "lost = 0 * (value.abs() + read)", VALUES),
     M("trusted/regions/values.py", "half = _known((moved + lost) * _UP)", "half = _known(lost * _UP)", VALUES),
     M("trusted/regions/values.py", "half = _known((moved + lost) * _UP)", "half = _known(moved * _UP)", VALUES),
     M("trusted/regions/values.py", "(length + lengths(lost.flatten(1))[:, 0]) * _UP", "length * _UP", VALUES),
@@ -377,10 +381,57 @@ MUTATIONS = (
     M("trusted/reading/own.py", "for other in (v, torch.where(kept, u, v)):", "for other in (v,):", REGISTERED),
     M("trusted/reading/own.py", "torch.where(size < 0.5, 1.0, 2.0 ** (-60 * (size - 0.5)))", "1.0", REGISTERED),
     M("trusted/reading/own.py", " or not bool(torch.isfinite(y).all()):", ":", REGISTERED),
+    # Products, steep functions, groups, and what is one function though it is written out.
+    M("trusted/regions/enclosures.py", "torch.nextafter(centre - half, -infinity)", "centre", BOUNDED),
+    M("trusted/regions/enclosures.py", "torch.stack(corners).amin(0)", "corners[0]", BOUNDED),
+    M("trusted/regions/enclosures.py", "masked_fill(reached > 0, math.inf)", "masked_fill(reached < 0, math.inf)", BOUNDED),
+    M("trusted/regions/enclosures.py", "add_up(mul_up(sizes[0], of_b), mul_up(sizes[1], of_a))", "mul_up(sizes[0], of_b)",
+      BOUNDED),
+    M("trusted/regions/enclosures.py", "slopes[1].abs()).max())", "slopes[1].abs()).min())", BOUNDED),
+    M("trusted/regions/enclosures.py", "(rows.sqrt() * columns.sqrt())", "rows.sqrt()", BOUNDED),
+    M("trusted/regions/enclosures.py", "if not max(sizes) < _LARGEST:", "if False:", BOUNDED),
+    M("trusted/regions/enclosures.py", "if not steepest < _LARGEST:", "if False:", BOUNDED),
+    M("trusted/regions/enclosures.py", "torch.where(turns, bottom, least)", "least", BOUNDED),
+    M("trusted/regions/enclosures.py", "torch.maximum(low, points[i][0] - away)", "torch.maximum(low, points[i][0])", BOUNDED),
+    M("trusted/regions/bounded.py", "self._times(b, *of_a), self._times(a, *of_b)", "self._times(b, *of_b), self._times(a, *of_a)",
+      BOUNDED),
+    M("trusted/regions/bounded.py", "self._times(b, *of_a), self._times(a, *of_b)", "self._times(b, *of_a), self._times(b, *of_a)",
+      BOUNDED),
+    M("trusted/regions/bounded.py", "_above(high - low, high > low)[0], 0.0", "_above(high - low, high < low)[0], 0.0", BOUNDED),
+    M("trusted/regions/bounded.py", "self._turned(b), matrix_sizes(of_a), n", "self._turned(b), matrix_sizes(of_a) / 99, n", BOUNDED),
+    M("trusted/regions/bounded.py", "self._group(a, matrix_sizes(of_b), m)", "self._group(a, matrix_sizes(of_b) / 99, m)", BOUNDED),
+    M("trusted/regions/restriction.py", "torch.where(whole, beta, layer.beta)", "torch.where(whole, 0.1 * beta, layer.beta)", GROUPS),
+    M("trusted/regions/intervals.py", "layer.forward(a.abs(), s) + layer.forward(r, b.abs() + s)", "layer.forward(a.abs(), s)",
+      f"{BOUNDED} {VALUES}"),
+    M("trusted/certificate/verify.py", "own = bounded(network, domain, hints)", "own = bounded(network, None, hints)", BOUNDED),
+    M("trusted/layers/ranged.py", "if self.has_constant or self.within is None or self.group > 1:", "if self.has_constant:", CURVES),
+    M("trusted/layers/slopes.py", "torch.where(met(math.pi), -1.0, alpha)", "alpha", CURVES),
+    M("trusted/layers/slopes.py", "torch.where(met(0.0), 1.0, beta)", "beta", CURVES),
+    M("trusted/layers/slopes.py", "(exponent % 2 == 1), 0.0, alpha)", "(exponent % 2 == 7), 0.0, alpha)", CURVES),
+    M("trusted/layers/slopes.py", "torch.where(apart, alpha, -torch.inf)", "alpha", CURVES),
+    M("trusted/layers/slopes.py", "torch.where(low >= 0, beta, torch.inf)", "beta", CURVES),
+    M("trusted/layers/curves.py", "turns = (low <= 0) & (high >= 0) & (exponent % 2 == 0)", "turns = low != low", CURVES),
+    M("trusted/layers/groups.py", "factor=2.0)), 0.5", "factor=2.0)), 0.4", GROUPS),
+    M("trusted/layers/groups.py", "partial(_softmax, factor=2.0)", "partial(_softmax, factor=2.5)", GROUPS),
+    M("trusted/layers/groups.py", "root = math.sqrt(size) * _UP", "root = 0.9 * math.sqrt(size)", GROUPS),
+    M("trusted/layers/groups.py", "1.0 if order >= 2 else", "1.0 if order >= 1 else", GROUPS),
+    M("trusted/layers/groups.py", "rest.clamp_min(0.0) + lost", "rest.clamp_min(0.0) * 0.9", GROUPS),
+    M("trusted/layers/groups.py", "((total - nearest) * (1 - 1e-12) - 1e-12 * total).clamp_min(0.0)", "total", GROUPS),
+    M("trusted/layers/groups.py", "most = (root / least * (1 + 1e-12)).clamp(max=1.0)", "most = (root / least * 0.5).clamp(max=1.0)",
+      GROUPS),
+    M("trusted/reading/fusing.py", "(1,), -line.shift", "(1,), line.shift", READING),
+    M("trusted/reading/fusing.py", "known = (line.factor, line.shift) == (1, 3)", "known = True", FUSING),
+    M("trusted/reading/fusing.py", "f > 0:", "f != 0:", FUSING),
+    M("trusted/reading/composing.py", "(line.factor, line.shift) != (1, 1) or line.ulps", "False", FUSING),
+    M("trusted/reading/composing.py", "line.factor > 0 and line.shift >= 0", "line.factor != 0", FUSING),
+    M("trusted/reading/composing.py", "not line.factor < 0 or line.shift", "line.factor == 0", FUSING),
+    M("trusted/reading/chains.py", "layer.group == 1 and function_of(layer) is function",
+      "layer.name == getattr(function, '__name__', '')", FUSING),
+    M("trusted/reading/ending.py", "if first == 0 or not torch.equal(", "if first == 0 or torch.equal(", "trusted/test_ending.py"),
     # Lower bounds.
     M("certifying/lower_bound.py", "image * (1 - 1e-9) - error * (1 + 1e-3)", "image * (1 - 1e-9)", LOWER),
     M("certifying/lower_bound.py", "moved[1] + lost + _UNDERFLOW", "moved[1] + lost", LOWER),
-    M("certifying/lower_bound.py", " + _SLOPE_ERROR * layer.lipschitz * _summed(layer, inputs[0][0])", "", LOWER),
+    M("certifying/lower_bound.py", " + _SLOPE_ERROR * steepest * _summed(layer, inputs[0][0])", "", LOWER),
     M("certifying/lower_bound.py", "moved = slope.clamp(layer.alpha, layer.beta)", "moved = slope", LOWER),
     M("certifying/lower_bound.py", "_STRAY = 1e-6", "_STRAY = 1e-1", LOWER),
     # Tiles.

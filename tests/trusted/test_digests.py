@@ -164,26 +164,36 @@ ACTIVATIONS = [
 ]
 
 
+USUAL: dict[Callable[..., Activation], dict[str, float]] = {  # of parameters without a default
+    layers.clamp: {"low": -1.0, "high": 2.0},
+    layers.power: {"exponent": 2},
+    layers.real_power: {"exponent": 2.5},
+    layers.smooth_length: {"eps": 0.5},
+    layers.normalised: {"eps": 0.5},
+}
+
+
 def test_the_list_of_activations_is_not_empty() -> None:
     assert {layers.relu, layers.softplus, layers.hardtanh, layers.clamp} <= set(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("make", ACTIVATIONS, ids=lambda make: make.__name__)
 def test_every_parameter_of_every_activation_is_in_both(make: Callable[..., Activation]) -> None:
-    usual = {"low": -1.0, "high": 2.0} if make is layers.clamp else {}
+    usual = USUAL.get(make, {})
     plain = of_layer(make(**usual))
     assert plain == of_layer(make(**usual)) == of_layer(copy.deepcopy(make(**usual)))
     assert plain == of_layer(pickle.loads(pickle.dumps(make(**usual))))
     for name in parameters_of(make):
         default = usual.get(name, inspect.signature(make).parameters[name].default)
         other = "tanh" if isinstance(default, str) else math.nextafter(default, math.inf)
+        other = default + 1 if isinstance(default, int) else other
         changed = of_layer(make(**(usual | {name: other})))
         assert changed[0] != plain[0], name
         assert changed[1] != plain[1], name
 
 
 def test_activations_of_one_slope_range_are_told_apart() -> None:
-    found = [of_layer(make()) for make in ACTIVATIONS if make is not layers.clamp]
+    found = [of_layer(make(**USUAL.get(make, {}))) for make in ACTIVATIONS if make is not layers.clamp]
     assert len(set(found)) == len(found)
 
 

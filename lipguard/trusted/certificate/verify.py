@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from lipguard.errors import CertificateError, ConfigError
+from lipguard.errors import CertificateError, ConfigError, UnsupportedLayerError
 from lipguard.trusted.certificate.blocks import Block, Partition
 from lipguard.trusted.certificate.certificate import Certificate
 from lipguard.trusted.layers import Shape
@@ -24,6 +24,7 @@ from lipguard.trusted.proofs.claim import Claim, Means
 from lipguard.trusted.proofs.hints import Hints
 from lipguard.trusted.proofs.kinds import BY_NORMS, DETERMINISTIC, errs, proves, weakest
 from lipguard.trusted.proofs.tiles import MERGES, prove_tiles
+from lipguard.trusted.regions.bounded import bounded
 from lipguard.trusted.regions.region import Domain, are_equal, checked_domain, in_words
 from lipguard.trusted.regions.restriction import restricted
 from lipguard.trusted.rounding import mul_up, sqrt_up, subnormal_numbers, up
@@ -103,11 +104,7 @@ def verify_certificate(
         )
     if certificate.merge not in MERGES:
         raise CertificateError(f"The certificate names the merge {certificate.merge!r}, which does not exist.")
-    norms = node_norms(network, hints)
-    product = product_bounds(network, norms)[-1]
-    if certificate.domain is not None:
-        network = _on_domain(network, certificate.domain, norms)
-        norms = node_norms(network, hints)
+    network, norms, product = _what_is_bounded(network, certificate.domain, hints)
     plan = certificate.plan
     plan.check(network)
     if not len(plan.blocks) == len(certificate.multipliers) == len(certificate.slacks) == len(certificate.forms):
@@ -137,11 +134,23 @@ def _check_domain(certificate: Certificate, wanted: Domain | None) -> None:
     )
 
 
-def _on_domain(network: Network, domain: Domain, norms: Sequence[float]) -> Network:
+def _what_is_bounded(network: Network, domain: Domain | None, hints: Hints) -> tuple[Network, list[float], float]:
+    """(the network that proofs are about, the norms of its nodes, the product of norms, which is never exceeded)."""
     try:
-        return restricted(network, domain, norms)
+        if network.steep:
+            own = bounded(network, domain, hints)
+            norms = node_norms(own, hints)
+            return own, norms, product_bounds(own, norms)[-1]
+        norms = node_norms(network, hints)
+        product = product_bounds(network, norms)[-1]
+        if domain is not None:
+            network = restricted(network, domain, norms)
+            norms = node_norms(network, hints)
     except ConfigError as error:
         raise CertificateError(f"The certificate's domain does not fit the network: {error}") from error
+    except UnsupportedLayerError as error:
+        raise CertificateError(f"The network has no bound where the certificate holds: {error}") from error
+    return network, norms, product
 
 
 def weakest_proof(plan: Partition, proved: Sequence[bool]) -> str:

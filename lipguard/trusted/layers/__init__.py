@@ -1,9 +1,25 @@
 """The layer values that a traced network is made of, each with all that is known of it."""
 
+from lipguard.trusted.layers import groups as groups
 from lipguard.trusted.layers.activation import Activation as Activation
 from lipguard.trusted.layers.activation import Copies as Copies
 from lipguard.trusted.layers.activation import copies as copies
 from lipguard.trusted.layers.convolution import Conv2d as Conv2d
+from lipguard.trusted.layers.curves import bell as bell
+from lipguard.trusted.layers.curves import cosine as cosine
+from lipguard.trusted.layers.curves import error_function as error_function
+from lipguard.trusted.layers.curves import exponential as exponential
+from lipguard.trusted.layers.curves import logarithm as logarithm
+from lipguard.trusted.layers.curves import lorentz as lorentz
+from lipguard.trusted.layers.curves import normalised as normalised
+from lipguard.trusted.layers.curves import power as power
+from lipguard.trusted.layers.curves import real_power as real_power
+from lipguard.trusted.layers.curves import reciprocal as reciprocal
+from lipguard.trusted.layers.curves import root as root
+from lipguard.trusted.layers.curves import sine as sine
+from lipguard.trusted.layers.curves import smooth_length as smooth_length
+from lipguard.trusted.layers.curves import times_erf as times_erf
+from lipguard.trusted.layers.curves import times_tanh as times_tanh
 from lipguard.trusted.layers.functions import ParameterError as ParameterError
 from lipguard.trusted.layers.functions import absolute as absolute
 from lipguard.trusted.layers.functions import celu as celu
@@ -49,6 +65,12 @@ from lipguard.trusted.layers.moves import Pad as Pad
 from lipguard.trusted.layers.moves import Pick as Pick
 from lipguard.trusted.layers.moves import Reshape as Reshape
 from lipguard.trusted.layers.moves import picks as picks
+from lipguard.trusted.layers.products import Bilinear as Bilinear
+from lipguard.trusted.layers.products import MatrixProduct as MatrixProduct
+from lipguard.trusted.layers.products import Product as Product
+from lipguard.trusted.layers.ranged import Factor as Factor
+from lipguard.trusted.layers.ranged import Ranged as Ranged
+from lipguard.trusted.layers.ranged import factor as factor
 from lipguard.trusted.layers.weights import Linear as Linear
 from lipguard.trusted.layers.weights import Scale as Scale
 from lipguard.trusted.layers.weights import is_constant as is_constant

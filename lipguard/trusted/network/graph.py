@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
-from lipguard.trusted.layers import Activation, Layer, Linear, Shape
+from lipguard.trusted.layers import Activation, Bilinear, Layer, Linear, Ranged, Shape
 from lipguard.trusted.network.digest import described
 
 
@@ -56,6 +56,15 @@ class Network:
     def activations(self) -> tuple[int, ...]:
         """Indices of the activation nodes."""
         return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.layer, Activation))
+
+    @cached_property
+    def steep(self) -> tuple[int, ...]:
+        """Nodes that have no constant of their own: products, and activations whose slopes grow without bound."""
+        return tuple(
+            i
+            for i, node in enumerate(self.nodes)
+            if isinstance(node.layer, Bilinear) or (isinstance(node.layer, Ranged) and not node.layer.has_constant)
+        )
 
     @cached_property
     def neurons(self) -> int:

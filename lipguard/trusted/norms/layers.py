@@ -10,6 +10,7 @@ import numpy as np
 from lipguard.trusted.layers import (
     Activation,
     Add,
+    Bilinear,
     Conv2d,
     Input,
     Layer,
@@ -27,6 +28,8 @@ from lipguard.trusted.norms.convolutions import convolution_norm, distinct
 from lipguard.trusted.norms.matrices import LateNormError, crude_norm_by_rows, matrix_norm
 from lipguard.trusted.proofs.hints import Hints
 from lipguard.trusted.rounding import gamma_up, mul_up, sqrt_up, up
+
+_QUICK, _FEW_GROUPS = 2.0**22, 16  # `_work`, and groups, of a layer whose norm takes some milliseconds
 
 
 def node_norms(network: Network, hints: Hints, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
@@ -54,6 +57,13 @@ def node_norms(network: Network, hints: Hints, deadline: float = math.inf, *, ex
                 raise
             known[key] = min(crude_norm(node.layer, hints), late.bound)
     return [known[key] for key in keys]
+
+
+def quick_norm(layer: Layer, input_shape: Shape, hints: Hints) -> float:
+    """A certified norm that takes little time, and is the same whoever asks, and whenever: a looser one if need be."""
+    groups = layer.groups if isinstance(layer, Conv2d) else 1
+    small = groups <= _FEW_GROUPS and _work(layer, input_shape) <= _QUICK
+    return layer_norm(layer, input_shape, hints) if small else crude_norm(layer, hints)
 
 
 def _work(layer: Layer, input_shape: Shape) -> float:
@@ -125,6 +135,11 @@ def _(layer: Mosaic, input_shape: Shape, hints: Hints, deadline: float = math.in
 @layer_norm.register
 def _(layer: Activation, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
     return layer.lipschitz
+
+
+@layer_norm.register
+def _(layer: Bilinear, input_shape: Shape, hints: Hints, deadline: float = math.inf) -> float:
+    return math.inf  # as large as the other factor
 
 
 @layer_norm.register

@@ -30,13 +30,18 @@ def product_bounds(network: Network, norms: Sequence[float]) -> list[float]:
         norms: its `node_norms`.
     """
     bounds: list[float] = []
-    for i, (node, norm) in enumerate(zip(network.nodes, norms, strict=True)):
-        bound = mul_up(norm, add_up(*(bounds[j] for j in node.inputs))) if node.inputs else 1.0
-        if compared_at(network, i) is not None:
-            squares = [mul_up(most, bounds[j], bounds[j]) for j, most in _windows(network, i).items()]
-            bound = min(bound, sqrt_up(add_up(*squares)))
-        bounds.append(bound)
+    for i, norm in enumerate(norms):
+        bounds.append(node_bound(network, i, norm, bounds) if network.nodes[i].inputs else 1.0)
     return bounds
+
+
+def node_bound(network: Network, i: int, norm: float, bounds: Sequence[float]) -> float:
+    """The same for node i, whose layer has this norm, given those of the nodes before it."""
+    bound = mul_up(norm, add_up(*(bounds[j] for j in network.nodes[i].inputs)))
+    if compared_at(network, i) is not None:
+        squares = [mul_up(most, bounds[j], bounds[j]) for j, most in _windows(network, i).items()]
+        bound = min(bound, sqrt_up(add_up(*squares)))
+    return bound
 
 
 def _windows(network: Network, i: int) -> dict[int, float]:

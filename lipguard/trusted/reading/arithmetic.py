@@ -15,7 +15,9 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
+from lipguard.trusted.reading.composing import inverse
 from lipguard.trusted.reading.moving import moved, reshaped
+from lipguard.trusted.reading.products import multiplied
 
 _MATRIX_ULPS = 16  # of weights that torch, or we, computed: sums of products of a few numbers
 
@@ -65,7 +67,7 @@ def _add(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
         if not isinstance(x, Ref):
             x, y = (scaled(builder, y, alpha), x)
             alpha = 1
-        return _shifted(builder, x, y, alpha)
+        return shifted(builder, x, y, alpha)
     if x.shape != y.shape:
         raise builder.unsupported(f"adding shapes {x.shape} and {y.shape}", "Add equal shapes.")
     return builder.emit(layers.Add(), x, scaled(builder, y, alpha))
@@ -77,19 +79,13 @@ def _subtract(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
 
 def _multiply(builder: Builder, x: Any, y: Any) -> Ref:
     if isinstance(x, Ref) and isinstance(y, Ref):
-        raise builder.unsupported(
-            "the product of two values that depend on the input",
-            "It has no global Lipschitz constant. Scale by a constant, or add.",
-        )
+        return multiplied(builder, x, y)
     return scaled(builder, *((x, y) if isinstance(x, Ref) else (y, x)))
 
 
 def _divide(builder: Builder, x: Any, y: Any) -> Ref:
     if isinstance(y, Ref):
-        raise builder.unsupported(
-            "division by a value that depends on the input",
-            "It has no global Lipschitz constant. Divide by a constant.",
-        )
+        return _multiply(builder, x, inverse(builder, y))
     divisor = _constant_of(builder, y, x.shape)
     if (divisor == 0).any():
         raise InvalidNetworkError(f"{builder.path}: it divides by zero.")
@@ -121,7 +117,7 @@ def scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
     return builder.emit(layers.Scale(_constant_of(builder, factor, x.shape)), x)
 
 
-def _shifted(builder: Builder, x: Ref, summand: Any, alpha: float) -> Ref:
+def shifted(builder: Builder, x: Ref, summand: Any, alpha: float = 1) -> Ref:
     """Adding a constant changes nothing about differences."""
     shift = _constant_of(builder, summand, x.shape) * alpha
     return builder.emit(layers.Scale(torch.ones_like(shift), shift), x)

@@ -63,7 +63,8 @@ class _Comparison:
         layers = 1 + len(network.nodes)
         self.tolerance = _DOUBLE if like.dtype == torch.float64 else math.sqrt(eps) * layers
         self._rounding = 64 * layers * eps
-        self._origin = self._run(torch.zeros(1, *network.input_shape, dtype=torch.float64))[0]
+        origin = self._run(torch.zeros(1, *network.input_shape, dtype=torch.float64))[0]
+        self._origin = origin.nan_to_num(0.0, 0.0, 0.0)  # a logarithm, say, has no value there
 
     def at(self, scales: Sequence[float]) -> float:
         """Compare a batch of samples of some sizes; the share of what varies of the first that rounding may hide.

@@ -1,4 +1,4 @@
-"""Norms whose statistics are constants: batch norm and instance norm in eval mode."""
+"""Norms whose statistics are constants, in eval mode: batch norm, and instance norm that keeps them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from torch import Tensor, nn
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
-
-OWN_STATISTICS = (
-    "It divides by the statistics of the sample itself, and has no global Lipschitz constant.",
-    "Use BatchNorm in eval mode, whose statistics are constants.",
-)
+from lipguard.trusted.reading.normalising import instance_norm
 
 
 def _batch_norm(
@@ -55,9 +51,11 @@ def _instance_norm(
     builder: Builder, x: Ref, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None,
     bias: Tensor | None, training: bool, eps: float,
 ) -> Ref:  # fmt: skip
-    """In eval mode, with running statistics, what batch norm is."""
-    if running_mean is None or running_var is None or training:
-        raise builder.unsupported("InstanceNorm without running statistics", " ".join(OWN_STATISTICS))
+    """In eval mode, with running statistics, what batch norm is; without them, those of the sample."""
+    if running_mean is None or running_var is None:
+        return instance_norm(builder, x, weight, bias, eps)
+    if training:
+        raise InvalidNetworkError(f"{builder.path}: it changes its statistics in training mode. Call model.eval().")
     return _batch_norm(builder, x, running_mean, running_var, weight, bias, eps=eps)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import operator
 from typing import Any
 
 import torch
@@ -11,29 +10,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from lipguard.errors import UnsupportedLayerError
-from lipguard.trusted.reading.norms import OWN_STATISTICS
 from lipguard.trusted.reading.table import TABLE
 
 _PRODUCT = (
     "It is a product of two values that depend on the input, and has no global Lipschitz constant.",
     "Use an element-wise activation.",
 )
+_NEIGHBOURS = (
+    "It divides by a power of what neighbouring channels hold, for which there is no rule.",
+    "Use BatchNorm in eval mode, or LayerNorm.",
+)
 _RECURRENT = ("It is recurrent; only feed-forward networks are read.", "Unroll it with Linear layers and Tanh.")
 _JUMPS = ("It jumps, and has no Lipschitz constant.", "Use a continuous activation.")
-_SOFTMAX = ("A bound is one of the logits.", "Certify the network without it; the loss may apply it.")
-_STEEP = ("Its slope grows without bound.", "Use an activation of bounded slope.")
 # Why a module, a function, or a method by its name, is not in the table, and what to use instead.
 REFUSED: dict[Any, tuple[str, str]] = {
-    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, F.layer_norm, F.group_norm, F.instance_norm,
-                     F.normalize), OWN_STATISTICS),
-    **dict.fromkeys((nn.GLU, nn.Bilinear, nn.MultiheadAttention, nn.TransformerEncoderLayer, F.glu, torch.matmul,
-                     operator.matmul, F.scaled_dot_product_attention, "matmul"), _PRODUCT),
+    nn.LocalResponseNorm: _NEIGHBOURS,
+    **dict.fromkeys((nn.Bilinear, nn.TransformerEncoderLayer), _PRODUCT),
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), _RECURRENT),
     **dict.fromkeys((nn.Hardshrink, nn.Threshold, F.hardshrink, F.threshold, torch.sign, torch.round, "sign", "round"),
                     _JUMPS),
-    **dict.fromkeys((nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, F.softmax, F.log_softmax, torch.softmax,
-                     torch.log_softmax, "softmax", "log_softmax"), _SOFTMAX),
-    **dict.fromkeys((torch.exp, torch.square, torch.pow, "exp", "square", "pow", operator.pow), _STEEP),
 }  # fmt: skip
 _ALIKE = {"module": 0.6, "function": 0.7}  # the least likeness of names that are proposed; short ones agree by chance
 _MOST = 3  # of them

@@ -7,10 +7,24 @@ from typing import Any
 
 from torch import nn
 
-from lipguard.trusted.reading import arithmetic, convolutions, functions, interpolation, moving, norms, pooling
+from lipguard.trusted.reading import (
+    arithmetic,
+    convolutions,
+    curves,
+    functions,
+    interpolation,
+    matrices,
+    moving,
+    normalising,
+    norms,
+    pooling,
+    products,
+)
 from lipguard.trusted.reading.builder import Kind
 
-FAMILIES = (convolutions, pooling, norms, moving, arithmetic, functions, interpolation)  # each with its KINDS
+FAMILIES = (
+    convolutions, pooling, norms, normalising, moving, arithmetic, products, matrices, functions, curves, interpolation,
+)  # fmt: skip  # each with its KINDS
 
 
 class Table:

@@ -18,6 +18,7 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.branches import Answers, read_on_all_branches
 from lipguard.trusted.reading.builder import BATCH
 from lipguard.trusted.reading.choice import PLAIN, Key, OneFunction, Reading
+from lipguard.trusted.reading.ending import logits_of
 from lipguard.trusted.reading.faithful import check_against_model, normal_batch
 from lipguard.trusted.reading.lowering import lowered
 from lipguard.trusted.reading.private import PrivateCopy, in_eval_mode, random_states_kept
@@ -35,6 +36,9 @@ def trace(
     fixed: Mapping[Key, Any] | None = None,
 ) -> Network:  # fmt: skip
     """Read `model` as a function of one tensor of shape (batch, *input_shape), in eval mode.
+
+    Of a classifier that ends with a softmax, or its logarithm, it is the network of the logits; its notes say so. With
+    output="probabilities" it is the whole model.
 
     It is read in a private copy, in double precision where it runs there. The graph is the order of execution. Every
     operation is run once on a random batch, so that shapes are known while tracing, and the finished network is
@@ -82,7 +86,8 @@ def read_plainly(model: nn.Module, input_shape: Sequence[int], reading: Reading 
         refusal: LipguardError | None = None
         for like, chosen in ways(first, reading):
             try:
-                return _read(OneFunction(model, chosen), shape, like)
+                network = _read(OneFunction(model, chosen), shape, like)
+                return network if reading.final == "probabilities" else logits_of(network)
             except InvalidNetworkError as error:
                 refusal = error if chosen is reading or refusal is None else refusal
         assert refusal is not None

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lipguard.trusted.layers import (
-    Activation,
-    Layer,
-    Scale,
-)
+from lipguard.trusted.layers import Activation, Bilinear, Layer, Ranged, Scale
 from lipguard.trusted.network.cutting import compared_at
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.product import product_bounds
@@ -40,13 +36,13 @@ def intervals(network: Network, domain: Domain, norms: Sequence[float]) -> dict[
         (j,) = network.nodes[i].inputs
         low, high = wide[j]
         around_low, around_high = exact[j]
-        away = _moves(network, j, reach)
+        away = moves(network, j, reach)
         low, high = torch.maximum(low, around_low - away), torch.minimum(high, around_high + away)
         found[i] = low[0], torch.maximum(low, high)[0]
     return found
 
 
-def _moves(network: Network, j: int, reach: list[float]) -> Tensor | float:
+def moves(network: Network, j: int, reach: list[float]) -> Tensor | float:
     """How far an entry of node j is from where it is at the centre: by the length of its row, where there is one."""
     node = network.nodes[j]
     rows = node.layer.squared()
@@ -114,13 +110,27 @@ def affine(layer: Layer, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, T
     return layer.forward(*centres), moved, lost * (1 + 2 * error) + _TINY
 
 
+def bilinear(layer: Bilinear, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of a product: |a b - fl(c d)| <= |c| s + r (|d| + s) + lost for a within r of c, and b within s of d."""
+    (a, r), (b, s) = inputs
+    moved = layer.forward(a.abs(), s) + layer.forward(r, b.abs() + s)
+    error = 4 * gamma_up(a.shape[-1] + _FEW)
+    lost = error * layer.forward(a.abs(), b.abs())
+    return layer.forward(a, b), moved * (1 + 2 * error), lost * (1 + 2 * error) + _TINY
+
+
 def _activated(layer: Activation, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     if layer.alpha >= 0 and layer.group == 1:
         low, high = layer.function(middle - half), layer.function(middle + half)
         error = _slack(low.abs() + high.abs() + middle.abs() + half)
         return _interval(low - error, high + error)
     value, moved, lost = activated(layer, middle, half, _FUNCTION_SLACK)
-    return value, moved + lost
+    moved = moved + lost
+    if not (isinstance(layer, Ranged) and layer.image is not None):
+        return value, moved
+    low, high = layer.image(middle - half * (1 + 1e-15) - _TINY, middle + half * (1 + 1e-15) + _TINY)
+    low, high = low - _FUNCTION_SLACK * low.abs() - _TINY, high + _FUNCTION_SLACK * high.abs() + _TINY
+    return _interval(torch.maximum(low, value - moved), torch.minimum(high, value + moved))
 
 
 def activated(layer: Activation, middle: Tensor, half: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,9 +146,11 @@ def activated(layer: Activation, middle: Tensor, half: Tensor, slack: float) -> 
         (value at the centre, how far others are from it, what rounding may have changed of it).
     """
     value = layer.function(middle)
-    lost = slack * (value.abs() + middle.abs()) * (1 + _FUNCTION_SLACK) + _TINY
-    if layer.group > 1:  # the whole group moves no further than the group that it reads
+    read = middle.abs()
+    if layer.group > 1:  # the whole group moves no further than the group that it reads, each entry of which counts
+        lost = slack * (value.abs() + lengths(read)) * (1 + _FUNCTION_SLACK) + _TINY
         return value, lengths(half).expand_as(half), lost
+    lost = slack * (value.abs() + read) * (1 + _FUNCTION_SLACK) + _TINY
     alpha, beta = torch.full_like(middle, layer.alpha), torch.full_like(middle, layer.beta)
     if layer.within is not None:
         grown = half + 4 * _slack(middle.abs() + half)

@@ -21,6 +21,7 @@ from lipguard.trusted.layers import (
     Add,
     Layer,
     Scale,
+    factor,
 )
 from lipguard.trusted.lmi.freed import propagate
 from lipguard.trusted.network.graph import Network, Node
@@ -39,8 +40,8 @@ def restricted(network: Network, domain: Domain, norms: Sequence[float]) -> Netw
         domain: where it is bounded.
         norms: its `node_norms`; looser ones make another network.
     """
-    found = _slopes(network, domain, norms)
-    if not found:
+    found, groups = _slopes(network, domain, norms)
+    if not found and not groups:
         return network
     for i, read in _reads(network, found).items():  # what nothing reads may as well be constant
         layer = network.nodes[i].layer
@@ -57,12 +58,16 @@ def restricted(network: Network, domain: Domain, norms: Sequence[float]) -> Netw
 
     for i, node in enumerate(network.nodes):
         inputs = tuple(index[j] for j in node.inputs)
+        if i in groups:
+            assert isinstance(node.layer, Activation)
+            index.append(append(factor(-1.0, 1.0, node.layer.group), append(Scale(groups[i]), *inputs)))
+            continue
         if i not in found:
             index.append(append(node.layer, *inputs))
             continue
         alpha, spread = found[i]
         assert isinstance(node.layer, Activation)
-        rest = partial(_rest, function=node.layer.function, alpha=alpha, spread=spread)
+        rest = partial(rest_of, function=node.layer.function, alpha=alpha, spread=spread)
         y = append(Activation(f"{node.layer.name} on a domain", 0.0, 1.0, rest), append(Scale(spread), *inputs))
         if bool((alpha != 0).any()):
             y = append(Add(), append(Scale(alpha), *inputs), y)
@@ -91,27 +96,37 @@ def _reads(network: Network, found: Mapping[int, tuple[Tensor, Tensor]]) -> dict
     return {i: (count != 0)[0] for i, count in zip(probes, counts, strict=True)}  # what overflows is read, too
 
 
-def _rest(q: Tensor, function: Any, alpha: Tensor, spread: Tensor) -> Tensor:
+def rest_of(q: Tensor, function: Any, alpha: Tensor, spread: Tensor) -> Tensor:
     """f(x) - alpha x where q = spread x; zero where there is one slope only."""
     several = spread.to(q) > 0
     x = torch.where(several, q / spread.to(q), torch.zeros_like(q))
     return torch.where(several, function(x) - alpha.to(q) * x, torch.zeros_like(q))
 
 
-def _slopes(network: Network, domain: Domain, norms: Sequence[float]) -> dict[int, tuple[Tensor, Tensor]]:
-    """For activations that have fewer slopes on a domain than elsewhere: (alpha, beta - alpha), each (*shape)."""
-    found = {}
+def _slopes(
+    network: Network, domain: Domain, norms: Sequence[float]
+) -> tuple[dict[int, tuple[Tensor, Tensor]], dict[int, Tensor]]:
+    """For activations that have fewer slopes on a domain than elsewhere: (alpha, beta - alpha), each (*shape).
+
+    And for groups that move less than what they read: how much, at most, the same number for all of a group.
+    """
+    found, groups = {}, {}
     for i, (low, high) in intervals(network, domain, norms).items():
         layer = network.nodes[i].layer
         assert isinstance(layer, Activation)
-        if layer.within is None or layer.group > 1:
+        if layer.within is None:
             continue
         known = torch.isfinite(low) & torch.isfinite(high)
         alpha, beta = layer.within(torch.where(known, low, 0.0), torch.where(known, high, 0.0))
         alpha = torch.where(known, alpha, layer.alpha).clamp(min=layer.alpha, max=layer.beta)
         beta = torch.where(known, beta, layer.beta).clamp(min=layer.alpha, max=layer.beta)
+        if layer.group > 1:
+            whole = known.all(-1, keepdim=True).expand_as(known)
+            if bool((whole & (beta < layer.beta)).any()):
+                groups[i] = torch.where(whole, beta, layer.beta)
+            continue
         if bool((alpha > layer.alpha).any() or (beta < layer.beta).any()):
             spread = beta - alpha
             above = torch.nextafter(spread, torch.full_like(spread, torch.inf))
             found[i] = alpha, torch.where(beta > alpha, above, 0.0)
-    return found
+    return found, groups

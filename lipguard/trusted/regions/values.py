@@ -8,6 +8,7 @@ norms. Each is the smaller one somewhere: deep networks lose less by norms, the 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipguard.trusted.layers import Activation
+from lipguard.trusted.layers import Activation, Bilinear
 from lipguard.trusted.network.graph import Network
-from lipguard.trusted.regions.intervals import activated, affine, maximum_of
+from lipguard.trusted.regions.intervals import activated, affine, bilinear, maximum_of
 from lipguard.trusted.rounding import lengths, rounds_as_ieee, subnormal_numbers
 
 _ENTRIES = 2**20  # over all nodes and the samples of a chunk
@@ -71,7 +72,8 @@ def values(network: Network, x: Tensor, norms: Sequence[float] | None = None) ->
 
 def work_of(network: Network) -> int:
     """Multiplications of one pass of one sample: what `values` takes is in proportion to them."""
-    return sum(node.size * (1 + node.layer.roundings()) for node in network.nodes)
+    others = (node for node in network.nodes if not isinstance(node.layer, Bilinear))
+    return sum(node.size * (1 + node.layer.roundings()) for node in others)
 
 
 def _values(network: Network, x: Tensor, norms: Sequence[float] | None) -> tuple[Tensor, Tensor]:
@@ -100,9 +102,14 @@ def _step(
         middle, moved = torch.maximum(one.centre, other.centre), torch.maximum(one.half, other.half)
         lost, length = torch.zeros_like(moved), one.length + other.length
     elif isinstance(node.layer, Activation):
-        layer = dataclasses.replace(node.layer, within=None)  # slopes on so small intervals take longer than the rest
+        layer = node.layer
+        if math.isfinite(layer.lipschitz):  # slopes on so small intervals take longer than the rest
+            layer = dataclasses.replace(layer, within=None)
         middle, moved, lost = activated(layer, inputs[0].centre, inputs[0].half, _slack_of(layer))
         length = _carried(inputs, norm)
+    elif isinstance(node.layer, Bilinear):
+        middle, moved, lost = bilinear(node.layer, [(ball.centre, ball.half) for ball in inputs])
+        length = torch.full_like(inputs[0].length, torch.inf)
     else:
         middle, moved, lost = affine(node.layer, [(ball.centre, ball.half) for ball in inputs])
         length = _carried(inputs, norm)

@@ -1,0 +1,106 @@
+"""Products of matrices that both depend on the input, and attention, which is made of them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipguard.errors import InvalidNetworkError
+from lipguard.trusted import layers
+from lipguard.trusted.reading.arithmetic import along
+from lipguard.trusted.reading.builder import Builder, Kind, Ref
+from lipguard.trusted.reading.moving import moved, reshaped
+from lipguard.trusted.reading.normalising import softmax
+from lipguard.trusted.reading.products import expanded
+
+
+def of_two(builder: Builder, x: Ref, y: Ref) -> Ref:
+    """A product of two stacks of matrices, each of one sample."""
+    if min(len(x.shape), len(y.shape)) < 2:
+        raise builder.unsupported(f"the product of shapes {x.shape} and {y.shape}", "Give both two axes or more.")
+    stack = tuple(np.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
+    one, other = expanded(builder, x, (*stack, *x.shape[-2:])), expanded(builder, y, (*stack, *y.shape[-2:]))
+    return builder.emit(layers.MatrixProduct(), one, other)
+
+
+def _matmul(builder: Builder, x: Any, y: Any) -> Ref:
+    if isinstance(x, Ref) and isinstance(y, Ref):
+        return of_two(builder, x, y)
+    raise builder.unsupported("the product with a constant matrix", "Use torch.nn.Linear.")
+
+
+def attention(
+    builder: Builder, query: Ref, key: Ref, value: Ref, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Ref:  # fmt: skip
+    """softmax(Q K' / sqrt(d)) V."""
+    if not isinstance(value, Ref) or enable_gqa:
+        raise builder.unsupported("attention to constants, or of several groups", "Write it out.")
+    if attn_mask is not None or is_causal:
+        raise builder.unsupported("attention with a mask", "Leave out what it hides.")
+    if dropout_p:
+        raise InvalidNetworkError(f"{builder.path}: dropout in training mode is random. Call model.eval().")
+    return of_two(builder, _weights(builder, query, key, scale), value)
+
+
+def _weights(builder: Builder, query: Ref, key: Ref, scale: float | None) -> Ref:
+    """softmax(Q K' / sqrt(d)): how much every query takes of every value."""
+    if not (isinstance(query, Ref) and isinstance(key, Ref)):
+        raise builder.unsupported("attention to constants", "Write it out.")
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+    turned = moved(builder, key, lambda v: v.transpose(-1, -2))
+    small = builder.emit(layers.Scale(torch.full((1,), factor, dtype=torch.float64), weight_ulps=2), query)
+    return softmax(builder, of_two(builder, small, turned), -1)
+
+
+def _multihead(
+    builder: Builder, query: Ref, key: Ref, value: Ref, key_padding_mask: Any = None, need_weights: bool = True,
+    attn_mask: Any = None, average_attn_weights: bool = True, is_causal: bool = False, *, module: nn.MultiheadAttention,
+) -> list[Ref]:  # fmt: skip
+    """(attention of several heads, its weights if they are asked for)."""
+    joint, apart = module.in_proj_weight, module.bias_k is not None or module.add_zero_attn
+    if not module.batch_first or joint is None or apart or not isinstance(key, Ref) or not isinstance(value, Ref):
+        raise builder.unsupported("this MultiheadAttention", "Set batch_first=True, and give it what it reads.")
+    if key_padding_mask is not None or attn_mask is not None or is_causal:
+        raise builder.unsupported("attention with a mask", "Leave out what it hides.")
+    biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    q, k, v = (
+        _heads(builder, _projected(builder, x, w, b), module.num_heads)
+        for x, w, b in zip((query, key, value), joint.chunk(3), biases, strict=True)
+    )
+    weights = _weights(builder, q, k, None)
+    y = moved(builder, of_two(builder, weights, v), lambda u: u.transpose(1, 2))
+    y = reshaped(builder, y, lambda u: u.flatten(-2))
+    found = _projected(builder, y, module.out_proj.weight, module.out_proj.bias)
+    if not need_weights:
+        return [found]
+    if not average_attn_weights:
+        return [found, weights]
+    heads = module.num_heads
+    averaged = along(builder, weights, 0, torch.full((1, heads), 1 / heads, dtype=torch.float64))
+    return [found, reshaped(builder, averaged, lambda u: u.flatten(1, 2))]
+
+
+def _projected(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None) -> Ref:
+    matrix = builder.constant(weight, "weight")
+    assert matrix is not None
+    return builder.emit(layers.Linear(matrix, builder.constant(bias, "bias")), x)
+
+
+def _heads(builder: Builder, x: Ref, heads: int) -> Ref:
+    """(tokens, entries) as (heads, tokens, entries of a head)."""
+    apart = reshaped(builder, x, lambda u: u.reshape(*u.shape[:-1], heads, -1))
+    return moved(builder, apart, lambda u: u.transpose(1, 2))
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(_matmul, functions=(torch.matmul, operator.matmul, "matmul", torch.bmm, "bmm")),
+    Kind(attention, functions=(F.scaled_dot_product_attention,)),
+    Kind(_multihead, nn.MultiheadAttention, lambda m: {"module": m}),
+)
