@@ -27,9 +27,11 @@ def learned(report: Report, states: Sequence[BlockState]) -> Report:
 
 def _learn(states: Sequence[BlockState]) -> None:
     """Compare what the stages of a whole network took with what was predicted."""
-    (state, *others) = states
+    if len(states) != 1:  # what each of several takes is not known; of a network that is its input nothing is
+        return
+    (state,) = states
     subject, proposals = state.subject, state.proposals
-    if others or subject.config.solver != "power" or len(subject.parts) != 1 or proposals.rounds != 1:
+    if not subject.by_power or len(subject.parts) != 1 or proposals.rounds != 1:
         return
     iteration = iteration_seconds(subject.parts[0], cost_model(), subject.block.multipliers)
     learn({

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -50,6 +51,7 @@ def reported(prepared: Prepared, states: Sequence[BlockState], budget: Budget, i
     Raises:
         CertificateError: the lower bound is above the bound.
     """
+    prepared = _as_proved(prepared, states)
     request = prepared.request
     exact = product_bounds(request.network, _final_norms(prepared, states, budget))[-1]
     product = mul_up(exact, 1 + _NORMS_HEADROOM)
@@ -79,6 +81,14 @@ def reported(prepared: Prepared, states: Sequence[BlockState], budget: Budget, i
         rows=tuple(_row(state) for state in states),
         notes=notes,
     )
+
+
+def _as_proved(prepared: Prepared, states: Sequence[BlockState]) -> Prepared:
+    """With the plan as it was carried out: a proof that failed may have been replaced by one of another kind."""
+    if all(state.subject.plan is prepared.plan for state in states):
+        return prepared
+    blocks = tuple(state.subject.block for state in states)
+    return dataclasses.replace(prepared, plan=dataclasses.replace(prepared.plan, blocks=blocks))
 
 
 def _final_norms(prepared: Prepared, states: Sequence[BlockState], budget: Budget) -> Sequence[float]:
