@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipguard.certifying.budget import Budget
+from lipguard.certifying.hints import HINTS
 from lipguard.certifying.plans import new_plan
 from lipguard.certifying.report import Report
 from lipguard.certifying.request import Request, checked_config, device_of
@@ -23,9 +24,11 @@ from lipguard.config import DCPConfig
 from lipguard.errors import expect
 from lipguard.planning.plan import PartitionPlan
 from lipguard.trusted.certificate.certificate import Certificate
+from lipguard.trusted.norms.layers import node_norms
 from lipguard.trusted.norms.matrices import LateNormError
 from lipguard.trusted.reading.trace import trace
 from lipguard.trusted.regions.region import Domain, checked_domain
+from lipguard.trusted.regions.restriction import restricted
 from lipguard.trusted.rounding import subnormal_numbers
 
 
@@ -82,15 +85,24 @@ def certify(
         return _with_domain(report, request, progress, executor, end)
 
 
-def plan(model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None) -> PartitionPlan:
+def plan(
+    model: nn.Module, input_shape: Sequence[int], config: DCPConfig | None = None, *, domain: Domain | None = None
+) -> PartitionPlan:  # fmt: skip
     """The partition that `certify` would use, without solving; `print` it.
+
+    Args:
+        model, input_shape, config: as for `certify`.
+        domain: where the network is to be bounded; the slopes that count there are known roughly.
 
     Raises:
         UnsupportedLayerError, InvalidNetworkError, ConfigError: as `certify`.
     """
     config, start = checked_config(config), time.monotonic()
+    checked_domain(domain)
     with torch.inference_mode(False):
         network = trace(model, input_shape)
+        if domain is not None:  # a plan does not rest on norms: those that take no time will do
+            network = restricted(network, domain, node_norms(network, HINTS, start))
         return new_plan(network, Budget.of(config, start, device=device_of(model)))
 
 

@@ -87,9 +87,9 @@ def _proved(state: BlockState, budget: Budget, optimise: bool) -> Iterator[Block
         yield (state := dataclasses.replace(state, proposals=more))
     if others.are_wanted(subject, state.proposals, state.standing, budget):
         began = time.monotonic()
-        for subject, standing in others.prove(subject, state.proposals, state.standing, budget):
-            proving = state.proving + time.monotonic() - began
-            yield (state := dataclasses.replace(state, subject=subject, standing=standing, proving=proving))
+        subject, standing = others.prove(subject, state.proposals, state.standing, budget)
+        proving = state.proving + time.monotonic() - began
+        yield (state := dataclasses.replace(state, subject=subject, standing=standing, proving=proving))
     if optimise and tightening.is_worth_it(subject, state.proposals, state.standing):
         began = time.monotonic()
         standing = tightening.prove(subject, state.proposals, state.standing, budget)

@@ -95,7 +95,7 @@ def _best(x: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
 
 def _powers(count: int, like: Tensor, ends: tuple[float, float], generator: torch.Generator) -> Tensor:
     exponents = ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=generator, dtype=torch.float64)
-    return 10**exponents.reshape(-1, *(1 for _ in like.shape[1:]))
+    return 10 ** exponents.reshape(-1, *(1 for _ in like.shape[1:]))
 
 
 def _noise(count: int, like: Tensor, generator: torch.Generator) -> Tensor:

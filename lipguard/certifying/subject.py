@@ -114,7 +114,7 @@ class Subject:
 
     @property
     def by_power(self) -> bool:
-        """Whether the power iteration proposes: without an activation it is what finds a norm, whoever was asked for."""
+        """Whether the power iteration proposes: it is what finds a norm where there is no activation."""
         return self.config.solver == "power" or not self.neurons
 
     def tiling(self) -> Tiling:

@@ -22,9 +22,7 @@ def has_run(network: Network) -> bool:
         arriving = any(behind[j] for j in node.inputs)
         if arriving and isinstance(node.layer, (Conv2d, Linear)):
             return True
-        behind.append(
-            not isinstance(node.layer, Activation) and (arriving or isinstance(node.layer, (Conv2d, Linear)))
-        )
+        behind.append(not isinstance(node.layer, Activation) and (arriving or isinstance(node.layer, (Conv2d, Linear))))
     return False
 
 

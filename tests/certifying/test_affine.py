@@ -1,5 +1,7 @@
 """Affine networks have the norm of the whole map, not the product of its parts' norms."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -81,7 +83,7 @@ def test_an_affine_network_has_its_norm(name: str, settings_of_it: dict[str, obj
        seed=st.integers(0, 99))  # fmt: skip
 def test_chains_of_matrices_have_their_norm_at_any_scale(sizes: list[int], power: int, seed: int) -> None:
     torch.manual_seed(seed)
-    layers = [nn.Linear(*pair, dtype=torch.float64) for pair in zip(sizes, sizes[1:], strict=False)]
+    layers = [nn.Linear(*pair, dtype=torch.float64) for pair in itertools.pairwise(sizes)]
     with torch.no_grad():
         layers[0].weight.mul_(2.0**power)
     product = layers[0].weight.detach()

@@ -1,6 +1,7 @@
 """A proof that fails is not the end: others are tried, and what is left at last says why."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -20,7 +21,7 @@ from lipguard.trusted.reading.trace import trace
 def leaky(*sizes: int) -> nn.Module:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for i, pair in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, pair in enumerate(itertools.pairwise(sizes)):
         layers += [nn.LeakyReLU(0.2)] * (i > 0) + [nn.Linear(*pair)]
     return nn.Sequential(*layers).eval()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
 
 from lipguard.certifying.attempts import ways
 from lipguard.certifying.budget import Budget
@@ -28,12 +27,11 @@ def are_wanted(subject: Subject, proposals: Proposals, standing: Standing, budge
     return lost and chosen and not late and (_have_multipliers(proposals) or bool(subject.warm_multipliers()))
 
 
-def prove(
-    subject: Subject, proposals: Proposals, standing: Standing, budget: Budget
-) -> Iterator[tuple[Subject, Standing]]:
-    """The block with each other proof that memory and time allow, the cheapest first, until one holds.
+def prove(subject: Subject, proposals: Proposals, standing: Standing, budget: Budget) -> tuple[Subject, Standing]:
+    """The block with the first other proof that holds, and what it proves: those that memory and time allow.
 
-    Deterministic ones go first. The last standing that fails says what was tried, and why the others were not.
+    Deterministic ones go first, the cheapest before others. Where none holds the block is as it was planned, and the
+    standing says what was tried, and why the others were not.
     """
     planned, tried = subject, [subject.block.proof]
     against: list[str] = []
@@ -50,10 +48,9 @@ def prove(
         begun = ways.begun(subject, proposals, standing).and_said(_said(tried, against))
         found = ways.prove(subject, proposals, begun, budget)
         if found.multipliers:
-            yield subject, found
-            return
+            return subject, found
         tried.append(price.kind)
-    yield planned, standing.and_said(_said(tried, [*against, *unknown]))
+    return planned, standing.and_said(_said(tried, [*against, *unknown]))
 
 
 def _prices(subject: Subject, budget: Budget) -> tuple[list[Price], list[str]]:
