@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import lipguard
 from lipguard import DCPConfig
 from lipguard.planning.gains import has_run, might_gain
+from lipguard.trusted.lmi import matrices
+from lipguard.trusted.lmi.matrices import freed_matrices
 from lipguard.trusted.reading.trace import trace
 
 
@@ -92,6 +94,15 @@ def test_chains_of_matrices_have_their_norm_at_any_scale(sizes: list[int], power
     exact = float(torch.linalg.matrix_norm(product, 2))
     report = lipguard.certify(nn.Sequential(*layers).eval(), (sizes[0],))
     assert exact * (1 - 1e-12) <= report.bound <= exact * 1.002
+
+
+def test_full_matrices_are_multiplied_as_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(9, 8), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 6), nn.Linear(6, 2)).eval()
+    plain = freed_matrices(trace(model, (9,)))
+    monkeypatch.setattr(matrices, "_MOST_TERMS", 0.0)
+    for one, other in zip(freed_matrices(trace(model, (9,))), plain, strict=True):
+        assert np.allclose(one.toarray(), other.toarray(), rtol=1e-13, atol=1e-14)
 
 
 def test_one_map_is_what_its_norm_proves() -> None:

@@ -24,7 +24,7 @@ def _batch_norm(
 
 # Operations whose arguments stand in another order than in the function that people call.
 _OTHERS: dict[str, Callable[..., Any]] = {"batch_norm": _batch_norm, "getitem": operator.getitem}
-_PLACES = (F, torch, Tensor)
+_LIBRARIES = (F, torch, Tensor)
 
 
 def of_program(path: Path) -> nn.Module:
@@ -77,7 +77,7 @@ def _one_output(graph: fx.Graph) -> None:
 def _function(name: str, path: Path) -> Callable[..., Any]:
     if name in _OTHERS:
         return _OTHERS[name]
-    for place in _PLACES:
+    for place in _LIBRARIES:
         found: Callable[..., Any] | None = getattr(place, name, None)
         if found is not None:
             return found
