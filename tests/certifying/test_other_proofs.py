@@ -46,9 +46,9 @@ def refusing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_the_next_kind_takes_the_place_of_one_that_fails(
     refused: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = lipguard.certify(image(), (1, 12, 12)).bound
+    right = lipguard.certify(image(), (1, 30, 30)).bound
     refusing(monkeypatch, *refused)
-    report = lipguard.certify(image(), (1, 12, 12))
+    report = lipguard.certify(image(), (1, 30, 30))
     assert report.proof == kind == report.plan.blocks[0].proof
     assert report.lower_bound <= right * (1 + 1e-9)
     assert report.bound == pytest.approx(right, rel=5e-3)
@@ -56,14 +56,14 @@ def test_the_next_kind_takes_the_place_of_one_that_fails(
     (row,) = report.details()
     assert row["status"] == f"solved; no {' nor '.join(refused)} proof"
     assert lipguard.verify(report.certificate, image()) == report.bound
-    again = lipguard.certify(image(), (1, 12, 12), warm_start=report)  # which begins with what held
+    again = lipguard.certify(image(), (1, 30, 30), warm_start=report)  # which begins with what held
     assert (again.proof, again.status) == (kind, "complete")
     assert again.plan == report.plan
 
 
 def test_the_product_is_the_last_resort_and_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     refusing(monkeypatch, "dense", "sparse", "randomised")
-    report = lipguard.certify(image(), (1, 12, 12))
+    report = lipguard.certify(image(), (1, 30, 30))
     assert (report.bound, report.proof) == (report.product_bound, "product")
     assert report.status == "fallback: block 0: solved; no sparse nor dense nor randomised proof"
 
@@ -77,14 +77,14 @@ def test_what_does_not_fit_is_not_tried_and_named(
 ) -> None:
     refusing(monkeypatch, "sparse")
     monkeypatch.setattr(others, "price_of", lambda kind, *_: price(kind))
-    report = lipguard.certify(image(), (1, 12, 12), DCPConfig(failure_probability=0))
+    report = lipguard.certify(image(), (1, 30, 30), DCPConfig(failure_probability=0))
     assert report.bound == report.product_bound
     assert report.status.startswith(f"fallback: block 0: solved; no sparse proof, {words}")
 
 
 def test_a_kind_that_was_asked_for_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     refusing(monkeypatch, "sparse")
-    report = lipguard.certify(image(), (1, 12, 12), DCPConfig(proof="sparse"))
+    report = lipguard.certify(image(), (1, 30, 30), DCPConfig(proof="sparse"))
     assert report.status == "fallback: block 0: solved; no proof"
 
 
