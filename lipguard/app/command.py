@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,28 +34,68 @@ class Verb:
     run: Run
 
 
+def as_given(arguments: Sequence[str]) -> list[str]:
+    """`lipguard train`: overrides alone; values that are paths pass whatever is in them."""
+    return [_override(argument) for argument in arguments]
+
+
+def networks_named(arguments: Sequence[str]) -> list[str]:
+    """`lipguard certify CHECKPOINT [CHECKPOINT ...]`: one path, or a list of them."""
+    paths, others = _apart(arguments)
+    if not paths:
+        return others
+    return [f"checkpoint={paths[0]}" if len(paths) == 1 else f"checkpoint=[{','.join(paths)}]", *others]
+
+
 def files_named(arguments: Sequence[str]) -> list[str]:
     """`lipguard verify [CERTIFICATE.npz] CHECKPOINT`: paths without a key get theirs."""
-    named = []
-    for argument in arguments:
-        key = "certificate" if argument.endswith(".npz") else "checkpoint"
-        named.append(f"{key}={_quoted(argument)}" if _is_path(argument) else argument)
-    return named
+    paths, others = _apart(arguments)
+    return [f"{'certificate' if path.endswith(_CERTIFICATE) else 'checkpoint'}={path}" for path in paths] + others
 
 
 def runs_named(arguments: Sequence[str]) -> list[str]:
     """`lipguard select RUN [RUN ...]`: the paths are one list."""
-    runs = [_quoted(argument) for argument in arguments if _is_path(argument)]
-    others = [argument for argument in arguments if not _is_path(argument)]
+    runs, others = _apart(arguments)
     return [f"runs=[{','.join(runs)}]", *others] if runs else others
 
 
-def _is_path(argument: str) -> bool:
-    return "=" not in argument and not argument.startswith(("-", "+", "~"))
+_CERTIFICATE, _WEIGHTS = ".npz'", (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".pt2", ".onnx")
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+
+
+def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(paths, quoted; overrides and flags): what has no key and is no flag is a path, and so is what there is."""
+    paths, others, before = [], [], ""
+    for argument in arguments:
+        plain = "=" not in argument and not argument.startswith(("-", "+", "~"))
+        if before not in _WITH_VALUE and (plain or os.path.exists(argument) or _is_file_name(argument)):
+            paths.append(_quoted(argument))
+        else:
+            others.append(_override(argument))
+        before = argument
+    return paths, others
+
+
+def _is_file_name(argument: str) -> bool:
+    """Whether it can only be one, as `epoch=0-step=23.ckpt`, also where there is no such file."""
+    key = argument.partition("=")[0]
+    return argument.count("=") > 1 and argument.endswith(_WEIGHTS) and key not in ("checkpoint", "certificate", "runs")
+
+
+def _override(argument: str) -> str:
+    """An override as it is; a value that is a path is quoted, and the name of one's own model gets its key."""
+    key, is_one, value = argument.partition("=")
+    if is_one and key == "model" and ":" in value:
+        return f"builder={_quoted(value)}"
+    return f"{key}={_quoted(value)}" if is_one and not _PLAIN.fullmatch(value) and os.path.exists(value) else argument
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # what Hydra's grammar takes as it is
 
 
 def _quoted(path: str) -> str:
-    escaped = path.replace("\\", "\\\\").replace("'", "\\'")  # a path may hold what Hydra reads
+    """A path may hold what Hydra reads: a quote ends it, backslashes count before one, `${` begins another key."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and "\\" + m[2]), path).replace("${", "\\${")
     return f"'{escaped}'"
 
 
@@ -72,11 +114,11 @@ def _from(name: str) -> Run:
 VERBS = {
     verb.name: verb
     for verb in (
-        Verb("train", "train a network, with a certified Lipschitz bound logged every epoch", list, _from("train")),
+        Verb("train", "train a network, with a certified Lipschitz bound logged every epoch", as_given, _from("train")),
         Verb(
             "certify",
-            "bound the network of a checkpoint (checkpoint=PATH or [A,B,...]) and save the certificate",
-            list,
+            "bound a network (CHECKPOINT [CHECKPOINT ...], model=PACKAGE.MODULE:NAME) and save the certificate",
+            networks_named,
             _from("certify"),
         ),
         Verb(
@@ -93,8 +135,8 @@ VERBS = {
         ),
         Verb(
             "plan",
-            "print what would be solved (model=NAME or checkpoint=PATH), without solving",
-            list,
+            "print what would be solved (CHECKPOINT, model=NAME or PACKAGE.MODULE:NAME), without solving",
+            networks_named,
             _from("plan"),
         ),
         Verb(

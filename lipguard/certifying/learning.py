@@ -27,10 +27,11 @@ def learned(report: Report, states: Sequence[BlockState]) -> Report:
 
 def _learn(states: Sequence[BlockState]) -> None:
     """Compare what the stages of a whole network took with what was predicted."""
-    if len(states) != 1:
+    if len(states) != 1:  # what each of several takes is not known; of a network that is its input nothing is
         return
-    subject, proposals = states[0].subject, states[0].proposals
-    if subject.config.solver != "power" or len(subject.parts) != 1 or proposals.rounds != 1:
+    (state,) = states
+    subject, proposals = state.subject, state.proposals
+    if not subject.by_power or len(subject.parts) != 1 or proposals.rounds != 1:
         return
     iteration = iteration_seconds(subject.parts[0], cost_model(), subject.block.multipliers)
     learn({

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipguard.certifying.starts import promising, random_points
 from lipguard.certifying.turning import Turning, slope_at
 from lipguard.errors import CertificateError
+from lipguard.planning.prices.passes import multiplications
 from lipguard.trusted.layers import Activation, Bilinear
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.rounding import gamma_up
@@ -25,7 +27,6 @@ from lipguard.trusted.rounding import gamma_up
 Project: TypeAlias = Callable[[Tensor], Tensor]
 _Slopes: TypeAlias = dict[int, Any]  # by node: tensors, or what turns directions
 
-_POINTS = 16
 _STEPS = 30
 _KEPT, _FRESH = 8, 2  # the best points, and others, that the next search starts from
 _FIRST_POWER_STEPS, _POWER_STEPS = 6, 2  # of the Jacobian's top direction, which changes little from step to step
@@ -34,6 +35,9 @@ _JITTER = 1e-3
 _STRIDE = 0.1  # of the length of a point, shrinking to none at the last step
 _WORK = 1e8  # entries to compute, over all points and passes: large networks get fewer steps
 _WARM_WORK = 2.5e6
+_SEARCH_WORK, _SEARCH_POWER_STEPS = 3e7, 3  # of the search for other points
+_LAST_STEPS = 10  # of ascent from those
+_PER_ENTRY = 20  # multiplications that take as long as an entry
 _STRAY = 1e-6  # how far a computed slope may be outside of its range, relative to it: automatic differentiation rounds
 _SLOPE_ERROR = 2.0**-49  # of a computed slope within its range, relative to the largest
 _UNDERFLOW = 2.0**-1021  # more than all that the roundings of an entry lose below the smallest normal number
@@ -54,7 +58,8 @@ def lower_bound(network: Network, data: Tensor | None = None, seed: int = 0, ste
     Raises:
         CertificateError: an activation has a slope that is not in its range, so that every bound is wrong.
     """
-    return ascend(network, _start(network, data, seed), seed, steps)[0]
+    start = random_points(network.input_shape, data, seed, _JITTER)
+    return _sought(network, start, seed, steps, (_WORK, _SEARCH_WORK))[0]
 
 
 def warm_lower_bound(
@@ -79,27 +84,38 @@ def warm_lower_bound(
         CertificateError: as `lower_bound`.
     """
     if points is not None and points.shape[1:] == network.input_shape and len(points) and np.isfinite(points).all():
-        fresh = _start(network, data, seed)[:_FRESH]
-        start, work = torch.cat([torch.from_numpy(np.array(points)), fresh]), _WARM_WORK
+        fresh = random_points(network.input_shape, data, seed, _JITTER)[:_FRESH]
+        start, work = torch.cat([torch.from_numpy(np.array(points)), fresh]), (_WARM_WORK, _WARM_WORK)
     else:
-        start, work = _start(network, data, seed), _WORK
+        start, work = random_points(network.input_shape, data, seed, _JITTER), (_WORK, _SEARCH_WORK)
     start = start if time.monotonic() < deadline else start[:1]
-    best, x = ascend(network, start, seed, _STEPS, work, deadline, project)
+    best, x = _sought(network, start, seed, _STEPS, work, deadline, project)
     return best, x.numpy()
 
 
-def _start(network: Network, data: Tensor | None, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(_POINTS, *network.input_shape, generator=generator, dtype=torch.float64)
-    x = noise
-    if data is not None and len(data):
-        start = data.detach()[:_POINTS].to("cpu", torch.float64)
-        if start.shape[1:] == network.input_shape and torch.isfinite(start).all():
-            spread = float(start.std(correction=0)) or 1.0
-            x = torch.cat(
-                [start + _JITTER * spread * noise[: len(start)], spread * noise[: max(_POINTS - len(start), 4)]]
-            )
-    return x
+def _sought(
+    network: Network, start: Tensor, seed: int, steps: int, work: tuple[float, float], deadline: float = math.inf,
+    project: Project | None = None,
+) -> tuple[float, Tensor]:  # fmt: skip
+    """By ascent from some points, and then, in the second part of the work, by a search from where that ended."""
+    best, ends = ascend(network, start, seed, steps, work[0], deadline, project)
+    if time.monotonic() > deadline:
+        return best, ends
+
+    def score(x: Tensor) -> Tensor:
+        slopes, _ = _slopes(network, x if project is None else project(x))
+        v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 2), dtype=torch.float64)
+        v = _top_direction(network, slopes, v, _SEARCH_POWER_STEPS, deadline)
+        found: Tensor = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
+        return found
+
+    entries = sum(node.size for node in network.nodes) + multiplications(network) / _PER_ENTRY
+    found = promising(score, torch.cat([ends, start]), entries, seed + 3, work[1], deadline)
+    if not len(found) or time.monotonic() > deadline:
+        return best, ends
+    other, others = ascend(network, found, seed, min(steps, _LAST_STEPS), work[0], deadline, project)
+    both = torch.cat([others, ends] if other > best else [ends, others])
+    return max(best, other), both[:_KEPT]
 
 
 def ascend(

@@ -40,15 +40,15 @@ def proposed(
     """
     from tqdm import tqdm  # comes with Lightning; not needed to verify
 
-    by_power, optimise = prepared.request.config.solver == "power", prepared.request.optimise
-    if not by_power and not optimise:
-        return
+    optimise = prepared.request.optimise
+    asked = [state for state in states if not state.subject.by_power] if optimise else []
     total = sum(len(state.subject.parts) for state in states)
     with tqdm(total=total, desc="LMIs", unit="solve", disable=not progress or not total, leave=False) as bar:
-        if not by_power:
-            yield from _by_conic_solver(states, prepared.norms, budget, bar.update, executor)
-            return
+        if asked:
+            yield from _by_conic_solver(asked, prepared.norms, budget, bar.update, executor)
         for state in states:
+            if not state.subject.by_power:
+                continue
             found = rounds.propose(state.subject, state.proposals, budget, optimise)
             bar.update(len(state.subject.parts))
             yield dataclasses.replace(state, proposals=found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -51,6 +52,7 @@ def reported(prepared: Prepared, states: Sequence[BlockState], budget: Budget, i
     Raises:
         CertificateError: the lower bound is above the bound.
     """
+    prepared = _as_proved(prepared, states)
     request = prepared.request
     # A network with steep functions or products has no other norms than those of what is bounded in its place.
     own = prepared.network if request.network.steep else request.network
@@ -82,6 +84,14 @@ def reported(prepared: Prepared, states: Sequence[BlockState], budget: Budget, i
         rows=tuple(_row(state) for state in states),
         notes=notes,
     )
+
+
+def _as_proved(prepared: Prepared, states: Sequence[BlockState]) -> Prepared:
+    """With the plan as it was carried out: a proof that failed may have been replaced by one of another kind."""
+    if all(state.subject.plan is prepared.plan for state in states):
+        return prepared
+    blocks = tuple(state.subject.block for state in states)
+    return dataclasses.replace(prepared, plan=dataclasses.replace(prepared.plan, blocks=blocks))
 
 
 def _final_norms(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 
-from lipguard.certifying.attempts import rounds, tightening, ways
+from lipguard.certifying.attempts import others, rounds, tightening, ways
 from lipguard.certifying.budget import Budget
 from lipguard.certifying.hints import HINTS
 from lipguard.certifying.learning import learned
@@ -44,7 +44,8 @@ def run(request: Request, budget: Budget, progress: bool = False, executor: Exec
         interrupted = True
     interrupted = interrupted or any(state.proposals.is_interrupted for state in states)
     report = reported(prepared, states, budget, interrupted)
-    if request.warm is None and request.optimise and report.status.is_complete and not budget.is_limited:
+    as_planned = report.plan is prepared.plan and not budget.is_limited
+    if as_planned and request.warm is None and request.optimise and report.status.is_complete:
         report = learned(report, states)
     return report
 
@@ -75,6 +76,11 @@ def _proved(state: BlockState, budget: Budget, optimise: bool) -> Iterator[Block
             break
         more = rounds.propose(subject, state.proposals, budget, True)
         yield (state := dataclasses.replace(state, proposals=more))
+    if others.are_wanted(subject, state.proposals, state.standing, budget):
+        began = time.monotonic()
+        subject, standing = others.prove(subject, state.proposals, state.standing, budget)
+        proving = state.proving + time.monotonic() - began
+        yield (state := dataclasses.replace(state, subject=subject, standing=standing, proving=proving))
     if optimise and tightening.is_worth_it(subject, state.proposals, state.standing):
         began = time.monotonic()
         standing = tightening.prove(subject, state.proposals, state.standing, budget)

@@ -17,7 +17,7 @@ from lipguard.trusted.proofs.claim import Claim
 from lipguard.trusted.rounding import sqrt_up
 
 Array = NDArray[np.float64]
-_LATE = "no time left"
+_LATE, _UNPROVED = "no time left", "no proof"
 _SAYS_LATE = (_LATE, "(no time left)")  # how remarks end that say so
 
 
@@ -85,11 +85,15 @@ class Standing:
         said = bool(self.remarks) and self.remarks[-1].endswith(_SAYS_LATE)
         return self if said else dataclasses.replace(self, remarks=(*self.remarks, _LATE))
 
+    def and_said(self, remark: str) -> Standing:
+        """With one more remark, in place of the one that says no more than that there is no proof."""
+        return dataclasses.replace(self, remarks=(*(r for r in self.remarks if r != _UNPROVED), remark))
+
     def ended(self, subject: Subject, proposals: Proposals) -> Standing:
         """After a proof: what it is worth beside the proposals, and where it failed, why."""
         remarks = self.remarks
         if not self.multipliers:
-            remarks = (*remarks, "not below the product of norms" if self.is_futile else "no proof")
+            remarks = (*remarks, "not below the product of norms" if self.is_futile else _UNPROVED)
         return dataclasses.replace(self, remarks=remarks, gap=self._gap(subject, proposals))
 
     def _gap(self, subject: Subject, proposals: Proposals) -> float:

@@ -46,7 +46,7 @@ class BlockState:
             return subject.product > 0 and any(proposal.multipliers is None for proposal in found)
         if not subject.parts:
             return subject.might_gain
-        value = self.proposals.value if subject.config.solver == "power" else math.nan
+        value = self.proposals.value if subject.by_power else math.nan
         return not (self.standing.is_futile and value * (1 + 2 * subject.config.tolerance) >= subject.product)
 
 

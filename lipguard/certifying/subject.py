@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 from lipguard.certifying.warm_start import WarmStart
 from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
+from lipguard.planning.gains import might_gain
 from lipguard.planning.plan import PartitionPlan, PlannedBlock
 from lipguard.planning.prices.passes import LARGE
 from lipguard.trusted.certificate.verify import checked_multipliers, share_of_probability
-from lipguard.trusted.layers import Activation, Conv2d, Linear
 from lipguard.trusted.lmi.freed import FreedNetwork
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.network.tiling import Tiling
@@ -54,6 +55,11 @@ class Subject:
         """As the plan has it."""
         return self.plan.blocks[self.index]
 
+    def with_block(self, block: PlannedBlock) -> Subject:
+        """The same, planned in another way."""
+        blocks = (*self.plan.blocks[: self.index], block, *self.plan.blocks[self.index + 1 :])
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, blocks=blocks))
+
     @cached_property
     def freed(self) -> tuple[FreedNetwork, ...]:
         """The matrices of the parts, for solvers and proofs that need them written out."""
@@ -64,6 +70,11 @@ class Subject:
         """Of all parts."""
         return sum(part.neurons for part in self.parts)
 
+    @cached_property
+    def rows(self) -> int:
+        """Of the matrix that a proof is about: neurons, or entries of the input where there are none."""
+        return sum(part.neurons or part.nodes[0].size for part in self.parts)
+
     @property
     def has_lmi(self) -> bool:
         """Whether there is something to prove, and to gain."""
@@ -72,17 +83,17 @@ class Subject:
     @property
     def is_small(self) -> bool:
         """Whether a proof takes so little that several are tried."""
-        return self.neurons <= _SMALL
+        return self.rows <= _SMALL
 
     @property
     def is_large(self) -> bool:
         """Whether single precision serves to propose, and a proof takes seconds."""
-        return self.neurons > LARGE
+        return self.rows > LARGE
 
     @property
     def is_cheap(self) -> bool:
         """Whether trying a proof takes little."""
-        return self.neurons <= {"dense": _SMALL, "sparse": LARGE}.get(self.block.proof, 0)
+        return self.rows <= {"dense": _SMALL, "sparse": LARGE}.get(self.block.proof, 0)
 
     @property
     def is_joint(self) -> bool:
@@ -98,16 +109,13 @@ class Subject:
 
     @property
     def might_gain(self) -> bool:
-        """Whether an LMI may prove less than the product of norms: there are activations between weights."""
-        own, weights, bent = self.block.network(self.network), False, False
-        for node in own.nodes:
-            if isinstance(node.layer, Activation):
-                bent = weights
-            elif isinstance(node.layer, (Conv2d, Linear)):
-                weights = True
-                if bent:
-                    return True
-        return False
+        """Whether an LMI may prove less than the product of norms."""
+        return might_gain(self.block.network(self.network))
+
+    @property
+    def by_power(self) -> bool:
+        """Whether the power iteration proposes: it is what finds a norm where there is no activation."""
+        return self.config.solver == "power" or not self.neurons
 
     def tiling(self) -> Tiling:
         """Of a block of tiles."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from lipguard.config import DCPConfig
 from lipguard.planning.cuts import Cuts, candidates, chosen_cuts, segments
+from lipguard.planning.gains import is_one_map
 from lipguard.planning.machine import CostModel
 from lipguard.planning.plan import PlannedBlock
 from lipguard.planning.prices.iteration import iteration_seconds, which_multipliers
@@ -26,7 +27,10 @@ _NO_CUTS = Cuts((), (), 0.0)
 
 def whole_by_power(network: Network, config: DCPConfig, cost: CostModel, deadline: float) -> PlannedBlock | None:
     """The whole network as one block: the power iteration needs no matrix, and one proof loses less than several."""
-    if config.solver != "power" or config.partition not in ("auto", "none") or not network.activations:
+    if not network.activations:  # one norm: nothing is cut, and no solver is needed
+        if is_one_map(network):
+            return None
+    elif config.solver != "power" or config.partition not in ("auto", "none"):
         return None
     proof = choose_proof(network, config, cost, deadline=deadline)
     if proof is None:
@@ -38,7 +42,8 @@ def cut_by_power(
     network: Network, config: DCPConfig, cost: CostModel, value: Value | None, deadline: float
 ) -> PlannedBlock | None:
     """One block that is cut, and in tiles, where it loses least, so that sparse proofs of the pieces fit."""
-    if config.solver != "power" or config.partition != "auto" or config.proof not in ("auto", IN_PIECES):
+    by_power = config.solver == "power" and config.partition == "auto" and bool(network.activations)
+    if not by_power or config.proof not in ("auto", IN_PIECES):
         return None
     budget = math.inf
     if config.max_seconds is not None:

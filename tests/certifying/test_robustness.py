@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import lipguard
 from lipguard.certifying import lower_bound as robustness
 from lipguard.certifying import reporting
-from lipguard.certifying.lower_bound import lower_bound
+from lipguard.certifying.lower_bound import ascend, lower_bound
+from lipguard.certifying.starts import promising, random_points
 from lipguard.errors import CertificateError
 from lipguard.trusted import layers
 from lipguard.trusted.network.graph import Network
@@ -32,7 +33,55 @@ def test_ascent_finds_more_than_the_starting_points_hold() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)).double()
     network = trace(model, (6,))
-    assert lower_bound(network, steps=10) > 1.02 * lower_bound(network, steps=1)
+    start = random_points((6,), None, 0, 1e-3)
+    assert ascend(network, start, 0, 10)[0] > 1.02 * ascend(network, start, 0, 1)[0]
+
+
+@pytest.mark.parametrize("scale", [0.02, 300.0])
+def test_what_is_seen_at_other_scales_of_the_input_only_is_found(scale: float) -> None:
+    """A slope of 5 between two kinks, between which no standard normal point lies."""
+    first, second = nn.Linear(1, 2, dtype=torch.float64), nn.Linear(2, 1, dtype=torch.float64)
+    with torch.no_grad():
+        first.weight.fill_(1.0)
+        first.bias.copy_(torch.tensor([-scale, -1.5 * scale]))
+        second.weight.copy_(torch.tensor([[5.0, -5.0]]))
+    network = trace(nn.Sequential(first, nn.ReLU(), second), (1,))
+    assert ascend(network, random_points((1,), None, 0, 1e-3), 0, 1)[0] == 0.0
+    assert lower_bound(network) == pytest.approx(5.0, rel=1e-6)
+
+
+def test_the_search_finds_what_lies_between_small_polyhedra() -> None:
+    """Beside plain sampling of many times as many points, at the same scales."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    generator = torch.Generator().manual_seed(7)
+    scales = 10 ** (5 * torch.rand(40_000, 1, generator=generator, dtype=torch.float64) - 2)
+    J, h = torch.eye(4, dtype=torch.float64), scales * torch.randn(40_000, 4, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        for layer in model:
+            h = layer(h)
+            J = layer.weight @ J if isinstance(layer, nn.Linear) else J * (h > 0)[:, :, None]
+    sampled = float(torch.linalg.matrix_norm(J, 2).max())
+    for seed in range(3):
+        assert lower_bound(trace(model, (4,)), seed=seed) >= 0.99 * sampled
+
+
+def test_a_search_takes_no_more_points_than_its_work_allows() -> None:
+    seen: list[int] = []
+
+    def score(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return x.flatten(1).norm(dim=1)
+
+    start = random_points((3,), None, 0, 1e-3)
+    assert len(promising(score, start, 100.0, 0, 1e3, math.inf)) == 0
+    assert not seen
+    found = promising(score, start, 100.0, 0, 1e6, math.inf)
+    assert 0 < sum(seen[1:]) <= 1e6 / 1200
+    assert found.norm(dim=1).min() > start.norm(dim=1).max()
+    seen.clear()
+    promising(score, start, 1.0, 0, 1e6, -math.inf)  # late: one round of each search
+    assert len(seen) == 3
 
 
 def test_data_is_where_the_search_starts() -> None:

@@ -181,10 +181,13 @@ def test_slower_machines_get_smaller_blocks_in_the_same_time() -> None:
     assert max(rows(slow), default=0) < max(rows(fast))
 
 
-def test_networks_without_activations_are_norms_whatever_the_largest_block() -> None:
+def test_networks_without_activations_are_one_block_whatever_the_largest_one() -> None:
     network = trace(with_weights(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), 0), (1, 4, 4))
     for partition in ("auto", "none", "cuts", "tiles"):
         (block,) = plan_of(network, partition=partition, max_block_size=2).blocks
+        assert (block.kind, block.start, block.stop) == ("whole", 0, len(network.nodes) - 1)
+        config = {"partition": partition, "max_block_size": 2, "failure_probability": 0}
+        (block,) = plan_of(network, **config).blocks  # no proof that does not err fits
         assert (block.kind, block.start, block.stop) == ("norm", 0, len(network.nodes) - 1)
 
 

@@ -40,6 +40,9 @@ READING = "contracts/test_reading.py"
 CHOICE = "trusted/test_choice.py"
 WRAPPERS = "trusted/test_wrappers.py"
 BRANCHES = "trusted/test_branches.py"
+OTHER_PROOFS = "certifying/test_other_proofs.py"
+AFFINE = "certifying/test_affine.py"
+HIDDEN = "trusted/test_hidden_behaviour.py"
 REGISTERED = "trusted/test_registered_layers.py"
 LOWER = "certifying/test_robustness.py"
 BOUNDED = "trusted/test_bounded.py"
@@ -105,6 +108,12 @@ MUTATIONS = (
     M("trusted/lmi/scaled.py", "_OWN_ROUNDINGS = 20", "_OWN_ROUNDINGS = 0", FORM),
     M("trusted/lmi/scaled.py", "torch.nextafter(total, torch.full_like(total, torch.inf))", "total", SPARSE),
     M("trusted/lmi/scaled.py", "onward.append(sign * (self._outward * y))", "onward.append(-sign * (self._outward * y))", FORM),
+    # What is written out where it is full, and state that is seen by sums.
+    M("trusted/proofs/sparse.py", "full.T @ (weights[:, None] * full)", "full.T @ full", OTHER_PROOFS),
+    M("trusted/proofs/sparse.py", "columns[gram.row], columns[gram.col]", "gram.row, gram.col", OTHER_PROOFS),
+    M("trusted/lmi/matrices.py", "sp.csr_array(W.toarray() @ value.toarray())", "W", AFFINE),
+    M("trusted/reading/faithful.py", "zlib.crc32(sums.data), zlib", "zlib", HIDDEN),
+    M("trusted/reading/faithful.py", "zlib.crc32(numbers[whole:].data)", "0", HIDDEN),
     # Sparse Cholesky.
     M("trusted/proofs/sparse.py", "shift = add_up(lost, factorisation_error(len(diagonal), float(diagonal.sum())))",
       "shift = lost", SPARSE),

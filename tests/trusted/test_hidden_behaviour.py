@@ -230,6 +230,32 @@ def test_state_that_forward_changes_is_refused_by_name(name: str, what: str) -> 
         trace(ODD_MODELS[name]().eval(), (4,))
 
 
+CHANGES: dict[str, Callable[[Tensor], object]] = {
+    "one entry": lambda w: w[5, 7].mul_(1 + 1e-12),
+    "the last entry": lambda w: w[-1, -1].mul_(1 + 1e-12),
+    "all rows": lambda w: w.copy_(w.roll(1, 0)),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_large_weight_that_changes_without_a_trace_is_found(case: str) -> None:
+    """Where no output shows it: rows of zeros behind."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 300, bias=False), nn.Linear(300, 2, bias=False)).double().eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.randn(512).expand(300, -1) if case == "all rows" else model[0].weight)
+        model[0].weight[0, 0] += 2.0**-20
+        model[1].weight.zero_()
+        model[1].weight[:, 100] = 1.0
+
+    def changed(module: nn.Module, x: object, y: object) -> None:
+        CHANGES[case](module.weight.data)
+
+    model[0].register_forward_hook(changed)
+    with pytest.raises(InvalidNetworkError, match="0: forward reads and changes its parameter 'weight'"):
+        trace(model, (512,))
+
+
 def test_spectral_norm_in_training_mode_has_the_weight_of_eval_mode() -> None:
     torch.manual_seed(0)  # of so many rows that its vectors go on to change
     model = nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Linear(32, 32)))

@@ -99,10 +99,12 @@ def claim() -> tuple[Network, Array, float]:
     return network, t, rho
 
 
-def test_slopes_that_couple_too_much_are_refused_rather_than_written_out(
+def test_slopes_that_couple_too_much_are_refused_where_they_cannot_be_written_out(
     claim: tuple[Network, Array, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sparse, "_MOST_PRODUCTS", 1000)
+    assert is_proved(*claim)
+    monkeypatch.setattr(sparse, "_MOST_COLUMNS", 10)
     assert not is_proved(*claim)
 
 

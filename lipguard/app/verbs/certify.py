@@ -8,8 +8,8 @@ from omegaconf import DictConfig, ListConfig
 
 import lipguard
 from lipguard.app.building import box, build, dcp_config
-from lipguard.app.classifier.checkpoints import load_classifier
 from lipguard.app.console.folders import require_writable
+from lipguard.app.loading.models import model_of
 from lipguard.certifying.report import Report
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
@@ -35,8 +35,8 @@ def certify(cfg: DictConfig) -> float:
             raise ConfigError("A domain is for one checkpoint at a time.")
         return _certify_many(cfg, [str(path) for path in cfg.checkpoint], folder, config)
     domain = box(cfg.domain)
-    model = load_classifier(cfg.checkpoint)
-    report = lipguard.certify(model, input_shape=model.input_shape, config=config, progress=True, domain=domain)
+    own = model_of(cfg, cfg.checkpoint)
+    report = lipguard.certify(own.model, own.input_shape, config, progress=True, domain=domain)
     print(report)
     print(f"Certificate: {_saved(report, folder / 'certificate.npz')}")
     if report.restricted is not None:
@@ -45,13 +45,15 @@ def certify(cfg: DictConfig) -> float:
 
 
 def _certify_many(cfg: DictConfig, paths: list[str], folder: Path, config: DCPConfig) -> float:
-    models = [load_classifier(path) for path in paths]
-    if not models:
+    found = [model_of(cfg, path) for path in paths]
+    if not found:
         raise ConfigError("Expected at least one checkpoint, but checkpoint=[] has none.")
-    if len({model.input_shape for model in models}) > 1:
+    if len({own.input_shape for own in found}) > 1:
         raise ConfigError("Expected checkpoints of networks with one input shape; certify the others on their own.")
     executor = build(cfg.executor) if cfg.executor else None
-    reports = lipguard.certify_many(models, models[0].input_shape, config, progress=True, executor=executor)
+    reports = lipguard.certify_many(
+        [own.model for own in found], found[0].input_shape, config, progress=True, executor=executor
+    )
     rows = [_row(i, path, report, folder) for i, (path, report) in enumerate(zip(paths, reports, strict=True))]
     header = ("checkpoint", "bound", "product bound", "proof", "seconds", "status", "certificate")
     print("\n".join(table(header, rows)))

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 import lipguard
 from lipguard.app.building import box
-from lipguard.app.classifier.checkpoints import load_classifier
+from lipguard.app.loading.models import model_of
 from lipguard.errors import CertificateError, ConfigError
 from lipguard.trusted.certificate.verify import chance_of
 from lipguard.trusted.regions.region import Box, Domain, are_equal, in_words
@@ -30,7 +30,7 @@ def verify(cfg: DictConfig) -> float:
     """
     domain = box(cfg.domain)
     certificate = _certificate(cfg)
-    model = load_classifier(cfg.checkpoint)
+    model = model_of(cfg, cfg.checkpoint).model
     own = certificate.domain
     if own is not None and (domain is None or not are_equal(own, domain, certificate.input_shape)):
         raise CertificateError(_needs_domain(own))

@@ -60,8 +60,7 @@ def hurried(
 def is_hopeless(subject: Subject, proposals: Proposals, budget: Budget) -> bool:
     """Whether even a proof of the largest clearance would be late, by what the iteration took."""
     steps = sum(proposal.iterations for proposal in proposals.found)
-    by_power = subject.config.solver == "power"
-    if subject.block.proof != "randomised" or not by_power or not budget.is_limited or not steps:
+    if subject.block.proof != "randomised" or not subject.by_power or not budget.is_limited or not steps:
         return False
     vectors = max(len(proposal.state.get("x", (0,))) for proposal in proposals.found)
     return FEWEST_VECTORS * proposals.seconds / steps / vectors > 2 * budget.left

@@ -109,7 +109,7 @@ def _climbed(
 
 def _least(subject: Subject, proposals: Proposals) -> float:
     """No multipliers prove less than a value of the relaxation, but for its rounding."""
-    known = subject.config.solver == "power" and proposals.value > 0
+    known = subject.by_power and proposals.value > 0
     return proposals.value**2 * (1 - 1e-4) if known else 0.0
 
 

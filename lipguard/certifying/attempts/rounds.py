@@ -30,7 +30,7 @@ _HURRIED_STEPS = 25  # where there is time for those only: what is left makes fo
 
 def are_worth_it(subject: Subject, proposals: Proposals, standing: Standing, budget: Budget) -> bool:
     """Whether more iterations could gain something, and another proof costs little."""
-    if subject.config.solver != "power" or not proposals.found or is_interrupted(proposals.found[0]):
+    if not subject.by_power or not proposals.found or is_interrupted(proposals.found[0]):
         return False
     late = budget.is_over(ahead=subject.block.seconds)
     if subject.is_large and not standing.multipliers and not standing.is_futile:

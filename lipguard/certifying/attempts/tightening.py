@@ -11,12 +11,12 @@ from lipguard.certifying.proposals import Proposals
 from lipguard.certifying.standing import Standing
 from lipguard.certifying.subject import Subject
 
-_LARGEST, _MOST_BISECTIONS = 6_000, 16  # neurons up to which the smallest rho is sought, in so many proofs
+_LARGEST, _MOST_BISECTIONS = 6_000, 16  # rows up to which the smallest rho is sought, in so many proofs
 
 
 def is_worth_it(subject: Subject, proposals: Proposals, standing: Standing) -> bool:
     """Whether something was proved, another proof takes little, and it is not to be done again soon."""
-    wanted = subject.block.proof == "sparse" and subject.neurons <= _LARGEST and subject.warm is None
+    wanted = subject.block.proof == "sparse" and subject.rows <= _LARGEST and subject.warm is None
     return wanted and bool(standing.multipliers) and proposals.value > 0
 
 

@@ -186,8 +186,8 @@ class Iteration:
             outputs = self.forward(self.x, kept)
         value = math.sqrt(sum(float(z.double().square().sum()) for z in outputs))
         network = self.parts[0].network
-        in_groups = any(getattr(network.nodes[i].layer, "group", 1) > 1 for i in network.activations)
-        if self.options.tied or in_groups or len(self.parts) > 1 or self.parts[0].patches is not None:
+        groups = [getattr(network.nodes[i].layer, "group", 1) for i in network.activations]
+        if self.options.tied or max(groups, default=2) > 1 or len(self.parts) > 1 or self.parts[0].patches is not None:
             return value, None
         a, b = ([_rows(pair[k]) for pair in kept] for k in (0, 1))
         none = np.zeros((len(self.x), 0))

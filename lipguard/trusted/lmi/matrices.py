@@ -7,10 +7,14 @@ import math
 import operator
 from collections.abc import Callable
 
+import numpy as np
 import scipy.sparse as sp
 
 from lipguard.trusted.layers import Activation, Layer, Matrix, Shape
 from lipguard.trusted.network.graph import Network
+
+_MOST_TERMS = 3e8  # of matrices that are multiplied entry by entry, which takes some twenty times as long
+_MOST_ENTRIES = 5e7  # of two that are written out
 
 
 def _own_matrix(layer: Layer, input_shape: Shape, shape: Shape) -> Matrix:
@@ -61,4 +65,7 @@ def _written(value: int | Matrix, size: int, total: int) -> Matrix:
 def _times(W: Matrix, value: int | Matrix, total: int) -> Matrix:
     if isinstance(value, int):
         return sp.csr_array((W.data, W.indices + value, W.indptr), shape=(W.shape[0], total))
+    products = float(np.bincount(W.indices, minlength=W.shape[1]) @ np.diff(value.indptr))
+    if products > _MOST_TERMS and W.shape[1] * (W.shape[0] + total) < _MOST_ENTRIES:
+        return sp.csr_array(W.toarray() @ value.toarray())  # sums of the same products, in another order
     return W @ value

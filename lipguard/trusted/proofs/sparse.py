@@ -28,7 +28,8 @@ from lipguard.trusted.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, add_up, ga
 
 Array = NDArray[np.float64]
 _ROWS = 4096  # that are scaled at a time
-_MOST_PRODUCTS = 3e8  # entries that slopes which do not reach zero may add
+_MOST_PRODUCTS = 3e8  # that slopes which do not reach zero may ask for, entry by entry
+_MOST_COLUMNS = 4096  # of a matrix that is written out where there are more
 
 
 def check(claim: Claim, network: Network, means: Means) -> bool:
@@ -122,15 +123,30 @@ def _assembled(form: ScaledForm) -> tuple[Matrix, Array, int] | None:
     diagonal = np.concatenate([form.diagonal, np.ones(extra.shape[0])])
     collected = roundings(network) + 16
     if len(joint):
-        if float((np.diff(bent.indptr).astype(np.float64) ** 2).sum()) > _MOST_PRODUCTS:
+        positive = _weighted_gram(bent, product[joint])
+        if positive is None:
             return None
-        positive = (bent.T @ (sp.diags_array(product[joint]) @ bent)).tocsr()
         diagonal[:n] += positive.diagonal()
         positive = sp.tril(positive, -1, format="csr")
         positive.resize(lower.shape)
         lower = lower + positive
         collected = 2 * roundings(network) + len(joint) + 24
     return lower, diagonal, collected
+
+
+def _weighted_gram(W: Matrix, weights: Array) -> Matrix | None:
+    """W' diag(weights) W, whose entries are sums over the rows of W in some order; None where it is too large.
+
+    A matrix of full rows is written out: what is stored entry by entry takes some twenty times as long.
+    """
+    if float((np.diff(W.indptr).astype(np.float64) ** 2).sum()) <= _MOST_PRODUCTS:
+        return (W.T @ (sp.diags_array(weights) @ W)).tocsr()
+    columns = np.unique(W.indices)
+    if len(columns) > _MOST_COLUMNS:
+        return None
+    full = W[:, columns].toarray()
+    gram = sp.coo_array(full.T @ (weights[:, None] * full))  # without its zeros, which the pattern does not have
+    return sp.csr_array((gram.data, (columns[gram.row], columns[gram.col])), shape=(W.shape[1],) * 2)
 
 
 def _scaled(W: Matrix, rows: Array, columns: Array) -> Matrix:

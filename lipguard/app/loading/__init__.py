@@ -1,0 +1,1 @@
+"""Models of one's own, from the files in which people keep them."""

@@ -1,0 +1,1 @@
+"""Small networks, written anew in the ways in which research code and tutorials write them."""
