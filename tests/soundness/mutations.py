@@ -355,7 +355,6 @@ MUTATIONS = (
     M("trusted/reading/branches.py", "        if found.digest != network.digest:", "        if False:", BRANCHES),
     M("trusted/reading/branches.py", "        ways += answers.others()\n", "", BRANCHES),
     M("trusted/reading/branches.py", " and _raised(error) == raised", "", BRANCHES),
-    M("trusted/reading/branches.py", "raised is not None and not answering.left and", "raised is not None and", BRANCHES),
     M("trusted/reading/branches.py", "    return raised is None and not answering.left and same", "    return raised is None", BRANCHES),
     M("trusted/reading/branches.py", "_SIZES = (1, 2, 4)", "_SIZES = (3,)", BRANCHES),
     M("trusted/reading/branches.py", "        if raised is None:\n            return False\n", "        return True\n", BRANCHES),

@@ -161,6 +161,19 @@ def fails_for_batches_of_three(m: Any, x: Any) -> Any:
     return m.net(x)
 
 
+def looks_up(m: Any, x: Any) -> Any:
+    large = x.abs() > 1e6
+    if large.any():
+        return {5: 2.0}[large.sum().item()] * m.net(x)  # which no example has
+    return m.net(x)
+
+
+def differs_far_away(m: Any, x: Any) -> Any:
+    if (x.abs() > 1e6).any():
+        return m.net(x) + torch.relu(x[:, :3] - 1e6)
+    return m.net(x)
+
+
 def raises_for_batches_of_three(m: Any, x: Any) -> Any:
     if (x.abs() > 1e6).any():
         if len(x) == 3:
@@ -209,7 +222,8 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "an error of the tracer": fails_for_what_traces, "an error of the example": raises_for_the_example,
     "another error of the example": fails_for_the_example, "an error of the batch": raises_for_batches_of_three,
     "a failure of the batch": fails_for_batches_of_three, "the batch": computes_the_same_for_batches_of_three,
-    "another line": asks_elsewhere_for_what_runs,
+    "another line": asks_elsewhere_for_what_runs, "a key that no example has": looks_up,
+    "what no probe shows": differs_far_away,
     "a number of entries": counts, "a number": takes_a_number, "a loop": loops,
     "the other side": lambda m, x: m.net(x) if (x.abs() < 1e6).all() else 2 * m.net(x),
 }  # fmt: skip
