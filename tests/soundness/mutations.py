@@ -274,7 +274,7 @@ MUTATIONS = (
     M("trusted/regions/intervals.py", "lost = slack * (value.abs() + middle.abs())", "lost = 0 * (value.abs() + middle.abs())", VALUES),
     M("trusted/regions/values.py", "half = _known((moved + lost) * _UP)", "half = _known(lost * _UP)", VALUES),
     M("trusted/regions/values.py", "half = _known((moved + lost) * _UP)", "half = _known(moved * _UP)", VALUES),
-    M("trusted/regions/values.py", "(length + lengths(lost.flatten(1))[:, 0]) * _UP", "length * _UP", VALUES),
+    M("trusted/regions/values.py", "(length + lengths(lost.reshape(len(lost), -1))[:, 0]) * _UP", "length * _UP", VALUES),
     M("trusted/regions/values.py", "total * norm + 1e-300", "total + 1e-300", VALUES),
     M("trusted/regions/values.py", "torch.maximum(one.half, other.half)", "torch.minimum(one.half, other.half)", VALUES),
     M("trusted/regions/values.py", "error.nan_to_num(nan=torch.inf, posinf=torch.inf)", "error.nan_to_num(nan=0.0)", VALUES),
