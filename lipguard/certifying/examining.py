@@ -155,7 +155,11 @@ def _examined(function: OneFunction, shape: Shape, like: Tensor) -> Examined:
     except LipguardError as error:
         found.note(_LAST, finding_of(error, line_of(error.__cause__) or line_of(error)))
         return found
-    run = lambda: PrivateCopy(function, dtype, device).module(example.clone())  # noqa: E731
+
+    def run(size: int) -> Any:
+        given = PrivateCopy(function, dtype, device).module(normal_batch(size, shape).to(like.device, like.dtype))
+        return given[0] if isinstance(given, tuple) else given
+
     for k, forced in enumerate(list(answers.others())[:_MOST_BRANCHES]):
         if not agrees(lambda own: read(own, Examined()), run, Answers(forced), whole):
             found.note(found.asked[k], finding_of(control_flow(answers.places[k]), answers.lines[k]))

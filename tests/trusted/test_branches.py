@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -145,6 +146,57 @@ def raises_for_the_example(m: Any, x: Any) -> Any:
     return m.net(x)
 
 
+def fails_for_the_example(m: Any, x: Any) -> Any:
+    large = x.abs() > 1e6
+    if large.any():
+        if type(x) is not torch.Tensor:
+            raise ValueError("traced")
+        return 2 * m.net(x) + 0 * large.nonzero()[0, 0]
+    return m.net(x)
+
+
+def fails_for_batches_of_three(m: Any, x: Any) -> Any:
+    if (x.abs() > 1e6).any():
+        return (2, 2, 2)[len(x)] * m.net(x)
+    return m.net(x)
+
+
+def looks_up(m: Any, x: Any) -> Any:
+    large = x.abs() > 1e6
+    if large.any():
+        return {5: 2.0}[large.sum().item()] * m.net(x)  # which no example has
+    return m.net(x)
+
+
+def differs_far_away(m: Any, x: Any) -> Any:
+    if (x.abs() > 1e6).any():
+        return m.net(x) + torch.relu(x[:, :3] - 1e6)
+    return m.net(x)
+
+
+def raises_for_batches_of_three(m: Any, x: Any) -> Any:
+    if (x.abs() > 1e6).any():
+        if len(x) == 3:
+            raise ValueError("three")
+        return 2 * m.net(x)
+    return m.net(x)
+
+
+def computes_the_same_for_batches_of_three(m: Any, x: Any) -> Any:
+    if (x.abs() > 1e6).any() and len(x) != 3:
+        return 2 * m.net(x)
+    return m.net(x)
+
+
+def asks_elsewhere_for_what_runs(m: Any, x: Any) -> Any:
+    large = (x.abs() > 1e6).any()
+    if type(x) is torch.Tensor:
+        return 2 * m.net(x) if large else m.net(x)
+    if large:
+        return m.net(x)
+    return m.net(x)
+
+
 def counts(m: Any, x: Any) -> Any:
     return m.net(x) * (1 + x[x > 1e6].shape[0])
 
@@ -168,6 +220,10 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "a handled error": handles, "a branch behind a branch": raises_behind_another_branch,
     "an error for what traces": raises_for_what_traces, "an error for what runs": raises_for_what_runs,
     "an error of the tracer": fails_for_what_traces, "an error of the example": raises_for_the_example,
+    "another error of the example": fails_for_the_example, "an error of the batch": raises_for_batches_of_three,
+    "a failure of the batch": fails_for_batches_of_three, "the batch": computes_the_same_for_batches_of_three,
+    "another line": asks_elsewhere_for_what_runs, "a key that no example has": looks_up,
+    "what no probe shows": differs_far_away,
     "a number of entries": counts, "a number": takes_a_number, "a loop": loops,
     "the other side": lambda m, x: m.net(x) if (x.abs() < 1e6).all() else 2 * m.net(x),
 }  # fmt: skip
@@ -179,7 +235,18 @@ def test_a_branch_that_no_probe_takes_is_found(case: str) -> None:
         read(REFUSED[case])
 
 
+SAID: list[str] = []
+
+
+def says(m: Any, x: Any) -> Any:
+    if type(x) is not torch.Tensor:
+        SAID.append(f"{x.max():.3f} {x} {x.sum() > 0}")
+    return m.net(x)
+
+
 def test_words_hold_nothing_of_values() -> None:
+    read(says)
+    assert not re.search(r"\d\.\d|True|False|tensor", " ".join(SAID))
     assert read(formats) == EXPECTED  # what it computes for inputs above 1e6 shows where batches are compared
     with pytest.raises(InvalidNetworkError, match="does not reproduce"):
         read(lambda m, x: m.net(x) * (2.0 if f"{x.max() > 9}" == "True" else 1.0))
@@ -205,11 +272,19 @@ def test_answers_are_forced_in_order() -> None:
 def test_all_ways_of_two_branches_are_gone() -> None:
     ways = []
 
+    def ask(answers: branches.Answers | None) -> bool:
+        return bool(torch.tensor(True)) if answers is None else answers.to("here", True)  # both on one line
+
     def traced(answers: branches.Answers) -> Any:
-        ways.append(tuple(answers.to("here", True) for _ in range(2)))
+        ways.append((ask(answers), ask(answers)))
         return trace(net(), (4,))
 
-    branches.read_on_all_branches(traced, lambda: None)
+    def run(size: int) -> Tensor:
+        ask(None)
+        ask(None)
+        return torch.ones(size)
+
+    branches.read_on_all_branches(traced, run)
     assert sorted(ways) == sorted(itertools.product((False, True), repeat=2))
 
 

@@ -11,8 +11,9 @@ import dis
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -21,6 +22,9 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.frames import is_of_a_user, line_in_forward
 
 _MOST_WAYS = 64  # ways through a forward
+_SIZES = (1, 2, 4)  # of batches in which a way is tried: others than the one that is traced
+_SAME = 1e-9  # relative
+_Raised: TypeAlias = tuple[type, str, int]  # an error, and where it was raised
 
 
 @dataclass
@@ -54,24 +58,27 @@ class Answers:
 
 
 class _Answering(TorchFunctionMode):
-    """Gives answers to code that runs, wherever they were asked for when it was traced."""
+    """Gives answers to code that runs, wherever they were asked for when it was traced.
+
+    Attributes:
+        left: lines and answers that were not asked for yet.
+    """
 
     def __init__(self, answers: Answers) -> None:
         super().__init__()
-        self._left = list(zip(answers.lines, answers.given, strict=True))
+        self.left = list(zip(answers.lines, answers.given, strict=True))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__bool__ and self._left and self._left[0][0] == line_in_forward():
-            return self._left.pop(0)[1]
+        if func is Tensor.__bool__ and self.left and self.left[0][0] == line_in_forward():
+            return self.left.pop(0)[1]
         return func(*args, **(kwargs or {}))
 
 
-def read_on_all_branches(read: Callable[[Answers], Network], run: Callable[[], Any]) -> Network:
+def read_on_all_branches(read: Callable[[Answers], Network], run: Callable[[int], Tensor]) -> Network:
     """The one network that `read` finds, whatever the answers.
 
     Args:
-        read: traces the code.
-        run: runs it.
+        read, run: as for `agrees`.
 
     Raises:
         InvalidNetworkError: it finds several; or as `read`, for the example's own answers.
@@ -104,25 +111,42 @@ class Named(Protocol):
         """In words."""
 
 
-def agrees(read: Callable[[Answers], Named], run: Callable[[], Any], answers: Answers, network: Named) -> bool:
-    """Whether a way ends in the same network, or in an error that the code raises."""
+def agrees(read: Callable[[Answers], Named], run: Callable[[int], Tensor], answers: Answers, network: Named) -> bool:
+    """Whether a way ends in the same network, or in an error that the code raises, in batches of any size.
+
+    Args:
+        read: traces the code.
+        run: runs it on a batch of so many samples, the same ones every time.
+        answers: the way.
+        network: what the example's own answers make.
+    """
+    raised = None
     try:
         found = read(answers)
     except LipguardError as error:
-        traced = _raised(error.__cause__)
+        raised = _raised(error.__cause__)
+        if raised is None:
+            return False
     else:
-        return len(answers.given) >= len(answers.forced) and found.digest == network.digest
-    if traced is None or len(answers.given) < len(answers.forced):
-        return False
+        if found.digest != network.digest:
+            return False
+    return len(answers.given) >= len(answers.forced) and all(_runs(run, answers, raised, size) for size in _SIZES)
+
+
+def _runs(run: Callable[[int], Tensor], answers: Answers, raised: _Raised | None, size: int) -> bool:
+    """Whether code that runs does on this way what it did when it was traced."""
+    expected = run(size)
+    answering = _Answering(answers)
     try:
-        with _Answering(answers):
-            run()
+        with answering:
+            found = run(size)
     except Exception as error:  # whatever the user's forward raises
-        return _raised(error) == traced
-    return False
+        return raised is not None and not answering.left and _raised(error) == raised
+    same = found.shape == expected.shape and torch.allclose(found, expected, rtol=_SAME, atol=0.0, equal_nan=True)
+    return raised is None and not answering.left and same
 
 
-def _raised(error: BaseException | None) -> tuple[type, str, int] | None:
+def _raised(error: BaseException | None) -> _Raised | None:
     """What a user's code raised itself, and where: by `raise`, `assert`, or a division of numbers by zero."""
     trace = None if error is None else error.__traceback__
     if trace is None:

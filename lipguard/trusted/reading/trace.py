@@ -121,7 +121,11 @@ def _read(function: OneFunction, shape: Shape, like: Tensor) -> Network:
         tracer = Tracer(example, answers=answers)
         return lowered(traced_graph(copied(), tracer), tracer, shape)
 
-    network = read_on_all_branches(found, lambda: copied()(example.clone()))
+    def run(size: int) -> Tensor:
+        output: Tensor = copied()(normal_batch(size, shape).to(like.device, like.dtype))
+        return output
+
+    network = read_on_all_branches(found, run)
     check_against_model(network, copied(), like)
     return network
 
