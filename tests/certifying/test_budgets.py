@@ -12,7 +12,6 @@ from torch import nn
 import lipguard
 from lipguard import Box, DCPConfig
 from lipguard.certifying import certify as certification
-from lipguard.certifying import run
 from lipguard.certifying.budget import Budget
 from lipguard.certifying.report import Report
 from lipguard.certifying.request import Request
@@ -24,6 +23,7 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms import matrices
 from lipguard.trusted.proofs.hints import Hints
 from lipguard.trusted.reading.trace import trace
+from lipguard.trusted.regions import bounded
 
 SHAPE = (1, 8, 8)
 COST = CostModel(1e-6, 1.6)
@@ -80,14 +80,14 @@ def test_both_runs_of_a_domain_share_the_budget(seconds: float, monkeypatch: pyt
 def test_a_domain_without_time_for_its_slopes_has_the_bound_that_holds_everywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = run.node_norms
+    own = bounded.node_norms
 
     def slow(network: Network, hints: Hints, deadline: float = math.inf, *, exact: bool = False) -> list[float]:
         if exact:
             raise matrices.LateNormError
         return own(network, hints, deadline)
 
-    monkeypatch.setattr(run, "node_norms", slow)
+    monkeypatch.setattr(bounded, "node_norms", slow)
     report = lipguard.certify(cnn(), SHAPE, DCPConfig(max_seconds=60.0), domain=Box(0, 1))
     assert report.restricted is not None
     assert (report.restricted.bound, report.restricted.lower_bound) == (report.bound, 0.0)

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from lipguard.certifying.attempts import rounds
 from lipguard.certifying.attempts.claims import claimed
 from lipguard.certifying.attempts.clearance import hurried, is_hopeless
@@ -38,12 +40,17 @@ def prove(subject: Subject, proposals: Proposals, standing: Standing, budget: Bu
 def _candidates(subject: Subject, proposals: Proposals) -> list[Candidate]:
     found = [
         Candidate(p.multipliers, p.value**2, p.directions)
-        for p in proposals.every if p.multipliers is not None and p.value > 0
+        for p in proposals.every if p.multipliers is not None and _are_usable(p.multipliers) and p.value > 0
     ]  # fmt: skip
     last = subject.warm_multipliers()
     if subject.warm is not None and last:
         found.append(Candidate(last[0], float(subject.warm.certificate.forms[subject.index].max())))
     return found
+
+
+def _are_usable(multipliers: Array) -> bool:
+    """Whether no multiplier is negative, infinite or none at all, as a solver's may be."""
+    return bool((np.isfinite(multipliers) & (multipliers >= 0)).all())
 
 
 def _in_order(subject: Subject, candidates: Sequence[Candidate], compared: bool, budget: Budget) -> Iterator[Attempt]:
