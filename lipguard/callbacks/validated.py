@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lipguard.callbacks.observed import tensors_of
 from lipguard.certifying.radii import ROUNDING, assumed_rounding
@@ -110,6 +110,8 @@ class Validated:
     def _watch(self, name: str, shape: tuple[int, ...]) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
             x = args[0] if isinstance(args, tuple) and args else None
+            if isinstance(x, fx.Proxy):  # another monitor reads the network meanwhile
+                return
             if not (isinstance(x, Tensor) and isinstance(output, Tensor)) or tuple(x.shape[1:]) != shape:
                 return
             fits = output.dim() == 2 and len(output) == len(x) and {x.dtype, output.dtype} <= set(ROUNDING)

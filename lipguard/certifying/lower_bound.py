@@ -106,7 +106,7 @@ def _sought(
         slopes, _ = _slopes(network, x if project is None else project(x))
         v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 2), dtype=torch.float64)
         v = _top_direction(network, slopes, v, _SEARCH_POWER_STEPS, deadline)
-        found: Tensor = _jacobian_times(network, slopes, v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
+        found: Tensor = _jacobian_times(network, slopes, v).reshape(len(v), -1).norm(dim=1) / v.flatten(1).norm(dim=1)
         return found
 
     entries = sum(node.size for node in network.nodes) + multiplications(network) / _PER_ENTRY

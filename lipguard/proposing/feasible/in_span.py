@@ -136,6 +136,8 @@ def _changed(t: Array, wanted: Tensor, a: Tensor, b: Tensor, alpha: Tensor, beta
 def _deficit(form: ScaledForm, rows: Tensor) -> float:
     """How far below zero the matrix is on the span of some rows and their image."""
     basis, _ = _orthonormal(rows)
+    if not len(basis):
+        return math.inf
     image = _apply(form, basis)
     beyond, _ = _orthonormal(image - (image @ basis.T) @ basis)
     both = torch.cat([basis, beyond - (beyond @ basis.T) @ basis])
