@@ -110,7 +110,9 @@ class Validated:
     def _watch(self, name: str, shape: tuple[int, ...]) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
             x = args[0] if isinstance(args, tuple) and args else None
-            if isinstance(x, fx.Proxy):  # another monitor reads the network meanwhile
+            if issubclass(
+                type(x), fx.Proxy
+            ):  # another monitor reads the network; isinstance takes it for a tensor then
                 return
             if not (isinstance(x, Tensor) and isinstance(output, Tensor)) or tuple(x.shape[1:]) != shape:
                 return

@@ -136,8 +136,6 @@ def _changed(t: Array, wanted: Tensor, a: Tensor, b: Tensor, alpha: Tensor, beta
 def _deficit(form: ScaledForm, rows: Tensor) -> float:
     """How far below zero the matrix is on the span of some rows and their image."""
     basis, _ = _orthonormal(rows)
-    if not len(basis):
-        return math.inf
     image = _apply(form, basis)
     beyond, _ = _orthonormal(image - (image @ basis.T) @ basis)
     both = torch.cat([basis, beyond - (beyond @ basis.T) @ basis])
@@ -148,6 +146,8 @@ def _deficit(form: ScaledForm, rows: Tensor) -> float:
     lengths, axes = torch.linalg.eigh((overlap + overlap.T) / 2)
     kept = lengths > 1e-8
     axes = axes[:, kept] / lengths[kept].sqrt()
+    if not len(axes.T):
+        return math.inf
     smallest = torch.linalg.eigvalsh(axes.T @ ((projected + projected.T) / 2) @ axes)[0]
     return max(0.0, -float(smallest))
 
@@ -165,4 +165,4 @@ def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _apply(form: ScaledForm, rows: Tensor) -> Tensor:
-    return form(rows.to(form.device)).cpu()
+    return form(rows.to(form.device)).cpu() if len(rows) else rows
