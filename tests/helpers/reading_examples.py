@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
 from functools import cache
 from typing import Any
@@ -23,7 +24,7 @@ def spelled(operation: Any) -> str:
     if isinstance(operation, type):
         return operation.__name__
     names = [name for name in (operation.__name__, *vars(F)) if not name.startswith("_")]
-    homes = {"operator": operator, "F": F, "torch": torch}
+    homes = {"operator": operator, "F": F, "torch": torch, "builtins": builtins}
     return next(f"{h}.{n}" for n in names for h, home in homes.items() if getattr(home, n, None) is operation)
 
 

@@ -125,7 +125,7 @@ class Pick(Weightless):
     index: Tensor  # int64
 
     def linear(self, *inputs: Tensor) -> Tensor:
-        x = F.pad(inputs[0].flatten(1), (1, 0))
+        x = F.pad(inputs[0].reshape(len(inputs[0]), -1), (1, 0))
         return x.index_select(1, self.index.to(x.device).flatten() + 1).reshape(-1, *self.index.shape)
 
     @property

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lipguard.errors import UnsupportedLayerError
+from lipguard.trusted.reading.casting import HALF
 from lipguard.trusted.reading.norms import OWN_STATISTICS
 from lipguard.trusted.reading.table import TABLE
 
@@ -26,11 +27,11 @@ _STEEP = ("Its slope grows without bound.", "Use an activation of bounded slope.
 REFUSED: dict[Any, tuple[str, str]] = {
     **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, F.layer_norm, F.group_norm, F.instance_norm,
                      F.normalize), OWN_STATISTICS),
-    **dict.fromkeys((nn.GLU, nn.Bilinear, nn.MultiheadAttention, nn.TransformerEncoderLayer, F.glu, torch.matmul,
-                     operator.matmul, F.scaled_dot_product_attention, "matmul"), _PRODUCT),
+    **dict.fromkeys((nn.GLU, nn.Bilinear, nn.MultiheadAttention, nn.TransformerEncoderLayer, F.glu,
+                     F.scaled_dot_product_attention), _PRODUCT),
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), _RECURRENT),
-    **dict.fromkeys((nn.Hardshrink, nn.Threshold, F.hardshrink, F.threshold, torch.sign, torch.round, "sign", "round"),
-                    _JUMPS),
+    **dict.fromkeys(("half", "bfloat16"), ("It rounds to three digits or less.", HALF)),
+    **dict.fromkeys((nn.Hardshrink, F.hardshrink, torch.sign, torch.round, "sign", "round"), _JUMPS),
     **dict.fromkeys((nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, F.softmax, F.log_softmax, torch.softmax,
                      torch.log_softmax, "softmax", "log_softmax"), _SOFTMAX),
     **dict.fromkeys((torch.exp, torch.square, torch.pow, "exp", "square", "pow", operator.pow), _STEEP),

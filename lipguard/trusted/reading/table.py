@@ -7,10 +7,27 @@ from typing import Any
 
 from torch import nn
 
-from lipguard.trusted.reading import arithmetic, convolutions, functions, interpolation, moving, norms, pooling
+from lipguard.trusted.reading import (
+    arithmetic,
+    casting,
+    choices,
+    contractions,
+    convolutions,
+    functions,
+    interpolation,
+    joining,
+    maxima,
+    moving,
+    norms,
+    pooling,
+    sorting,
+)
 from lipguard.trusted.reading.builder import Kind
 
-FAMILIES = (convolutions, pooling, norms, moving, arithmetic, functions, interpolation)  # each with its KINDS
+FAMILIES = (
+    convolutions, pooling, norms, moving, joining, arithmetic, contractions, functions, maxima, choices, sorting,
+    casting, interpolation,
+)  # fmt: skip  # each with its KINDS
 
 
 class Table:

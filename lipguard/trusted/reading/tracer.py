@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import types
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -85,9 +86,7 @@ class _Value(fx.Proxy):
         return len(self._example)
 
     def __iter__(self) -> Any:
-        if isinstance(self._example, (tuple, list)):  # of an operation that returns several tensors
-            return iter([operator.getitem(cast("Any", self), k) for k in range(len(self._example))])
-        return super().__iter__()
+        return iter([operator.getitem(cast("Any", self), k) for k in range(len(self._example))])
 
     def __int__(self) -> int:
         raise fx.proxy.TraceError("a value is used as a number of Python")
@@ -124,6 +123,17 @@ class Tracer(fx.Tracer):
         self.path = before
         return result
 
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Where a module is; one that is none of the model's, as a slice of a Sequential, is entered beside them."""
+        try:
+            return super().path_of_module(mod)
+        except NameError:
+            name = f"made in forward {sum(1 for _ in self.root.children())}"
+            self.root.add_module(name, mod)
+            for own, module in mod.named_modules(prefix=name):
+                (self.submodule_paths or {}).setdefault(module, own)
+            return name
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """An attribute of a module, as the tensor that it is while an operation runs on the example."""
         return attr_val if self._passes() else super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -138,6 +148,8 @@ class Tracer(fx.Tracer):
         Raises:
             InvalidNetworkError: it cannot be applied to its input.
         """
+        if kind == "call_function" and _is_plain(target):
+            return target(*args, **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = proxy.node
         node.meta["path"] = _node_path(node, self.path)
@@ -195,6 +207,13 @@ class Tracer(fx.Tracer):
             case _:
                 assert callable(node.target)
                 return node.target(*args, **kwargs)
+
+
+def _is_plain(target: Any) -> bool:
+    """Whether a function is Python of another library that torch.fx is told not to look into: its code is traced."""
+    home = getattr(target, "__module__", None) or ""
+    own = isinstance(target, types.FunctionType) and home.partition(".")[0] != "torch"
+    return own and TABLE.function_kind(target) is None
 
 
 def _copied(value: Any) -> Any:
