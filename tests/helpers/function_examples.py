@@ -22,6 +22,19 @@ def _difference(first: Any, second: Any, third: Any) -> Any:
     return first - second + third
 
 
+def _with_pairs_in_order(m: Any, x: Any) -> Any:
+    found = torch.zeros_like(x)
+    found[:, ::2], found[:, 1::2] = torch.maximum(x[:, ::2], x[:, 1::2]), torch.minimum(x[:, ::2], x[:, 1::2])
+    return found
+
+
+def _without_a_border(m: Any, x: Any) -> Any:
+    y = m.same(x)
+    y[:, :, 0] = 1.5
+    y[:, 0, :, -1] = x.mean((1, 3))
+    return y
+
+
 def _in_place(function: Callable[..., Any]) -> Call:
     return lambda m, x: function(x.clone())
 
@@ -55,6 +68,7 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
         (FLAT, lambda m, x: torch.stack([x, torch.relu(x)], -1)),
         (IMAGE, lambda m, x: torch.stack([x, torch.ones_like(x), m.same(x)], 2)),
     ],
+    operator.setitem: [(FLAT, _with_pairs_in_order), (IMAGE, _without_a_border)],
     torch.hstack: [(FLAT, lambda m, x: torch.hstack((x, torch.relu(x))))],
     torch.concat: [(IMAGE, lambda m, x: torch.concat([m.same(x), x], 2))],
     torch.mean: [(IMAGE, lambda m, x: torch.mean(x, (1, 3)))],

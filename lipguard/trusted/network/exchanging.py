@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,18 @@ class Exchange:
     second: NDArray[np.int64]
 
 
+_known: WeakKeyDictionary[Network, dict[int, Exchange | None]] = WeakKeyDictionary()  # as long as it is in use
+
+
 def exchanged_at(network: Network, i: int) -> Exchange | None:
+    """`_exchanged_at`, found once for a network."""
+    found = _known.setdefault(network, {})
+    if i not in found:
+        found[i] = _exchanged_at(network, i)
+    return found[i]
+
+
+def _exchanged_at(network: Network, i: int) -> Exchange | None:
     """What node i exchanges: it is x + P m with m = f(a - b), where P takes m from a's places and adds it in b's.
 
     Of differences that is no longer than x for every f with slopes s in [0, 1]: a pair keeps its sum, and of its

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Pending, Ref, attributes
 from lipguard.trusted.reading.constants import alike, met, read, scaled, shifted
-from lipguard.trusted.reading.lines import bent, line_of, same
+from lipguard.trusted.reading.lines import bent, line_of, rationals, same
 from lipguard.trusted.reading.maxima import larger, smaller
+from lipguard.trusted.reading.reflections import reflected
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,25 @@ def _sum(builder: Builder, x: Any, y: Any) -> Any:
         return builder.emit(layers.Add(), *alike(builder, x, y))
     if not isinstance(x, Ref):
         x, y = y, x
-    return shifted(builder, x, y) if isinstance(x, Ref) else read(builder, x) + read(builder, y)
+    if isinstance(x, Ref):
+        return shifted(builder, x, y)
+    return _exact(builder, torch.add, operator.add, read(builder, x), read(builder, y))
 
 
 def _product(builder: Builder, x: Any, y: Any) -> Any:
     if not isinstance(x, Ref):
         x, y = y, x
-    return scaled(builder, x, y) if isinstance(x, Ref) else read(builder, x) * read(builder, y)
+    if isinstance(x, Ref):
+        return scaled(builder, x, y)
+    return _exact(builder, torch.mul, operator.mul, read(builder, x), read(builder, y))
+
+
+def _exact(builder: Builder, apply: Any, exactly: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Of two constants, where no rounding takes place, which nobody would count."""
+    found: Tensor = apply(x, y)
+    if bool((rationals(found) != exactly(rationals(x), rationals(y))).any()):
+        raise builder.unsupported("a choice between constants that are rounded", "Multiply the value instead.")
+    return found
 
 
 def decided(builder: Builder, choice: Choice) -> Ref | Choice:
@@ -149,9 +162,17 @@ def decided(builder: Builder, choice: Choice) -> Ref | Choice:
         or below is None
         or {above.origin, below.origin} - {None, value.origin}
     ):
-        return choice
+        return _of_maps(builder, choice)
     found = bent(builder, limit.shift, value, above, below)
     return choice if found is None else found
+
+
+def _of_maps(builder: Builder, choice: Choice) -> Ref | Choice:
+    """Between affine maps of what the value is one of, too."""
+    limit, ends = choice.threshold, _ends(choice)
+    if not all(isinstance(end, Ref) for end in ends) or not bool((limit == limit.flatten()[0]).all()):
+        return choice
+    return reflected(builder, choice.value, float(limit.flatten()[0]), *ends) or choice
 
 
 def _of_values(builder: Builder, choice: Choice) -> Ref | Choice:

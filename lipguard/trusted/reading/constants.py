@@ -71,7 +71,7 @@ def met(builder: Builder, value: Any, shape: Shape) -> tuple[Tensor, Shape]:
         raise builder.unsupported(
             f"a constant of shape {tuple(constant.shape)} that meets samples of shape {shape}", "Give it fewer axes."
         )
-    constant = constant.reshape(*(1 for _ in range(len(shape) - constant.dim())), *constant.shape)
+    constant = constant.reshape((*(1 for _ in range(len(shape) - constant.dim())), *constant.shape))
     return constant, tuple(np.broadcast_shapes(tuple(constant.shape), shape))
 
 

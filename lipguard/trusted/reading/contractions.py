@@ -18,7 +18,7 @@ from lipguard.trusted.reading.builder import Builder, Kind, Ref
 from lipguard.trusted.reading.constants import expanded, one_sample, read, scaled
 from lipguard.trusted.reading.moving import moved, reshaped
 
-_PRODUCT = (
+_OF_VALUES = (
     "the product of two values that depend on the input",
     "It has no global Lipschitz constant. Multiply by a constant.",
 )
@@ -96,7 +96,7 @@ def _einsum(builder: Builder, equation: str, *operands: Any) -> Ref:
         raise builder.unsupported("einsum without an equation", "Write the axes as letters.")
     places = [k for k, operand in enumerate(operands) if isinstance(operand, Ref)]
     if len(places) != 1:
-        raise builder.unsupported(*_PRODUCT)
+        raise builder.unsupported(*_OF_VALUES)
     terms, out = _letters(equation, [len(o.shape) + isinstance(o, Ref) for o in operands])
     x, named = operands[places[0]], terms[places[0]]
     batch = named[:1]
@@ -142,7 +142,7 @@ def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None
 def matmul(builder: Builder, x: Any, y: Any) -> Any:
     """x @ y as torch has it, of which one is constant: matrices on the last two axes, vectors on the last one."""
     if isinstance(x, Ref) and isinstance(y, Ref):
-        raise builder.unsupported(*_PRODUCT)
+        raise builder.unsupported(*_OF_VALUES)
     if not (isinstance(x, Ref) or isinstance(y, Ref)):
         return torch.matmul(read(builder, x), read(builder, y))
     value, constant = (x, read(builder, y)) if isinstance(x, Ref) else (y, read(builder, x))
@@ -174,7 +174,7 @@ def _inner(builder: Builder, x: Any, other: Any) -> Any:
     if not isinstance(x, Ref):
         x, other = other, x
     if isinstance(other, Ref):
-        raise builder.unsupported(*_PRODUCT)
+        raise builder.unsupported(*_OF_VALUES)
     constant = read(builder, other)
     return matmul(builder, x, constant.T if constant.dim() == 2 else constant)
 
@@ -182,7 +182,7 @@ def _inner(builder: Builder, x: Any, other: Any) -> Any:
 def _tensordot(builder: Builder, a: Any, b: Any, dims: Any = 2, out: None = None) -> Ref:
     """Over the last axes of one and the first of the other, or over those that are named."""
     if isinstance(a, Ref) == isinstance(b, Ref):
-        raise builder.unsupported(*_PRODUCT)
+        raise builder.unsupported(*_OF_VALUES)
     ranks = [len(v.shape) + isinstance(v, Ref) for v in (a, b)]
     over = (
         (list(range(ranks[0] - dims, ranks[0])), list(range(dims)))

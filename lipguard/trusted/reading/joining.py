@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.builder import Builder, Kind, Ref
-from lipguard.trusted.reading.constants import one_sample, read
+from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Ref
+from lipguard.trusted.reading.constants import one_sample, read, shifted
 from lipguard.trusted.reading.lines import entries_of
-from lipguard.trusted.reading.moving import reshaped
+from lipguard.trusted.reading.moving import moved, reshaped
 
 
 def _cat(builder: Builder, tensors: Sequence[Any], dim: int = 0, axis: int | None = None) -> Ref:
@@ -38,9 +40,33 @@ def _cat(builder: Builder, tensors: Sequence[Any], dim: int = 0, axis: int | Non
         else:
             shift = shift + pad.linear(x[None])[0]
     total = builder.emit(layers.Add(), *placed) if len(placed) > 1 else placed[0]
-    if len(placed) == len(parts):
-        return total
-    return builder.emit(layers.Scale(torch.ones(1, dtype=torch.float64), shift), total)
+    return total if len(placed) == len(parts) else shifted(builder, total, shift)
+
+
+def _set(x: Tensor, key: Any, value: Any) -> Tensor:
+    found = x.clone()
+    found[key] = value
+    return found
+
+
+def _assigned(builder: Builder, x: Any, key: Any, value: Any) -> Ref:
+    """x after x[key] = value: what stays of one, and what the other puts in its place."""
+    shape = (BATCH, *x.shape) if isinstance(x, Ref) else tuple(x.shape)
+
+    def stays(v: Tensor) -> Tensor:
+        return _set(v, key, 0)
+
+    def comes(v: Tensor) -> Tensor:
+        return _set(torch.zeros(shape, dtype=v.dtype), key, v)
+
+    parts, shift = [], torch.zeros(())
+    for part, place in ((x, stays), (value, comes)):
+        if isinstance(part, Ref):
+            parts.append(moved(builder, part, place))
+        else:
+            shift = shift + one_sample(builder, place(read(builder, part)))
+    total = builder.emit(layers.Add(), *parts) if len(parts) > 1 else parts[0]
+    return shifted(builder, total, shift) if len(parts) < 2 else total
 
 
 def _of_one_exchange(builder: Builder, tensors: Sequence[Any], dim: int) -> Ref | None:
@@ -67,6 +93,7 @@ def _stack(builder: Builder, tensors: Sequence[Any], dim: int = 0) -> Ref:
 
 KINDS: tuple[Kind, ...] = (
     Kind(_cat, functions=(torch.cat, torch.concat, torch.concatenate)),
+    Kind(_assigned, functions=(operator.setitem,)),
     Kind(_stack, functions=(torch.stack,)),
     Kind(lambda builder, tensors: _cat(builder, tensors, 1), functions=(torch.hstack,)),
 )

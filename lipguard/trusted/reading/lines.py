@@ -26,7 +26,7 @@ from lipguard.trusted.reading.constants import expanded, met, scaled, shifted
 
 Rationals = NDArray[np.object_]  # of Fractions
 _LEAST = 2.0**-1000  # far above the smallest normal number
-_MOST = 2**14  # numbers to look at one by one
+_NUMBERS = 2**14  # numbers to look at one by one
 
 
 def same(builder: Builder, ref: Ref) -> Hashable:
@@ -86,22 +86,23 @@ def line_of(builder: Builder, part: Any) -> Line | None:
     """A value as a line of the node behind all factors and shifts; None where their roundings are not known."""
     one, zero = np.array(Fraction(1), dtype=object), np.array(Fraction(0), dtype=object)
     if isinstance(part, Tensor):
-        if part.numel() > _MOST:
+        if part.numel() > _NUMBERS:
             return None
-        return Line(None, None, zero, _rational(part))
+        return Line(None, None, zero, rationals(part))
     found = Line(None, part, one, zero)
     while isinstance(layer := builder.nodes[found.ref.index].layer, layers.Scale):  # type: ignore[union-attr]
-        if layer.bias_terms is not None or layer.scale.numel() > _MOST:
+        if layer.bias_terms is not None or layer.scale.numel() > _NUMBERS:
             return None
         (below,) = builder.nodes[found.ref.index].inputs  # type: ignore[union-attr]
-        shift = 0 if layer.bias is None else found.slope * _rational(layer.bias)
+        shift = 0 if layer.bias is None else found.slope * rationals(layer.bias)
         ref = Ref(below, builder.nodes[below].shape)
-        slope = found.slope * _rational(layer.scale)
+        slope = found.slope * rationals(layer.scale)
         found = Line(None, ref, slope, found.shift + shift, found.ulps + layer.weight_ulps)
     return dataclasses.replace(found, origin=same(builder, found.ref))  # type: ignore[arg-type]
 
 
-def _rational(values: Tensor) -> Rationals:
+def rationals(values: Tensor) -> Rationals:
+    """The numbers of a tensor, exactly."""
     found = np.empty(tuple(values.shape), dtype=object)
     found[...] = np.vectorize(Fraction, otypes=[object])(values.numpy()) if values.numel() else found
     return found
@@ -253,6 +254,13 @@ def beside_constant(builder: Builder, x: Ref, value: Any, *, smallest: bool) -> 
     found = shifted(builder, builder.emit(bent, shifted(builder, x, -limit)), limit)
     builder.compared[key, smallest] = found
     return found
+
+
+def rectified(builder: Builder, x: Ref, limit: float) -> Ref:
+    """What a value has above a limit, max(x - limit, 0)."""
+    kink, one, zero = Fraction(limit), Fraction(1), Fraction(0)
+    neuron = _neuron(builder, x, kink, one, zero)
+    return _combined(builder, x, kink, neuron, one, zero, np.array(zero, dtype=object))
 
 
 def _limited(limit: float, *, smallest: bool) -> layers.Activation:

@@ -22,7 +22,7 @@ from lipguard.trusted.reading.constants import alike, scaled
 from lipguard.trusted.reading.lines import beside_constant, entries_of, larger_line, same
 from lipguard.trusted.reading.moving import moved, reshaped
 
-_MOST = 64  # entries of an axis that are compared one by one
+_SINGLES = 64  # entries of an axis that are compared one by one
 
 
 class Places(Pending):
@@ -52,10 +52,11 @@ def _of_two(builder: Builder, a: Any, b: Any, *, smallest: bool) -> Ref:
         a, b = b, a
     if not isinstance(b, Ref):
         return beside_constant(builder, a, b, smallest=smallest)
-    a, b = alike(builder, a, b)
-    keys = frozenset((same(builder, a), same(builder, b)))
+    pair = alike(builder, a, b)
+    keys = frozenset(same(builder, value) for value in pair)
     if len(keys) == 1:
-        return a
+        return pair[0]
+    a, b = pair
     signs = -1 if smallest else 1
     line = larger_line(builder, scaled(builder, a, signs), scaled(builder, b, signs))
     if line is not None:
@@ -115,7 +116,7 @@ def largest_along(builder: Builder, x: Ref, axis: int) -> Ref:
         return moved(builder, x, lambda v: v.narrow(axis + 1, start, length))
 
     beside = []
-    while (n := x.shape[axis]) > 2 and (n % 2 == 0 or n > _MOST):
+    while (n := x.shape[axis]) > 2 and (n % 2 == 0 or n > _SINGLES):
         if n % 2:
             beside.append(part(n - 1, 1))
         x = compared(builder, part(0, n // 2), part(n // 2, n // 2))

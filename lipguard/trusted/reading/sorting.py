@@ -18,7 +18,7 @@ from lipguard.trusted.reading.builder import Builder, Kind, Ref
 from lipguard.trusted.reading.maxima import Places, exchanged
 from lipguard.trusted.reading.moving import moved, reshaped
 
-_MOST = 512  # entries of an axis: there are n log(n)^2 / 4 comparisons
+_LONGEST = 512  # entries of an axis: there are n log(n)^2 / 4 comparisons
 
 
 def stages(n: int) -> Iterator[list[tuple[int, int]]]:
@@ -47,8 +47,8 @@ def sorted_along(builder: Builder, x: Ref, axis: int, *, descending: bool) -> Re
         UnsupportedLayerError: there are too many.
     """
     n = x.shape[axis]
-    if n > _MOST:
-        raise builder.unsupported(f"sorting {n} entries", f"Sort groups of {_MOST} at most.")
+    if n > _LONGEST:
+        raise builder.unsupported(f"sorting {n} entries", f"Sort groups of {_LONGEST} at most.")
     last = moved(builder, x, lambda v: v.movedim(axis + 1, -1))
     entries = torch.arange(math.prod(last.shape)).reshape(last.shape)
     for pairs in stages(n):

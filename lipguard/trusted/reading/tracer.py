@@ -85,6 +85,10 @@ class _Value(fx.Proxy):
     def __len__(self) -> int:
         return len(self._example)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Put something in its place: from here on this stands for another value."""
+        self.node = self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {}).node
+
     def __iter__(self) -> Any:
         return iter([operator.getitem(cast("Any", self), k) for k in range(len(self._example))])
 
@@ -204,6 +208,9 @@ class Tracer(fx.Tracer):
                     return module(*args, **kwargs)
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            case _ if node.target is operator.setitem:  # its value is what it changes
+                operator.setitem(*args)
+                return args[0]
             case _:
                 assert callable(node.target)
                 return node.target(*args, **kwargs)
