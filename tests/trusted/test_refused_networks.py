@@ -96,6 +96,7 @@ def test_supported_operations_in_unsupported_ways_are_refused(use: str) -> None:
     ("layer", "message"),
     [
         (nn.MaxPool2d(2, return_indices=True), "0: .*return"),
+        (nn.Threshold(1.0, 0.5), "0: .*threshold at 1.0.*jumps"),
         (nn.GroupNorm(1, 2), "0: .*GroupNorm.*statistics of the sample itself"),
         (nn.LayerNorm(5), "0: .*LayerNorm.*no global Lipschitz constant.*BatchNorm"),
         (nn.InstanceNorm2d(2), "0: .*InstanceNorm.*statistics of the sample itself"),
@@ -109,6 +110,12 @@ def test_variants_outside_the_table_are_refused(layer: nn.Module, message: str) 
     error = InvalidNetworkError if isinstance(layer, nn.BatchNorm3d) else UnsupportedLayerError
     with pytest.raises(error, match=message):
         trace(nn.Sequential(layer).eval(), (2, 5, 5))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1)])
+def test_poolings_of_nothing_but_padding_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidNetworkError, match="0: a window of its max pooling holds nothing but padding"):
+        trace(nn.Sequential(nn.MaxPool2d(2, 1, 1, 2)), shape)
 
 
 def test_recurrent_layers_are_refused_with_the_reason() -> None:
