@@ -341,8 +341,6 @@ MUTATIONS = (
     M("trusted/reading/arithmetic.py", "return add(builder, x, y, alpha=-alpha)", "return add(builder, x, y, alpha=alpha)",
       READING),
     M("trusted/reading/pooling.py", "if not bool(inside.any(1).all()):", "if False:", "trusted/test_refused_networks.py"),
-    M("trusted/reading/constants.py", "if node.op not in (\"call_function\", \"call_method\") or node.target not in",
-      "if node.target not in", CONSTANTS),
     M("trusted/reading/constants.py", "return any(source in known for source in _nodes_of(others))", "return False", CONSTANTS),
     M("trusted/reading/constants.py", "if len(constant) != 1 and not alike:", "if False:", CONSTANTS),
     M("trusted/reading/constants.py", "if len({len(shape) for shape in shapes}) > 1:", "if False:", CONSTANTS),

@@ -16,7 +16,7 @@ from hypothesis.strategies import DataObject
 from torch import nn
 
 import lipguard
-from lipguard.errors import LipguardError
+from lipguard.errors import InvalidNetworkError, LipguardError
 from lipguard.trusted.reading.trace import trace
 
 Call = Callable[[Any, Any], Any]
@@ -30,6 +30,7 @@ def model_of(call: Call) -> nn.Module:
 CONSTANTS: dict[str, Call] = {
     "zeros like": lambda m, x: torch.zeros_like(x) + x,
     "ones of the batch": lambda m, x: x * torch.ones(len(x), 1) + x.new_full((len(x), 4), 2.0),
+    "a value like another": lambda m, x: x[:, :1].expand_as(m.layer(x)) + x.type_as(m.weight),
     "a shape": lambda m, x: x / x.shape[1] ** 0.5 - x.size(-1),
     "an arange": lambda m, x: x * torch.arange(x.shape[1]),
     "a normalised weight": lambda m, x: F.linear(x, F.normalize(m.weight, dim=1)),
@@ -77,6 +78,11 @@ NONE: dict[str, Call] = {
 def test_what_depends_on_values_or_on_the_batch_is_no_constant(case: str) -> None:
     with pytest.raises(LipguardError):
         trace(model_of(NONE[case]), SHAPE)
+
+
+def test_a_constant_of_every_sample_is_refused_by_name() -> None:
+    with pytest.raises(InvalidNetworkError, match=r"a constant of shape \(3, 1\) has a batch axis"):
+        trace(model_of(NONE["a place in the batch"]), SHAPE)
 
 
 def test_a_layer_of_the_name_of_a_method_depends_on_what_it_reads() -> None:

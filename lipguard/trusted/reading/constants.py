@@ -29,7 +29,7 @@ def depends_on_values(node: fx.Node, known: Container[fx.Node]) -> bool:
     One that changes with the size of the batch shows where batches of other sizes are compared.
     """
     sources = [source for source in node.all_input_nodes if source in known]
-    if node.op not in ("call_function", "call_method") or node.target not in _ONLY_SHAPE:
+    if node.target not in _ONLY_SHAPE:  # which no path of a layer is
         return bool(sources)
     place = _ONLY_SHAPE[node.target]
     others = [node.kwargs, *node.args[:place], *node.args[place + 1 :]]

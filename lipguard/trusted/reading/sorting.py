@@ -52,7 +52,7 @@ def sorted_along(builder: Builder, x: Ref, axis: int, *, descending: bool) -> Re
     n = last.shape[-1]
     comparisons = sum(map(len, stages(n))) * (math.prod(last.shape) // n)
     if n > 2 and comparisons > _MOST_COMPARISONS:
-        whole = layers.Activation("sort", -1.0, 1.0, partial(_in_order, descending=descending), n)
+        whole = layers.Activation("sort", -1.0, 1.0, partial(_sorted, descending=descending), n)
         return moved(builder, builder.emit(whole, last), lambda v: v.movedim(-1, axis + 1))
     entries = torch.arange(math.prod(last.shape)).reshape(last.shape)
     for pairs in stages(n):
@@ -61,7 +61,7 @@ def sorted_along(builder: Builder, x: Ref, axis: int, *, descending: bool) -> Re
     return moved(builder, last, lambda v: v.movedim(-1, axis + 1))
 
 
-def _in_order(x: Tensor, descending: bool) -> Tensor:
+def _sorted(x: Tensor, descending: bool) -> Tensor:
     return x.sort(-1, descending=descending).values
 
 
