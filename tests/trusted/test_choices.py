@@ -49,6 +49,7 @@ def test_a_jump_is_refused_however_small(kink: float, right: float, left: float,
 JUMPS: dict[str, Call] = {
     "a rounding": lambda m, x: torch.where(x > 0.1, x, 4 * x - 0.3),
     "a quotient that is rounded": lambda m, x: torch.where(x > 1, x, x / 3 + (1 - 1 / 3)),
+    "a quotient away from zero": lambda m, x: torch.where(x > 1, x, x / 2 + 0.5),
     "an indicator": lambda m, x: (x > 0).to(x.dtype),
     "one side": lambda m, x: x * (x > 1),
     "other entries": lambda m, x: torch.where(x > 0, x, x.flip(1)),

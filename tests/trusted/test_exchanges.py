@@ -94,6 +94,13 @@ def test_sums_are_kept_which_the_group_constraint_forgets() -> None:
     assert assert_sandwich(nn.Sequential(first, Forward(_pairs), last), (3,)).bound < 0.98 * group
 
 
+def test_entries_in_two_pairs_are_compared_and_not_exchanged() -> None:
+    model = Forward(lambda m, x: torch.maximum(x[:, 1:], x[:, :-1]) + torch.minimum(x[:, :-1], x[:, 1:]))
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(trace(model, (4,)).forward(x), model(x))
+    assert_sandwich(model, (4,))
+
+
 def test_a_long_sort_is_known_by_its_length_only() -> None:
     model = Forward(lambda m, x: x.sort(1, descending=True)[0])
     network = trace(model, (600,))
