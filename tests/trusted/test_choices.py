@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import lipguard
 from lipguard.errors import UnsupportedLayerError
+from lipguard.trusted.layers import Activation
 from lipguard.trusted.reading.trace import trace
 
 Call = Callable[[Any, Any], Any]
@@ -57,7 +58,7 @@ JUMPS: dict[str, Call] = {
     "of another layer": lambda m, x: torch.where(x > 0, m.layer(x), 2 * m.layer(x)),
     "a threshold per entry": lambda m, x: torch.where(x > torch.tensor([0.0, 0, 0, 1]), x, 2 * x),
     "constants that are rounded": lambda m, x: (0.1 * (x > 0).to(x.dtype)) * 0.3 * x,
-    "a large shift": lambda m, x: torch.where(m.layer(x) + 2.0**40 > 0, 2.0**40 + x, 0 * x),
+    "a large shift": lambda m, x: torch.where(m.layer(x) + 2.0**50 > 0, 2.0**50 + x, 0 * x),
 }
 
 
@@ -128,6 +129,15 @@ def test_a_reflection_at_another_line_is_refused() -> None:
 
     with pytest.raises(UnsupportedLayerError, match="jumps"):
         trace(Forward(call, theta=model.theta, other=model.other), (6,))
+
+
+def test_a_quotient_is_within_the_slopes() -> None:
+    """1 / 5 is below the float that it is rounded to."""
+    (layer,) = (n.layer for n in trace(Forward(lambda m, x: torch.where(x > 0, x, x / 5)), (2,)).nodes[1:])
+    assert isinstance(layer, Activation)
+    assert Fraction(layer.alpha) < Fraction(1, 5) < Fraction(0.2)
+    assert layer.alpha == pytest.approx(0.2, rel=1e-14)
+    assert 1 < layer.beta < 1 + 1e-14
 
 
 def test_slopes_are_exact_for_weights_that_floats_do_not_divide() -> None:
