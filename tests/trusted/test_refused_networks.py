@@ -112,6 +112,22 @@ def test_variants_outside_the_table_are_refused(layer: nn.Module, message: str) 
         trace(nn.Sequential(layer).eval(), (2, 5, 5))
 
 
+@pytest.mark.parametrize(
+    ("use", "why"),
+    [
+        (
+            "a layer where the batch axis is not the first",
+            "layer: .*Linear of a value whose batch axis is not the first",
+        ),
+        ("a comparison of comparisons", "layer: .*Linear of a choice by comparing values .* jumps"),
+        ("places of maxima", "a part of the places of entries .* Use the values"),
+    ],
+)
+def test_what_is_no_value_yet_says_what_it_is(use: str, why: str) -> None:
+    with pytest.raises(UnsupportedLayerError, match=why):
+        trace(small(ODD_USES[use]), (4,))
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1)])
 def test_poolings_of_nothing_but_padding_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidNetworkError, match="0: a window of its max pooling holds nothing but padding"):
