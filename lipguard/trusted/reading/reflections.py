@@ -17,7 +17,9 @@ from lipguard.trusted.reading.lines import rectified
 # Of the factor: the relative error that samples would not show, and as many roundings count for it.
 _SAMPLED, _ULPS = 2.0**-40, 2**14
 _PROBES = 8
-_WITHOUT_JUMPS = "a choice between maps that agree where it changes, without the jumps that rounding of their weights leaves"
+_WITHOUT_JUMPS = (
+    "a choice between maps that agree where it changes, without the jumps that rounding of their weights leaves"
+)
 
 
 def reflected(builder: Builder, value: Ref, limit: float, above: Ref, below: Ref) -> Ref | None:
