@@ -109,11 +109,6 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
     F.group_norm: [(IMAGE, lambda m, x: F.group_norm(x, 2, m.kernel.flatten()[:2], eps=0.1))],
     F.instance_norm: [(IMAGE, lambda m, x: F.instance_norm(x, weight=m.kernel.flatten()[:2]))],
     F.glu: [(FLAT, lambda m, x: F.glu(torch.tanh(x), 1))],
-    torch.matmul: [(IMAGE, lambda m, x: torch.matmul(torch.tanh(x), x.sigmoid().transpose(-1, -2)))],
-    "matmul": [(LONG, lambda m, x: x.cos().matmul(x.sin().transpose(1, 2)))],
-    operator.matmul: [(LONG, lambda m, x: torch.tanh(x) @ torch.sin(x).transpose(1, 2))],
-    torch.bmm: [(LONG, lambda m, x: torch.bmm(x.tanh(), x.tanh().transpose(1, 2)))],
-    "bmm": [(LONG, lambda m, x: x.tanh().bmm(x.tanh().transpose(1, 2)))],
     F.scaled_dot_product_attention: [
         (LONG, lambda m, x: F.scaled_dot_product_attention(x.tanh(), x.sin(), x.cos())),
         (IMAGE, lambda m, x: F.scaled_dot_product_attention(x.tanh(), x.sin()[:, :, :3], x.cos()[:, :, :3], scale=0.3)),

@@ -1,4 +1,4 @@
-"""Products of a value with a constant matrix or tensor: matmul, einsum and their kin, on either side."""
+"""Products of a value with a constant, on either side, or with another value: matmul, einsum and their kin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lipguard.trusted.reading.moving import moved, reshaped
 
 _OF_VALUES = (
     "the product of two values that depend on the input",
-    "Write it as a matrix product, with matmul, which is read.",
+    "Write it as products of two, the samples of one with those of the other.",
 )
 
 
@@ -87,7 +87,7 @@ def einsum(builder: Builder, x: Ref, named: str, constants: Sequence[tuple[Tenso
     over = [1 + named.index(c) for c in named if c not in out]
     if over:
         x, named = total_of(builder, x, over), "".join(c for c in named if c in out)
-    return moved(builder, x, lambda v: v.permute(0, *(1 + named.index(c) for c in out)))
+    return _arranged(builder, x, named, out)
 
 
 def _einsum(builder: Builder, equation: str, *operands: Any) -> Ref:
@@ -96,7 +96,7 @@ def _einsum(builder: Builder, equation: str, *operands: Any) -> Ref:
     if not isinstance(equation, str):
         raise builder.unsupported("einsum without an equation", "Write the axes as letters.")
     places = [k for k, operand in enumerate(operands) if isinstance(operand, Ref)]
-    if len(places) != 1:
+    if len(places) != 1 and len(operands) != 2:
         raise builder.unsupported(*_OF_VALUES)
     terms, out = _letters(equation, [len(o.shape) + isinstance(o, Ref) for o in operands])
     x, named = operands[places[0]], terms[places[0]]
@@ -105,6 +105,8 @@ def _einsum(builder: Builder, equation: str, *operands: Any) -> Ref:
         raise builder.unsupported(
             f"einsum({equation!r})", "The first axis of the value has to be the first of the result, every letter once."
         )
+    if len(places) == 2:
+        return _einsum_of_two(builder, operands, terms, out)
     constants = []
     for k, (operand, term) in enumerate(zip(operands, terms, strict=True)):
         if k == places[0]:
@@ -114,6 +116,36 @@ def _einsum(builder: Builder, equation: str, *operands: Any) -> Ref:
             constant, term = one_sample(builder, constant.movedim(term.index(batch), 0)), term.replace(batch, "")
         constants.append((constant, term))
     return einsum(builder, x, named[1:], constants, out[1:])
+
+
+def _einsum_of_two(builder: Builder, operands: Sequence[Ref], terms: Sequence[str], out: str) -> Ref:
+    """Two values contracted: as a product of stacks of matrices, or entry by entry where nothing is summed over."""
+    batch, own = out[:1], [term[1:] for term in terms]
+    values, summed = list(operands), "".join(c for c in own[0] if c in own[1] and c not in out)
+    for k in (0, 1):
+        over = [1 + own[k].index(c) for c in own[k] if c not in own[1 - k] + out]
+        if over:
+            values[k], own[k] = total_of(builder, values[k], over), "".join(c for c in own[k] if c in own[1 - k] + out)
+    sizes = [dict(zip(term, value.shape, strict=True)) for term, value in zip(own, values, strict=True)]
+    if any(not term.startswith(batch) for term in terms) or any(sizes[1].get(c, n) != n for c, n in sizes[0].items()):
+        raise builder.unsupported(*_OF_VALUES)
+    size = sizes[0] | sizes[1]
+    joint = "".join(c for c in own[0] if c in own[1] and c in out)
+    rows, columns = ("".join(c for c in term if c not in joint + summed) for term in own)
+    n, m, inner = (math.prod(size[c] for c in axes) for axes in (rows, columns, summed))
+    stack = [size[c] for c in joint]
+    one = _arranged(builder, values[0], own[0], joint + rows + summed, (*stack, n, inner))
+    other = _arranged(builder, values[1], own[1], joint + summed + columns, (*stack, inner, m))
+    found = of_two(builder, one, other) if summed else multiply(builder, one, other)
+    made = joint + rows + columns
+    apart = reshaped(builder, found, lambda v: v.reshape(len(v), *(size[c] for c in made)))
+    return _arranged(builder, apart, made, out[1:])
+
+
+def _arranged(builder: Builder, x: Ref, named: str, order: str, shape: Sequence[int] | None = None) -> Ref:
+    """A value with its axes in another order, as a sample of another shape."""
+    turned = moved(builder, x, lambda v: v.permute(0, *(1 + named.index(c) for c in order)))
+    return turned if shape is None else reshaped(builder, turned, lambda v: v.reshape(len(v), *shape))
 
 
 def _letters(equation: str, axes: Sequence[int]) -> tuple[list[str], str]:
