@@ -140,7 +140,7 @@ UNKNOWN: dict[str, tuple[Any, list[str]]] = {
     "a long name": (nn.LPPool2d(2, 2), ["MaxPool2d", "AvgPool2d"]),
     "a function": (F.rrelu, ["relu", "relu6", "prelu"]),
     "a method": ("abs_", ["abs"]),
-    "one like none": (torch.einsum, []),
+    "one like none": (torch.bucketize, []),
     "a module like none": (nn.CosineSimilarity(), []),
 }
 

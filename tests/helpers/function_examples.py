@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.comparison_examples import CASTS, COMPARISONS
 from helpers.forward import Forward
+from helpers.linear_examples import CONTRACTIONS, MOVING
 from helpers.module_examples import FLAT, IMAGE, LINE, LONG, VOLUME
 
 Call = Callable[[Any, Any], Any]
@@ -18,6 +20,19 @@ Call = Callable[[Any, Any], Any]
 
 def _difference(first: Any, second: Any, third: Any) -> Any:
     return first - second + third
+
+
+def _with_pairs_in_order(m: Any, x: Any) -> Any:
+    found = torch.zeros_like(x)
+    found[:, ::2], found[:, 1::2] = torch.maximum(x[:, ::2], x[:, 1::2]), torch.minimum(x[:, ::2], x[:, 1::2])
+    return found
+
+
+def _without_a_border(m: Any, x: Any) -> Any:
+    y = m.same(x)
+    y[:, :, 0] = 1.5
+    y[:, 0, :, -1] = x.mean((1, 3))
+    return y
 
 
 def _in_place(function: Callable[..., Any]) -> Call:
@@ -94,11 +109,6 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
     F.group_norm: [(IMAGE, lambda m, x: F.group_norm(x, 2, m.kernel.flatten()[:2], eps=0.1))],
     F.instance_norm: [(IMAGE, lambda m, x: F.instance_norm(x, weight=m.kernel.flatten()[:2]))],
     F.glu: [(FLAT, lambda m, x: F.glu(torch.tanh(x), 1))],
-    torch.matmul: [(IMAGE, lambda m, x: torch.matmul(torch.tanh(x), x.sigmoid().transpose(-1, -2)))],
-    "matmul": [(LONG, lambda m, x: x.cos().matmul(x.sin().transpose(1, 2)))],
-    operator.matmul: [(LONG, lambda m, x: torch.tanh(x) @ torch.sin(x).transpose(1, 2))],
-    torch.bmm: [(LONG, lambda m, x: torch.bmm(x.tanh(), x.tanh().transpose(1, 2)))],
-    "bmm": [(LONG, lambda m, x: x.tanh().bmm(x.tanh().transpose(1, 2)))],
     F.scaled_dot_product_attention: [
         (LONG, lambda m, x: F.scaled_dot_product_attention(x.tanh(), x.sin(), x.cos())),
         (IMAGE, lambda m, x: F.scaled_dot_product_attention(x.tanh(), x.sin()[:, :, :3], x.cos()[:, :, :3], scale=0.3)),
@@ -122,6 +132,13 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
         (IMAGE, lambda m, x: torch.cat((x, m.same(x)), dim=-1)),
         (FLAT, lambda m, x: torch.cat([x], 1)),
     ],
+    torch.concatenate: [(FLAT, lambda m, x: torch.concatenate([x, m.mean.expand(len(x), 6)], 1))],
+    torch.stack: [
+        (FLAT, lambda m, x: torch.stack([x, torch.relu(x)], -1)),
+        (IMAGE, lambda m, x: torch.stack([x, torch.ones_like(x), m.same(x)], 2)),
+    ],
+    operator.setitem: [(FLAT, _with_pairs_in_order), (IMAGE, _without_a_border)],
+    torch.hstack: [(FLAT, lambda m, x: torch.hstack((x, torch.relu(x))))],
     torch.concat: [(IMAGE, lambda m, x: torch.concat([m.same(x), x], 2))],
     torch.mean: [(IMAGE, lambda m, x: torch.mean(x, (1, 3)))],
     "mean": [
@@ -182,6 +199,38 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
     F.avg_pool3d: [(VOLUME, lambda m, x: F.avg_pool3d(x, 2, padding=1, divisor_override=3))],
     F.conv_transpose3d: [(VOLUME, lambda m, x: F.conv_transpose3d(x, m.kernel[:2, :, :, :, None], stride=(1, 2, 1)))],
     F.adaptive_max_pool2d: [(IMAGE, lambda m, x: F.adaptive_max_pool2d(x, 1))],
+    **MOVING,
+    **CONTRACTIONS,
+    **COMPARISONS,
+    **CASTS,
+    torch.lerp: [
+        (IMAGE, lambda m, x: torch.lerp(x, m.same(x), 0.3)),
+        (FLAT, lambda m, x: torch.lerp(x, m.mean, m.mean)),
+    ],
+    "lerp": [(FLAT, lambda m, x: torch.relu(x).lerp(x, -0.25))],
+    "lerp_": [(FLAT, lambda m, x: torch.relu(x).lerp_(x, 2.0))],
+    torch.cumsum: [(IMAGE, lambda m, x: torch.cumsum(x, -1)), (FLAT, lambda m, x: torch.cumsum(torch.relu(x), 1))],
+    "cumsum": [(IMAGE, lambda m, x: x.cumsum(dim=1))],
+    torch.diff: [(IMAGE, lambda m, x: torch.diff(x, dim=2)), (FLAT, lambda m, x: torch.diff(x, 2))],
+    "diff": [(IMAGE, lambda m, x: x.diff())],
+    torch.rsub: [(FLAT, lambda m, x: torch.rsub(x, m.mean, alpha=2))],
+    "subtract": [(FLAT, lambda m, x: x.subtract(m.mean))],
+    "multiply": [(FLAT, lambda m, x: x.multiply(m.mean))],
+    torch.negative: [(FLAT, lambda m, x: torch.negative(x))],
+    "neg_": [(FLAT, lambda m, x: x.clone().neg_())],
+    torch.addcmul: [
+        (FLAT, lambda m, x: torch.addcmul(m.mean, x, m.mean, value=0.5)),
+        (FLAT, lambda m, x: torch.addcmul(x, m.mean, m.mean)),
+    ],
+    "addcmul": [(FLAT, lambda m, x: x.addcmul(m.mean, torch.relu(x)))],
+    "addcmul_": [(FLAT, lambda m, x: torch.relu(x).addcmul_(x, m.mean, value=-2))],
+    torch.addcdiv: [
+        (FLAT, lambda m, x: torch.addcdiv(x, torch.relu(x), m.mean, value=2)),
+        (FLAT, lambda m, x: torch.addcdiv(x, m.mean, m.mean + 5)),
+    ],
+    "addcdiv": [(FLAT, lambda m, x: x.addcdiv(torch.relu(x), m.mean))],
+    "addcdiv_": [(FLAT, lambda m, x: torch.relu(x).addcdiv_(x, m.mean))],
+    F.fold: [((8, 6), lambda m, x: F.fold(x, (3, 4), 2)), ((4, 9), lambda m, x: F.fold(x, 4, 2, 1, 1, 2))],
     operator.sub: [(IMAGE, lambda m, x: x - m.same(x)), (FLAT, lambda m, x: 1.5 - x), (FLAT, lambda m, x: x - 1)],
     operator.isub: [(IMAGE, lambda m, x: operator.isub(x.clone(), m.same(x)))],
     torch.sub: [(IMAGE, lambda m, x: torch.sub(m.same(x), x, alpha=0.5))],
@@ -257,6 +306,7 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
     torch.reshape: [(IMAGE, lambda m, x: torch.reshape(x, (x.shape[0], -1)))],
     "reshape": [(IMAGE, lambda m, x: x.reshape(-1, 4, 10)), (IMAGE, lambda m, x: x.reshape((len(x), 2, 20)))],
     "view": [(IMAGE, lambda m, x: x.view(x.size(0), -1)), (FLAT, lambda m, x: x.view(-1, 1, 2, 3))],
+    torch.clone: [(IMAGE, lambda m, x: torch.clone(x))],
     "contiguous": [(IMAGE, lambda m, x: x.contiguous())],
     "clone": [(IMAGE, lambda m, x: x.clone())],
     F.dropout: [(IMAGE, lambda m, x: F.dropout(x, 0.3, m.training)), (IMAGE, lambda m, x: F.dropout(x, 0.0))],
@@ -293,7 +343,7 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
 
 def functional(call: Call) -> nn.Module:
     """A module that makes the call, with the weights that calls name."""
-    parameters = {"kernel": (4, 1, 3, 2), "matrix": (4, 6), "bias": (4,), "mean": (6,)}
+    parameters = {"kernel": (4, 1, 3, 2), "matrix": (4, 6), "bias": (4,), "mean": (6,), "tokens": (2, 4, 3)}
     return Forward(
         call, same=nn.Conv2d(2, 2, 1), **{name: nn.Parameter(torch.zeros(shape)) for name, shape in parameters.items()}
     )

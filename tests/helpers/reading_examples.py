@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
 from functools import cache
 from typing import Any
@@ -24,7 +25,7 @@ def spelled(operation: Any) -> str:
         return operation.__name__
     names = [name for name in (operation.__name__, *vars(F)) if not name.startswith("_")]
     names = [n for n in names if n != "linalg_norm"] + ["norm", "vector_norm"]
-    homes = {"operator": operator, "F": F, "torch": torch, "torch.linalg": torch.linalg}
+    homes = {"operator": operator, "F": F, "torch": torch, "torch.linalg": torch.linalg, "builtins": builtins}
     return next(f"{h}.{n}" for n in names for h, home in homes.items() if getattr(home, n, None) is operation)
 
 

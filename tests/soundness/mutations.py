@@ -43,6 +43,9 @@ BRANCHES = "trusted/test_branches.py"
 OTHER_PROOFS = "certifying/test_other_proofs.py"
 AFFINE = "certifying/test_affine.py"
 HIDDEN = "trusted/test_hidden_behaviour.py"
+CONSTANTS = "trusted/test_constants.py"
+CHOICES = "trusted/test_choices.py"
+EXCHANGES = "trusted/test_exchanges.py"
 REGISTERED = "trusted/test_registered_layers.py"
 LOWER = "certifying/test_robustness.py"
 BOUNDED = "trusted/test_bounded.py"
@@ -351,7 +354,7 @@ MUTATIONS = (
     M("trusted/reading/lowering.py", "        check_in_place(graph)\n", "        pass\n", "trusted/test_hidden_behaviour.py"),
     M("trusted/reading/checks.py", "if result is not None:", "if False:", "trusted/test_hidden_behaviour.py"),
     M("trusted/reading/pooling.py", "(first + k).clamp(max=n + p) - first", "k", READING),
-    M("trusted/reading/arithmetic.py", "return _add(builder, x, y, alpha=-alpha)", "return _add(builder, x, y, alpha=alpha)",
+    M("trusted/reading/arithmetic.py", "return add(builder, x, y, alpha=-alpha)", "return add(builder, x, y, alpha=alpha)",
       READING),
     # Which function is read.
     M("trusted/reading/builder.py", "        raise error\n", "        return Ref(0, self.nodes[0].shape)\n",
@@ -377,6 +380,44 @@ MUTATIONS = (
     M("trusted/reading/tracer.py", "node.meta[\"varies\"] and _is_ragged(node)", "False", BRANCHES),
     M("trusted/reading/proxies.py", "return repr(self)", "return format(self.node.meta[\"value\"], spec)",
       BRANCHES),
+    M("trusted/reading/pooling.py", "if not bool(inside.any(1).all()):", "if False:", "trusted/test_refused_networks.py"),
+    M("trusted/reading/constants.py", "return any(source in known for source in _nodes_of(others))", "return False", CONSTANTS),
+    M("trusted/reading/constants.py", "if len(constant) != 1 and not alike:", "if False:", CONSTANTS),
+    M("trusted/reading/constants.py", "if len({len(shape) for shape in shapes}) > 1:", "if False:", CONSTANTS),
+    M("trusted/reading/casting.py", "if dtype is None or dtype in _KEPT or whole:", "if True:",
+      "trusted/test_refused_networks.py"),
+    M("trusted/reading/lowering.py", "    _check_pending(builder, kind, name, (args, kwargs))\n", "",
+      "trusted/test_refused_networks.py"),
+    M("trusted/reading/contractions.py", "layers.Conv2d(taps, groups=count(joint))", "layers.Conv2d(taps.flip(1), groups=count(joint))",
+      CONSTANTS),
+    M("trusted/reading/contractions.py", "joint + summed + columns, (*stack, inner, m)", "joint + columns + summed, (*stack, inner, m)",
+      READING),
+    M("trusted/reading/contractions.py", "or any(sizes[1].get(c, n) != n", "or any(False", "trusted/test_refused_networks.py"),
+    M("trusted/reading/arithmetic.py", "return multiplied(builder, x, y)", "return scaled(builder, x, 1.0)", READING),
+    M("trusted/reading/lines.py", "if not bool(np.all(jump == 0)) or (rounded and not plain):", "if rounded and not plain:",
+      CHOICES),
+    M("trusted/reading/lines.py", "or (rounded and not plain):", "or False:", CHOICES),
+    M("trusted/reading/lines.py", "weight_ulps=0 if exact else 1", "weight_ulps=0", CHOICES),
+    M("trusted/reading/lines.py", "alpha=alpha, beta=beta, within=None", "within=None", CHOICES),
+    M("trusted/reading/choices.py", "if bool((rationals(found) != exactly(rationals(x), rationals(y))).any()):", "if False:",
+      CHOICES),
+    M("trusted/reading/reflections.py", "node.layer.linear(*(v[1:] for v in read))", "node.layer.forward(*(v[1:] for v in read))",
+      CHOICES),
+    M("trusted/reading/reflections.py", "_SAMPLED, _ULPS = 2.0**-40", "_SAMPLED, _ULPS = 1e-4", CHOICES),
+    M("trusted/reading/maxima.py", "or int(torch.bincount(both).max()) > 1", "or False", EXCHANGES),
+    M("trusted/network/exchanging.py", "right = np.array_equal(source, expected) and np.array_equal(", "right = np.array_equal(",
+      EXCHANGES),
+    M("trusted/network/exchanging.py", "np.array_equal(np.where(source < 0, 0.0, signs), direction)", "True", EXCHANGES),
+    M("trusted/network/exchanging.py", "bent.alpha >= 0 and bent.beta <= 1", "bent.beta <= 1", EXCHANGES),
+    M("trusted/network/exchanging.py", "bent.alpha >= 0 and bent.beta <= 1", "bent.alpha >= 0", EXCHANGES),
+    M("trusted/network/exchanging.py", "if not bool((turned.scale == -1).all()):", "if False:", EXCHANGES),
+    M("trusted/network/exchanging.py", "len(np.unique(all_)) == len(all_)", "True", EXCHANGES),
+    M("trusted/network/exchanging.py", "all_.min() >= 0", "True", EXCHANGES),
+    M("trusted/network/exchanging.py", "isinstance(sign, Scale) and not sign.weight_ulps", "isinstance(sign, Scale)", EXCHANGES),
+    M("trusted/regions/intervals.py", "if ordered is not None and is_relu(network.nodes[ordered.excess].layer)",
+      "if ordered is not None", EXCHANGES),
+    M("trusted/regions/intervals.py", "torch.minimum(a, b), torch.maximum(a, b)", "torch.maximum(a, b), torch.minimum(a, b)",
+      EXCHANGES),
     # Registered layers.
     M("trusted/reading/own.py", "constant, _OWN_MATRIX_ULPS, note)", "constant, 0, note)", REGISTERED),
     M("trusted/reading/own.py", "_EXPONENTS = (600, 300, 100, 60, 30, 0)", "_EXPONENTS = (0,)", REGISTERED),

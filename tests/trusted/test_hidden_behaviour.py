@@ -33,7 +33,6 @@ DATA_DEPENDENT: dict[str, Callable[[Any, Any], Any]] = {
     "if on an int": lambda m, x: m.layer(x) if int(x.sum()) > 0 else x,
     "if on a float": lambda m, x: m.layer(x) if float(x.sum()) > 0 else x,
     "if on a later layer": lambda m, x: m.layer(x) if m.layer(x).norm() > 1 else x,
-    "loop over samples": lambda m, x: torch.stack([m.layer(sample) for sample in x]),
     "loop of a length found in the data": lambda m, x: [m.layer(x) for _ in range(int(x.abs().sum()) + 1)][-1],
     "and": lambda m, x: m.layer(x) if (x > 0).all() and (x < 9).all() else x,
 }
@@ -58,10 +57,20 @@ class Stubborn(nn.Module):
         return self.layers[0](x)
 
 
-@pytest.mark.parametrize("shape", [(4,), (5,)])
-def test_errors_of_the_users_forward_are_invalid_networks(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidNetworkError):
-        trace(Stubborn(nn.Linear(4, 4)), shape)
+def test_a_loop_over_samples_is_refused() -> None:
+    with pytest.raises(InvalidNetworkError, match="mixes the batch axis"):
+        trace(small(lambda m, x: torch.stack([m.layer(sample) for sample in x])), (4,))
+
+
+def test_errors_of_the_users_forward_are_invalid_networks() -> None:
+    with pytest.raises(InvalidNetworkError, match="I want 4 features"):
+        trace(Stubborn(nn.Linear(4, 4)), (5,))
+
+
+def test_layers_of_a_plain_list_are_read() -> None:
+    model = Stubborn(nn.Linear(4, 3))
+    x = torch.randn(2, 4, dtype=torch.float64)
+    torch.testing.assert_close(trace(model, (4,)).forward(x), model.layers[0].double()(x))
 
 
 def test_networks_of_two_inputs_are_refused() -> None:

@@ -111,7 +111,7 @@ def test_what_leaves_the_function_as_it_is_has_a_bound(name: str) -> None:
 REFUSED: dict[str, Callable[[], nn.Module]] = {
     "batch norm of its batches": lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)),
     "functional dropout": lambda: Forward(lambda m, x: F.dropout(m.layer(x)), layer=nn.Linear(4, 4)).eval(),
-    "unsupported layer": lambda: nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)).eval(),
+    "unsupported layer": lambda: nn.Sequential(nn.Linear(4, 4), nn.Hardshrink()).eval(),
     "random layer": lambda: nn.Sequential(nn.Linear(4, 4), nn.RReLU()).train(),
 }
 

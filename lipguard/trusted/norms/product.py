@@ -13,6 +13,7 @@ from lipguard.trusted.layers import (
     picks,
 )
 from lipguard.trusted.network.cutting import compared_at
+from lipguard.trusted.network.exchanging import exchanged_at
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.rounding import add_up, mul_up, sqrt_up
 
@@ -23,7 +24,8 @@ def product_bounds(network: Network, norms: Sequence[float]) -> list[float]:
     """For every node, a certified Lipschitz constant of the map from the network's input to it.
 
     Norms are multiplied along the graph, and added where branches meet (triangle inequality). What is the larger of two
-    values, entry by entry, is no longer than both together.
+    values, entry by entry, is no longer than both together; what has pairs of its entries in order is no longer than it
+    was.
 
     Args:
         network: the network.
@@ -41,6 +43,8 @@ def node_bound(network: Network, i: int, norm: float, bounds: Sequence[float]) -
     if compared_at(network, i) is not None:
         squares = [mul_up(most, bounds[j], bounds[j]) for j, most in _windows(network, i).items()]
         bound = min(bound, sqrt_up(add_up(*squares)))
+    elif (exchange := exchanged_at(network, i)) is not None:
+        bound = min(bound, bounds[exchange.source])
     return bound
 
 

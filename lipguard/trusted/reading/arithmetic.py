@@ -6,27 +6,19 @@ import math
 import operator
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.layers import Shape
-from lipguard.trusted.reading.builder import Builder, Kind, Ref
+from lipguard.trusted.reading.builder import Builder, Kind, Ref, Value
+from lipguard.trusted.reading.choices import Choice, sum_with_choice, times_choice
 from lipguard.trusted.reading.composing import inverse
+from lipguard.trusted.reading.constants import alike, expanded, met, read, scaled, shifted
 from lipguard.trusted.reading.moving import moved, reshaped
 from lipguard.trusted.reading.products import multiplied
 
 _MATRIX_ULPS = 16  # of weights that torch, or we, computed: sums of products of a few numbers
-
-
-def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
-    return builder.emit(
-        layers.Linear(builder.constant(weight, "weight"), builder.constant(bias, "bias")),  # type: ignore[arg-type]
-        x,
-    )
 
 
 def along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
@@ -39,10 +31,10 @@ def along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
 
 
 def _mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
-    return _sum(builder, x, dim if axis is None else axis, keepdim, mean=True)
+    return total_of(builder, x, dim if axis is None else axis, keepdim, mean=True)
 
 
-def _sum(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, *, mean: bool = False) -> Ref:
+def total_of(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, *, mean: bool = False) -> Ref:
     """Over some axes of a sample: they become the last one, on which a matrix of ones acts."""
     axes = len(x.shape) + 1
     if dim is None:
@@ -62,74 +54,111 @@ def _sum(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, *, me
     return reshaped(builder, total, lambda v: v.reshape(len(v), *shape))
 
 
-def _add(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
+def add(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Value:
+    """x + alpha y, of which one may be a constant."""
+    if isinstance(x, Choice) or isinstance(y, Choice):
+        return sum_with_choice(builder, x, multiply(builder, y, alpha))
     if not (isinstance(x, Ref) and isinstance(y, Ref)):
         if not isinstance(x, Ref):
             x, y = (scaled(builder, y, alpha), x)
             alpha = 1
         return shifted(builder, x, y, alpha)
-    if x.shape != y.shape:
-        raise builder.unsupported(f"adding shapes {x.shape} and {y.shape}", "Add equal shapes.")
-    return builder.emit(layers.Add(), x, scaled(builder, y, alpha))
+    return builder.emit(layers.Add(), *alike(builder, x, scaled(builder, y, alpha)))
 
 
-def _subtract(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:
-    return _add(builder, x, y, alpha=-alpha)
+def _subtract(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Value:
+    return add(builder, x, y, alpha=-alpha)
 
 
-def _multiply(builder: Builder, x: Any, y: Any) -> Ref:
+def multiply(builder: Builder, x: Any, y: Any) -> Any:
+    """x y, of which both may be constants, or none."""
+    if isinstance(x, Choice) or isinstance(y, Choice):
+        return times_choice(builder, x, y)
     if isinstance(x, Ref) and isinstance(y, Ref):
         return multiplied(builder, x, y)
+    if not (isinstance(x, Ref) or isinstance(y, Ref)):
+        return read(builder, x) * read(builder, y)
     return scaled(builder, *((x, y) if isinstance(x, Ref) else (y, x)))
 
 
-def _divide(builder: Builder, x: Any, y: Any) -> Ref:
+def _divide(builder: Builder, x: Any, y: Any, rounding_mode: str | None = None) -> Value:
+    if rounding_mode is not None:
+        raise builder.unsupported("division that rounds", "It jumps, and has no Lipschitz constant.")
     if isinstance(y, Ref):
-        return _multiply(builder, x, inverse(builder, y))
-    divisor = _constant_of(builder, y, x.shape)
+        return multiply(builder, x, inverse(builder, y))  # type: ignore[no-any-return]
+    divisor, shape = met(builder, y, x.shape)
     if (divisor == 0).any():
         raise InvalidNetworkError(f"{builder.path}: it divides by zero.")
-    return builder.emit(layers.Scale(builder.quotient(torch.ones_like(divisor), divisor), weight_ulps=1), x)
+    factor = builder.quotient(torch.ones_like(divisor), divisor)
+    return builder.emit(layers.Scale(factor, weight_ulps=1), expanded(builder, x, shape))
 
 
-def _negate(builder: Builder, x: Ref) -> Ref:
-    return scaled(builder, x, -1)
+def _negate(builder: Builder, x: Value) -> Value:
+    return multiply(builder, x, -1)  # type: ignore[no-any-return]
 
 
-def _constant_of(builder: Builder, value: Any, shape: Shape) -> Tensor:
-    """A constant factor or summand as it meets one sample."""
-    tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-    constant = builder.constant(tensor, "constant")
-    assert constant is not None
-    if constant.dim() > len(shape):
-        if constant.shape[0] != 1 and not bool((constant == constant[:1]).all()):
-            raise InvalidNetworkError(f"{builder.path}: a constant of shape {tuple(constant.shape)} has a batch axis.")
-        constant = constant[0]
-    if np.broadcast_shapes(tuple(constant.shape), shape) != shape:
-        raise builder.unsupported(f"a constant of shape {tuple(constant.shape)} that enlarges {shape}", "Expand first.")
-    return constant.reshape((*(1 for _ in range(len(shape) - constant.dim())), *constant.shape))
+def _add_product(builder: Builder, x: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Value:
+    return add(builder, x, multiply(builder, tensor1, tensor2), alpha=value)
 
 
-def scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
-    """A constant times a value."""
-    if isinstance(factor, (int, float)) and factor == 1:
-        return x
-    return builder.emit(layers.Scale(_constant_of(builder, factor, x.shape)), x)
+def _add_quotient(builder: Builder, x: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Value:
+    if not isinstance(tensor1, Ref) and not isinstance(tensor2, Ref):
+        return add(builder, x, read(builder, tensor1) / read(builder, tensor2), alpha=value)
+    return add(builder, x, _divide(builder, tensor1, tensor2), alpha=value)
 
 
-def shifted(builder: Builder, x: Ref, summand: Any, alpha: float = 1) -> Ref:
-    """Adding a constant changes nothing about differences."""
-    shift = _constant_of(builder, summand, x.shape) * alpha
-    return builder.emit(layers.Scale(torch.ones_like(shift), shift), x)
+def _lerp(builder: Builder, x: Any, y: Any, weight: Any) -> Value:
+    """x + w (y - x)."""
+    return add(builder, x, multiply(builder, add(builder, y, x, alpha=-1), weight))
+
+
+def _cumsum(builder: Builder, x: Ref, dim: int) -> Ref:
+    """Every entry and all before it: a triangle of ones."""
+    axis = axis_of(builder, x, dim)
+    return along(builder, x, axis, torch.ones(x.shape[axis], x.shape[axis], dtype=torch.float64).tril())
+
+
+def _diff(builder: Builder, x: Ref, n: int = 1, dim: int = -1) -> Ref:
+    """Every entry less the one before it."""
+    axis = axis_of(builder, x, dim)
+    for _ in range(n):
+        before, after = (moved(builder, x, lambda v, k=k: v.narrow(axis + 1, k, v.shape[axis + 1] - 1)) for k in (0, 1))  # type: ignore[misc]
+        x = builder.emit(layers.Add(), after, scaled(builder, before, -1))
+    return x
+
+
+def axis_of(builder: Builder, x: Ref, dim: int) -> int:
+    """An axis of a sample, counted without that of the batch."""
+    axes = len(x.shape) + 1
+    if dim % axes == 0:
+        raise InvalidNetworkError(f"{builder.path}: it acts along the batch axis. Name an axis of a sample.")
+    return dim % axes - 1
+
+
+def _opposite_difference(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Value:
+    return _subtract(builder, y, x, alpha=alpha)
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(_linear, nn.Linear, lambda m: {"weight": m.weight, "bias": m.bias}, (F.linear,)),
     Kind(_mean, functions=(torch.mean, "mean")),
-    Kind(_sum, functions=(torch.sum, "sum")),
-    Kind(_add, functions=(operator.add, operator.iadd, torch.add, "add", "add_")),
-    Kind(_subtract, functions=(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_")),
-    Kind(_multiply, functions=(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")),
+    Kind(total_of, functions=(torch.sum, "sum")),
+    Kind(add, functions=(operator.add, operator.iadd, torch.add, "add", "add_"), pending=(Choice,)),
+    Kind(
+        _subtract,
+        functions=(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract"),
+        pending=(Choice,),
+    ),
+    Kind(_opposite_difference, functions=(torch.rsub,), pending=(Choice,)),
+    Kind(
+        multiply,
+        functions=(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply"),
+        pending=(Choice,),
+    ),
     Kind(_divide, functions=(operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_")),
-    Kind(_negate, functions=(operator.neg, torch.neg, "neg")),
+    Kind(_negate, functions=(operator.neg, torch.neg, torch.negative, "neg", "neg_"), pending=(Choice,)),
+    Kind(_lerp, functions=(torch.lerp, "lerp", "lerp_")),
+    Kind(_cumsum, functions=(torch.cumsum, "cumsum")),
+    Kind(_diff, functions=(torch.diff, "diff")),
+    Kind(_add_product, functions=(torch.addcmul, "addcmul", "addcmul_")),
+    Kind(_add_quotient, functions=(torch.addcdiv, "addcdiv", "addcdiv_")),
 )

@@ -6,7 +6,7 @@ argument that depends on the network's input, and plain values or constant tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,21 @@ class Ref:
     shape: Shape
 
 
+class Pending:
+    """What is no value of the network yet: only rules that say so read it. `why` tells others what is in the way."""
+
+    why: tuple[str, str]  # what it is, and what to do about it
+
+
+@dataclass(frozen=True)
+class Turned(Pending):
+    """A value whose batch axis is not the first one: what moves entries turns it back, or takes a part of it."""
+
+    ref: Ref
+    axis: int  # of the batch
+    why = ("a value whose batch axis is not the first", "Keep the first axis as it is.")
+
+
 @dataclass
 class Builder:
     """Collects nodes; rules call `emit`."""
@@ -38,6 +53,11 @@ class Builder:
     nodes: list[Node] = field(default_factory=list)
     path: str = "input"
     note: str = ""  # on what is emitted
+    compared: dict[tuple[Hashable, bool], Ref] = field(default_factory=dict)  # what comparisons made: see `maxima`
+    kinks: dict[Hashable, Any] = field(
+        default_factory=dict
+    )  # neurons of `lines`, by what they read and where they bend
+    exchanges: dict[Hashable, tuple[Ref, Tensor, Tensor]] = field(default_factory=dict)
 
     def emit(self, layer: Layer, *inputs: Ref) -> Ref:
         """Append a node and return a reference to its value."""
@@ -112,7 +132,8 @@ def _seen(value: object) -> str:
     return "that depends on the input" if isinstance(value, Ref) else f"of type {type(value).__name__}"
 
 
-Rule = Callable[..., Ref | list[Ref]]  # several for an operation that returns a tuple
+Value = Ref | Pending
+Rule = Callable[..., Value | list[Any]]  # several values for an operation that returns a tuple
 
 
 @dataclass(frozen=True)
@@ -124,12 +145,14 @@ class Kind:
         module: the module class, if there is one; a subclass counts only while it inherits `forward`.
         arguments: the keyword arguments that a module calls the rule with, besides its input.
         functions: functions and tensor methods of the same meaning (methods by name).
+        pending: the classes of pending values that the rule takes.
     """
 
     rule: Rule
     module: type[nn.Module] | None = None
     arguments: Callable[[Any], Mapping[str, Any]] = lambda module: {}
     functions: tuple[Callable[..., Any] | str, ...] = ()
+    pending: tuple[type[Pending], ...] = ()
 
 
 def attributes(*names: str) -> Callable[[nn.Module], Mapping[str, Any]]:

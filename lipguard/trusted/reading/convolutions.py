@@ -144,6 +144,26 @@ def _conv_transpose(
     return rule(builder, spaced, turned.reshape(-1, *turned.shape[2:]), bias, 1, 0, dilation, groups)
 
 
+def _fold(
+    builder: Builder, x: Ref, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Ref:
+    """Patches laid over each other: a transposed convolution of an image of them, with a one for each of their taps."""
+    _axes(builder, x, 2, "folding")
+    size, kernel, sides, step, spacing = (several(v, 2) for v in (output_size, kernel_size, padding, stride, dilation))
+    taps = kernel[0] * kernel[1]
+    rows, columns = (
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, p, s, d in zip(size, kernel, sides, step, spacing, strict=True)
+    )
+    reach = [
+        (count - 1) * s - 2 * p + d * (k - 1) + 1
+        for count, k, p, s, d in zip((rows, columns), kernel, sides, step, spacing, strict=True)
+    ]
+    image = builder.emit(layers.Reshape((x.shape[0], rows, columns)), x)
+    one = torch.eye(taps, dtype=torch.float64).reshape(taps, 1, *kernel).repeat(x.shape[0] // taps, 1, 1, 1)
+    extra = [n - reached for n, reached in zip(size, reach, strict=True)]
+    return _conv_transpose(builder, image, one, None, step, sides, extra, x.shape[0] // taps, spacing)
+
+
 _conv_transpose_module = attributes("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
 
@@ -164,6 +184,12 @@ KINDS: tuple[Kind, ...] = (
     Kind(_conv1d, functions=(torch.conv1d,)),
     Kind(_conv2d, functions=(torch.conv2d,)),
     Kind(_conv3d, functions=(torch.conv3d,)),
+    Kind(
+        _fold,
+        nn.Fold,
+        attributes("output_size", "kernel_size", "dilation", "padding", "stride"),
+        (F.fold,),
+    ),
     Kind(_conv_transpose, nn.ConvTranspose1d, _conv_transpose_module, (F.conv_transpose1d,)),
     Kind(_conv_transpose, nn.ConvTranspose2d, _conv_transpose_module, (F.conv_transpose2d,)),
     Kind(_conv_transpose, nn.ConvTranspose3d, _conv_transpose_module, (F.conv_transpose3d,)),

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.arithmetic import shifted
 from lipguard.trusted.reading.builder import Builder, Kind, Ref, Rule
 from lipguard.trusted.reading.composing import curved, inverse
+from lipguard.trusted.reading.constants import shifted
 
 
 def _curve(make: Callable[[], layers.Activation]) -> Rule:
@@ -63,7 +63,7 @@ def _logarithm_of_one_more(builder: Builder, x: Ref) -> Ref:
     return curved(builder, shifted(builder, x, 1.0), layers.logarithm())
 
 
-def _to_power(builder: Builder, base: Any, exponent: Any) -> Ref:
+def _power_of(builder: Builder, base: Any, exponent: Any) -> Ref:
     """x ** p, or c ** x = exp(x log c)."""
     if isinstance(base, Ref) or not isinstance(exponent, Ref):
         return powered(builder, base, exponent)
@@ -82,5 +82,5 @@ KINDS: tuple[Kind, ...] = (
     Kind(_inverse_root, functions=(torch.rsqrt, "rsqrt")),
     Kind(_curve(layers.reciprocal), functions=(torch.reciprocal, "reciprocal")),
     Kind(_square, functions=(torch.square, "square")),
-    Kind(_to_power, functions=(torch.pow, "pow", operator.pow)),
+    Kind(_power_of, functions=(torch.pow, "pow", operator.pow)),
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Ref, Rule
+from lipguard.trusted.reading.maxima import larger, smaller
 
 
 def _activation(make: Callable[..., layers.Activation], *names: str) -> Rule:
@@ -57,6 +58,9 @@ def _prelu(builder: Builder, x: Ref, weight: Tensor) -> Ref:
 
 
 def _clamp(builder: Builder, x: Ref, min: Any = None, max: Any = None) -> Ref:
+    if any(isinstance(limit, Ref) or (isinstance(limit, Tensor) and limit.numel() > 1) for limit in (min, max)):
+        x = x if min is None else larger(builder, x, min)
+        return x if max is None else smaller(builder, x, max)
     low, high = (given if value is None else value for value, given in ((min, -math.inf), (max, math.inf)))
     return builder.emit(_made(builder, layers.clamp, low=low, high=high), x)
 

@@ -11,14 +11,15 @@ from torch import Tensor, fx
 from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network, Node
-from lipguard.trusted.reading.builder import BATCH, Builder, Ref
+from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Pending, Ref, Turned, Value
 from lipguard.trusted.reading.checks import check_in_place
+from lipguard.trusted.reading.constants import depends_on_values
 from lipguard.trusted.reading.refusals import refusal
 from lipguard.trusted.reading.table import TABLE
 from lipguard.trusted.reading.tracer import Tracer, first_line
 from lipguard.trusted.reading.wrappers import has_own_forward
 
-_Refs: TypeAlias = dict[fx.Node, Ref | list[Ref]]  # by node of the graph: what it makes
+_Refs: TypeAlias = dict[fx.Node, Value | list[Any]]  # by node of the graph: what it makes
 
 
 def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | None = None) -> Network:
@@ -45,23 +46,32 @@ def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | No
             refs[node] = builder.input(shape)
         elif node.op == "output":
             return _finish(builder, refs, node.args[0], str(tracer.root.refusal))
-        elif any(source in refs for source in node.all_input_nodes):  # the rest are constants
+        elif depends_on_values(node, refs):  # the rest are constants
             builder.path, builder.note = node.meta["path"], _note(node, refs, tracer)
             try:
                 refs[node] = found = _lower_node(builder, node, refs, tracer)
-                if not isinstance(found, list):  # of an operation that returns several; what is read of them is checked
-                    _check_shape(builder.path, found, node.meta["value"])
+                _check_shape(builder.path, found, node.meta["value"])
             except LipguardError as error:
                 refs[node] = builder.refused(error, node)
     raise InvalidNetworkError("The network has no output.")
 
 
-def _check_shape(path: str, found: Ref, value: Any) -> None:
-    expected = getattr(value, "shape", None)
-    if expected != (BATCH, *found.shape):
-        raise InvalidNetworkError(
-            f"{path}: its output has the shape {expected}, where {(BATCH, *found.shape)} was expected."
-        )
+def _check_shape(path: str, found: Value | list[Any], value: Any) -> None:
+    expected, seen = getattr(value, "shape", None), _shape_of(found)
+    if seen is not None and expected != seen:
+        raise InvalidNetworkError(f"{path}: its output has the shape {expected}, where {seen} was expected.")
+
+
+def _shape_of(value: Value | list[Any]) -> Shape | None:
+    """The shape of what a node made of the batch that was traced; None where it is no value yet, or are several.
+
+    What is read of several is checked.
+    """
+    if isinstance(value, Ref):
+        return (BATCH, *value.shape)
+    if isinstance(value, Turned):
+        return (*value.ref.shape[: value.axis], BATCH, *value.ref.shape[value.axis :])
+    return None
 
 
 def _needed(graph: fx.Graph) -> list[fx.Node]:
@@ -73,7 +83,7 @@ def _needed(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node in needed]
 
 
-def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) -> Ref | list[Ref]:
+def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) -> Value | list[Any]:
     """What the row of an operation makes of it.
 
     Raises:
@@ -95,6 +105,7 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) ->
         kind, name = TABLE.function_kind(operation), node.meta["path"].partition("(")[2].rstrip(")")
     if kind is None:
         raise refusal(builder.path, name, operation)
+    _check_pending(builder, kind, name, (args, kwargs))
     try:
         return kind.rule(builder, *args, **kwargs)
     except (TypeError, AttributeError) as error:  # a Ref where the rule wants a constant, or an unknown keyword
@@ -105,6 +116,17 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) ->
             f"It is called in a way that is not supported: {said}. Give what depends on the input first, and constants "
             "for the rest.",
         ) from error
+
+
+def _check_pending(builder: Builder, kind: Kind, name: str, arguments: Any) -> None:
+    """Refuse what is no value yet where the rule does not take it."""
+
+    def check(argument: Any) -> Any:
+        if isinstance(argument, Pending) and not isinstance(argument, kind.pending):
+            raise UnsupportedLayerError(builder.path, f"{name} of {argument.why[0]}", argument.why[1])
+        return argument
+
+    fx.node.map_aggregate(arguments, check)
 
 
 def _note(node: fx.Node, refs: _Refs, tracer: Tracer) -> str:
@@ -130,6 +152,8 @@ def _finish(builder: Builder, refs: _Refs, output: Any, refusal: str) -> Network
     found = refs[output]
     if isinstance(found, list):
         raise InvalidNetworkError("Expected the network to return one tensor, but it returns several.")
+    if isinstance(found, Pending):
+        raise UnsupportedLayerError("forward", f"an output that is {found.why[0]}", found.why[1])
     return Network(_reachable(builder.nodes, found.index))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
@@ -15,24 +14,20 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.arithmetic import along
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
+from lipguard.trusted.reading.constants import expanded
 from lipguard.trusted.reading.moving import moved, reshaped
 from lipguard.trusted.reading.normalising import softmax
-from lipguard.trusted.reading.products import expanded
 
 
 def of_two(builder: Builder, x: Ref, y: Ref) -> Ref:
     """A product of two stacks of matrices, each of one sample."""
-    if min(len(x.shape), len(y.shape)) < 2:
-        raise builder.unsupported(f"the product of shapes {x.shape} and {y.shape}", "Give both two axes or more.")
+    if len(x.shape) != len(y.shape) or len(x.shape) < 2:
+        raise builder.unsupported(
+            f"the product of matrices of shapes {x.shape} and {y.shape}", "Give both as many axes, two or more."
+        )
     stack = tuple(np.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
     one, other = expanded(builder, x, (*stack, *x.shape[-2:])), expanded(builder, y, (*stack, *y.shape[-2:]))
     return builder.emit(layers.MatrixProduct(), one, other)
-
-
-def _matmul(builder: Builder, x: Any, y: Any) -> Ref:
-    if isinstance(x, Ref) and isinstance(y, Ref):
-        return of_two(builder, x, y)
-    raise builder.unsupported("the product with a constant matrix", "Use torch.nn.Linear.")
 
 
 def attention(
@@ -100,7 +95,6 @@ def _heads(builder: Builder, x: Ref, heads: int) -> Ref:
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(_matmul, functions=(torch.matmul, operator.matmul, "matmul", torch.bmm, "bmm")),
     Kind(attention, functions=(F.scaled_dot_product_attention,)),
     Kind(_multihead, nn.MultiheadAttention, lambda m: {"module": m}),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Ref, Rule
+from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Pending, Ref, Rule, Turned, attributes
 
 
 def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Ref:
@@ -50,39 +50,102 @@ def _reshape(builder: Builder, x: Ref, *shape: Any) -> Ref:
 
 
 def moved(builder: Builder, x: Ref, move: Callable[[Tensor], Tensor]) -> Ref:
-    """Any operation that moves, repeats or drops the entries of each sample, or puts zeros between them."""
+    """Any operation that moves, repeats or drops the entries of each sample, or puts zeros between them.
+
+    Raises:
+        InvalidNetworkError: the batch axis is not the first one then.
+    """
+    found = _turned(builder, x, move)
+    if isinstance(found, Turned):
+        raise InvalidNetworkError(f"{builder.path}: it mixes the batch axis with others. Keep the first axis as it is.")
+    return found
+
+
+def _turned(builder: Builder, value: Ref | Turned, move: Callable[[Tensor], Tensor]) -> Ref | Turned:
+    """The same wherever the batch axis is, and is then.
+
+    Raises:
+        InvalidNetworkError: it is no axis of its own any more.
+    """
+    x, axis = (value.ref, value.axis) if isinstance(value, Turned) else (value, 0)
     n = math.prod(x.shape)
     numbers = torch.arange(1, n + 1, dtype=torch.float64).reshape(x.shape)
-    result = move(torch.stack([numbers + b * n for b in range(BATCH)]))
-    samples = [torch.where(sample != 0, sample - b * n, 0) for b, sample in enumerate(result)]
-    index = samples[0].long() - 1
-    alike = len(result) == BATCH and all(torch.equal(sample, samples[0]) for sample in samples)
-    if not (alike and bool((index >= -1).all()) and bool((index < n).all())):
+    result = move(torch.stack([numbers + b * n for b in range(BATCH)], axis))
+    place = _batch_axis(result, n)
+    if place is None:
         raise InvalidNetworkError(f"{builder.path}: it mixes the batch axis with others. Keep the first axis as it is.")
+    index = result.select(place, 0).long() - 1
     if index.shape == x.shape and torch.equal(index.flatten(), torch.arange(n)):
-        return x
-    return builder.emit(layers.Pick(index), x)
+        ref = x
+    else:
+        ref = builder.emit(layers.Pick(index), x)
+    return Turned(ref, place) if place else ref
+
+
+def _batch_axis(result: Tensor, n: int) -> int | None:
+    """The axis along which the samples of a batch are, whose entries are numbered from b n + 1 on; 0 for a zero."""
+    for place in (k for k, length in enumerate(result.shape) if length == BATCH):
+        samples = [torch.where(part != 0, part - b * n, 0) for b, part in enumerate(result.unbind(place))]
+        inside = bool((samples[0] >= 0).all()) and bool((samples[0] <= n).all())
+        if inside and all(torch.equal(sample, samples[0]) for sample in samples):
+            return place
+    return None
 
 
 def _moves(name: str) -> Rule:
     """The rule of a tensor method that moves entries."""
 
-    def rule(builder: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
-        return moved(builder, x, lambda v: getattr(v, name)(*args, **kwargs))
+    def rule(builder: Builder, x: Ref | Turned, *args: Any, **kwargs: Any) -> Ref | Turned:
+        return _turned(builder, x, lambda v: getattr(v, name)(*args, **kwargs))
 
     return rule
 
 
-def _getitem(builder: Builder, x: Ref | list[Ref], key: Any) -> Ref:
-    return x[key] if isinstance(x, list) else moved(builder, x, lambda v: v[key])
+def _getitem(builder: Builder, x: Ref | Turned | list[Any], key: Any) -> Any:
+    if isinstance(x, list):
+        return x[key]
+    if not isinstance(x, (Ref, Turned)):
+        raise builder.unsupported(f"a part of {x.why[0]}", x.why[1])
+    return _turned(builder, x, lambda v: v[key])
+
+
+_TURNED = {"T": lambda v: v.permute(*range(v.dim())[::-1]), "mT": lambda v: v.mT}
+
+
+def _attribute(builder: Builder, x: Any, name: str) -> Any:
+    """What is read of a value as an attribute: itself turned, or a part of what an operation returns."""
+    if isinstance(x, list) and name in ("values", "indices"):
+        return x[name == "indices"]
+    if name in _TURNED and isinstance(x, (Ref, Turned)):
+        return _turned(builder, x, _TURNED[name])
+    if name == "data" and isinstance(x, Ref):
+        return x
+    raise builder.unsupported(f"attribute {name}", "Use what computes with values.")
+
+
+def _like(builder: Builder, x: Ref, other: Any) -> Ref:
+    """As large as another value."""
+    shape = (BATCH, *other.shape) if isinstance(other, Ref) else tuple(other.shape)
+    return moved(builder, x, lambda v: v.expand(shape))
+
+
+def _shaped_like(builder: Builder, x: Ref, other: Any) -> Ref:
+    shape = (BATCH, *other.shape) if isinstance(other, Ref) else tuple(other.shape)
+    return reshaped(builder, x, lambda v: v.reshape(shape))
+
+
+def _unfold(builder: Builder, x: Ref, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Ref:
+    return moved(builder, x, lambda v: F.unfold(v, kernel_size, dilation, padding, stride))
 
 
 def _parts(name: str) -> Rule:
     """The rule of a tensor method that returns several pieces."""
 
-    def rule(builder: Builder, x: Ref, *args: Any, **kwargs: Any) -> list[Ref]:
-        count = len(getattr(torch.zeros(BATCH, *x.shape), name)(*args, **kwargs))
-        return [moved(builder, x, lambda v, k=k: getattr(v, name)(*args, **kwargs)[k]) for k in range(count)]  # type: ignore[misc]
+    def rule(builder: Builder, x: Ref | Turned, *args: Any, **kwargs: Any) -> list[Ref | Turned]:
+        shape = list((x.ref if isinstance(x, Turned) else x).shape)
+        shape.insert(x.axis if isinstance(x, Turned) else 0, BATCH)
+        count = len(getattr(torch.zeros(shape), name)(*args, **kwargs))
+        return [_turned(builder, x, lambda v, k=k: getattr(v, name)(*args, **kwargs)[k]) for k in range(count)]  # type: ignore[misc]
 
     return rule
 
@@ -97,38 +160,6 @@ def _pixel_unshuffle(builder: Builder, x: Ref, downscale_factor: int) -> Ref:
 
 def _channel_shuffle(builder: Builder, x: Ref, groups: int) -> Ref:
     return moved(builder, x, lambda v: v.reshape(len(v), groups, -1, *v.shape[2:]).transpose(1, 2).reshape(v.shape))
-
-
-def _cat(builder: Builder, tensors: Sequence[Any], dim: int = 0, axis: int | None = None) -> Ref:
-    dim = dim if axis is None else axis
-    axes = len(next(x for x in tensors if isinstance(x, Ref)).shape) + 1
-    dim = dim + axes if dim < 0 else dim
-    if dim == 0:
-        raise InvalidNetworkError(f"{builder.path}: it concatenates along the batch axis.")
-    if len(tensors) == 1:
-        return tensors[0]  # type: ignore[no-any-return]
-    parts = [x if isinstance(x, Ref) else _of_one_sample(builder, x) for x in tensors]
-    lengths = [x.shape[dim - 1] for x in parts]
-    placed, shift = [], torch.zeros((), dtype=torch.float64)
-    for k, x in enumerate(parts):
-        pad = layers.Pad((*(0 for _ in range(2 * (axes - 1 - dim))), sum(lengths[:k]), sum(lengths[k + 1 :])))
-        if isinstance(x, Ref):
-            placed.append(builder.emit(pad, x))
-        else:
-            shift = shift + pad.linear(x[None])[0]
-    total = builder.emit(layers.Add(), *placed) if len(placed) > 1 else placed[0]
-    if len(placed) == len(parts):
-        return total
-    return builder.emit(layers.Scale(torch.ones(1, dtype=torch.float64), shift), total)
-
-
-def _of_one_sample(builder: Builder, value: Any) -> Tensor:
-    constant = builder.constant(value, "constant")
-    if constant is None or not bool((constant == constant[:1]).all()):
-        raise builder.unsupported(
-            "concatenation with a constant that is not the same for all samples", "Give one of one sample."
-        )
-    return constant[0]
 
 
 def _identity(builder: Builder, x: Ref, *_: Any, **__: Any) -> Ref:
@@ -162,13 +193,44 @@ KINDS: tuple[Kind, ...] = (
     Kind(_pixel_shuffle, nn.PixelShuffle, lambda m: {"upscale_factor": m.upscale_factor}, (F.pixel_shuffle,)),
     Kind(_pixel_unshuffle, nn.PixelUnshuffle, lambda m: {"downscale_factor": m.downscale_factor}, (F.pixel_unshuffle,)),
     Kind(_channel_shuffle, nn.ChannelShuffle, lambda m: {"groups": m.groups}, (F.channel_shuffle,)),
-    Kind(_cat, functions=(torch.cat, torch.concat)),
-    Kind(_getitem, functions=(operator.getitem,)),
+    Kind(_getitem, functions=(operator.getitem,), pending=(Pending,)),
+    Kind(_attribute, functions=(getattr,), pending=(Pending,)),
     *(
-        Kind(_moves(name), functions=(*(getattr(torch, name) for _ in range(hasattr(torch, name))), name))
-        for name in ("permute", "transpose", "flip", "roll", "narrow", "repeat_interleave", "swapaxes", "movedim")
+        Kind(
+            _moves(name),
+            functions=(*(getattr(torch, name) for _ in range(hasattr(torch, name))), name),
+            pending=(Turned,),
+        )
+        for name in (
+            "permute",
+            "transpose",
+            "flip",
+            "roll",
+            "narrow",
+            "repeat_interleave",
+            "swapaxes",
+            "movedim",
+            "swapdims",
+            "moveaxis",
+            "expand",
+            "repeat",
+            "tile",
+            "broadcast_to",
+            "index_select",
+            "gather",
+            "take_along_dim",
+            "rot90",
+            "select",
+        )
     ),
-    *(Kind(_parts(name), functions=(getattr(torch, name), name)) for name in ("chunk", "split", "unbind")),
+    Kind(_moves("unfold"), functions=("unfold",)),
+    Kind(_unfold, nn.Unfold, attributes("kernel_size", "dilation", "padding", "stride"), (F.unfold,)),
+    Kind(_like, functions=("expand_as",)),
+    Kind(_shaped_like, functions=("view_as", "reshape_as")),
+    *(
+        Kind(_parts(name), functions=(getattr(torch, name), name), pending=(Turned,))
+        for name in ("chunk", "split", "unbind", "tensor_split")
+    ),
     Kind(
         lambda builder, x, *args, **kwargs: reshaped(builder, x, lambda v: v.squeeze(*args, **kwargs)),
         functions=(torch.squeeze, "squeeze"),
@@ -185,7 +247,11 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(_flatten, nn.Flatten, lambda m: {"start_dim": m.start_dim, "end_dim": m.end_dim}, (torch.flatten, "flatten")),
     Kind(_reshape, functions=(torch.reshape, "reshape", "view")),
-    Kind(_identity, nn.Identity, functions=("contiguous", "clone")),
+    Kind(
+        _identity,
+        nn.Identity,
+        functions=("contiguous", "clone", torch.clone, "detach", torch.detach, "cpu"),
+    ),
     *(
         Kind(_dropout, module, lambda m: {"p": m.p, "training": m.training}, functions)
         for module, functions in (

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import groups
-from lipguard.trusted.reading.arithmetic import scaled
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
 from lipguard.trusted.reading.composing import first_of_group
+from lipguard.trusted.reading.constants import scaled
 from lipguard.trusted.reading.moving import moved, reshaped
 
 _MOST_CENTRED = 256  # entries of a group whose mean is subtracted by a matrix

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.arithmetic import along, scaled
+from lipguard.trusted.reading.arithmetic import along
 from lipguard.trusted.reading.builder import Builder, Kind, Ref, attributes, several
+from lipguard.trusted.reading.maxima import compared
 from lipguard.trusted.reading.moving import moved
 
 
@@ -120,23 +122,28 @@ def _windows(n: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> int:
 
 
 def _largest(builder: Builder, x: Ref, axis: int, windows: Tensor) -> Ref:
-    """The largest entry of every window along an axis: max(a, b) = a + relu(b - a), by halves.
-
-    For slopes in [0, 1] with the multiplier 1 this implies that the largest is no longer than the window, the group
-    constraint, and it keeps what that forgets: the largest is a mean of the entries.
+    """The largest entry of every window along an axis, by comparisons of halves.
 
     Args:
         builder: of the network.
         x: of any shape.
         axis: of a sample.
         windows: positions along it, shape (windows, taps); those outside of [0, n) do not count.
+
+    Raises:
+        InvalidNetworkError: a window has no others.
     """
     inside = (windows >= 0) & (windows < x.shape[axis])
+    if not bool(inside.any(1).all()):
+        raise InvalidNetworkError(
+            f"{builder.path}: a window of its max pooling holds nothing but padding, where it is -inf: samples have "
+            f"the shape {x.shape} there. Use a smaller kernel, dilation or padding."
+        )
     present = windows.gather(1, inside.long().argmax(1, keepdim=True))
     windows = torch.where(inside, windows, present)  # another entry of the window, which changes nothing
     views = [_taken(builder, x, axis, column) for column in windows.unbind(1)]
     while len(views) > 1:
-        larger = [_larger(builder, a, b) for a, b in zip(views[::2], views[1::2], strict=False)]
+        larger = [compared(builder, a, b) for a, b in zip(views[::2], views[1::2], strict=False)]
         views = larger + views[2 * len(larger) :]
     return views[0]
 
@@ -151,11 +158,6 @@ def _taken(builder: Builder, x: Ref, axis: int, positions: Tensor) -> Ref:
     one, crop = torch.ones(x.shape[0], 1, 1, 1, dtype=torch.float64), (-first, last + 1 - n)
     sides, steps = ((0, 0, *crop), (step, 1)) if axis == 1 else ((*crop, 0, 0), (1, step))
     return builder.emit(layers.Conv2d(one, None, steps, sides, (1, 1), x.shape[0]), x)
-
-
-def _larger(builder: Builder, a: Ref, b: Ref) -> Ref:
-    excess = builder.emit(layers.relu(), builder.emit(layers.Add(), b, scaled(builder, a, -1)))
-    return builder.emit(layers.Add(), a, excess)
 
 
 _max_pool_module = attributes("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")

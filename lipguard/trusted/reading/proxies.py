@@ -42,10 +42,12 @@ class Value(fx.Proxy):
     def __len__(self) -> int:
         return len(self._example)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Put something in its place: from here on this stands for another value."""
+        self.node = self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {}).node
+
     def __iter__(self) -> Any:
-        if isinstance(self._example, (tuple, list)):  # of an operation that returns several tensors
-            return iter([operator.getitem(cast("Any", self), k) for k in range(len(self._example))])
-        return super().__iter__()
+        return iter([operator.getitem(cast("Any", self), k) for k in range(len(self._example))])
 
     def __format__(self, spec: str) -> str:
         return repr(self)  # which says nothing of what it is

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lipguard.errors import UnsupportedLayerError
+from lipguard.trusted.reading.casting import HALF
 from lipguard.trusted.reading.table import TABLE
 
 _PRODUCT = (
@@ -27,8 +28,8 @@ REFUSED: dict[Any, tuple[str, str]] = {
     nn.LocalResponseNorm: _NEIGHBOURS,
     **dict.fromkeys((nn.Bilinear, nn.TransformerEncoderLayer), _PRODUCT),
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), _RECURRENT),
-    **dict.fromkeys((nn.Hardshrink, nn.Threshold, F.hardshrink, F.threshold, torch.sign, torch.round, "sign", "round"),
-                    _JUMPS),
+    **dict.fromkeys(("half", "bfloat16"), ("It rounds to three digits or less.", HALF)),
+    **dict.fromkeys((nn.Hardshrink, F.hardshrink, torch.sign, torch.round, "sign", "round"), _JUMPS),
 }  # fmt: skip
 _ALIKE = {"module": 0.6, "function": 0.7}  # the least likeness of names that are proposed; short ones agree by chance
 _MOST = 3  # of them

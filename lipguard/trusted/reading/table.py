@@ -9,21 +9,28 @@ from torch import nn
 
 from lipguard.trusted.reading import (
     arithmetic,
+    casting,
+    choices,
+    contractions,
     convolutions,
     curves,
     functions,
     interpolation,
+    joining,
     matrices,
+    maxima,
     moving,
     normalising,
     norms,
     pooling,
     products,
+    sorting,
 )
 from lipguard.trusted.reading.builder import Kind
 
 FAMILIES = (
-    convolutions, pooling, norms, normalising, moving, arithmetic, products, matrices, functions, curves, interpolation,
+    convolutions, pooling, norms, normalising, moving, joining, arithmetic, products, contractions, matrices, functions,
+    curves, maxima, choices, sorting, casting, interpolation,
 )  # fmt: skip  # each with its KINDS
 
 

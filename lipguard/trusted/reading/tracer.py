@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +87,17 @@ class Tracer(fx.Tracer):
         self.path = before
         return result
 
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Where a module is; one that is none of the model's, as a slice of a Sequential, is entered beside them."""
+        try:
+            return super().path_of_module(mod)
+        except NameError:
+            name = f"made in forward {sum(1 for _ in self.root.children())}"
+            self.root.add_module(name, mod)
+            for own, module in mod.named_modules(prefix=name):
+                (self.submodule_paths or {}).setdefault(module, own)
+            return name
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """An attribute of a module, as the tensor that it is while an operation runs on the example."""
         return attr_val if self.passes() else super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -116,6 +129,8 @@ class Tracer(fx.Tracer):
         """
         if target in _ASK_FOR_SHAPES and type(args[0]) is Value:
             return target(args[0].node.meta["value"])
+        if kind == "call_function" and _is_plain(target):
+            return target(*args, **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = proxy.node
         node.meta["path"], node.meta["line"] = _node_path(node, self.path), line_in_forward()
@@ -176,6 +191,9 @@ class Tracer(fx.Tracer):
                     return module(*args, **kwargs)
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            case _ if node.target is operator.setitem:  # its value is what it changes
+                operator.setitem(*args)
+                return args[0]
             case _:
                 assert callable(node.target)
                 return node.target(*args, **kwargs)
@@ -190,6 +208,13 @@ def _is_ragged(node: fx.Node) -> bool:
         isinstance(key, fx.Node) for key in (node.args[1] if isinstance(node.args[1], tuple) else node.args[1:])
     )
     return by_mask or name in _RAGGED or any(source.meta.get("ragged") for source in node.all_input_nodes)
+
+
+def _is_plain(target: Any) -> bool:
+    """Whether a function is Python of another library that torch.fx is told not to look into: its code is traced."""
+    home = getattr(target, "__module__", None) or ""
+    own = isinstance(target, types.FunctionType) and home.partition(".")[0] != "torch"
+    return own and TABLE.function_kind(target) is None
 
 
 def _copied(value: Any) -> Any:

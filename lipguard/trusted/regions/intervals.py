@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lipguard.trusted.layers import Activation, Bilinear, Layer, Ranged, Scale
 from lipguard.trusted.network.cutting import compared_at
+from lipguard.trusted.network.exchanging import Exchange, exchanged_at
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.product import product_bounds
 from lipguard.trusted.regions.region import Domain
@@ -64,10 +65,13 @@ def _carried(network: Network, centre: Tensor, halves: Tensor) -> dict[int, tupl
     found = {}
     for i, node in enumerate(network.nodes):
         inputs = [values[j] for j in node.inputs]
-        larger = maximum_of(network, i)
+        larger, ordered = maximum_of(network, i), exchanged_at(network, i)
         if larger is not None:
             (a, r), (b, s) = (values[j] for j in larger)
             values[i] = _interval(torch.maximum(a - r, b - s), torch.maximum(a + r, b + s))
+        elif ordered is not None and is_relu(network.nodes[ordered.excess].layer):
+            middle, half = values[ordered.source]
+            values[i] = _interval(_in_order(middle - half, ordered), _in_order(middle + half, ordered))
         elif isinstance(node.layer, Activation):
             values[i] = _activated(node.layer, *inputs[0])
         elif i:
@@ -89,8 +93,20 @@ def maximum_of(network: Network, i: int) -> tuple[int, int] | None:
     layer = network.nodes[excess].layer
     difference = network.nodes[network.nodes[excess].inputs[0]]
     turned = network.nodes[difference.inputs[1]].layer
-    plain = isinstance(layer, Activation) and layer.function is torch.relu
-    return compared if plain and isinstance(turned, Scale) and turned.bias is None else None
+    return compared if is_relu(layer) and isinstance(turned, Scale) and turned.bias is None else None
+
+
+def is_relu(layer: Layer) -> bool:
+    """Whether an activation is the ReLU itself: others have its slopes."""
+    return isinstance(layer, Activation) and layer.function is torch.relu
+
+
+def _in_order(ends: Tensor, exchange: Exchange) -> Tensor:
+    """Ends of intervals where pairs are put in order: the smaller of both, and the larger."""
+    found, first, second = ends.flatten(1).clone(), torch.from_numpy(exchange.first), torch.from_numpy(exchange.second)
+    a, b = found[:, first], found[:, second]
+    found[:, first], found[:, second] = torch.minimum(a, b), torch.maximum(a, b)
+    return found.reshape(ends.shape)
 
 
 def affine(layer: Layer, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
