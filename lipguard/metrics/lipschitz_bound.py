@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lipguard.certifying.certify import certify
+from lipguard.certifying.request import checked_config
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.trusted.reading.private import in_eval_mode
@@ -69,10 +70,8 @@ class LipschitzBound(Metric):
 
     def __init__(self, input_shape: Sequence[int], config: DCPConfig | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if config is not None and not isinstance(config, DCPConfig):
-            raise ConfigError(f"Expected config to be a DCPConfig or None, but got {config!r}.")
+        self.config = checked_config(config)
         self.input_shape = _checked_shape(input_shape)
-        self.config = config if config is not None else DCPConfig()
         self._warm_start: WarmStart | None = None  # the next update starts from its plan and multipliers
         # MetricCollection merges metrics whose first states look equal: the name tells configurations apart.
         settings = repr((self.input_shape, sorted(self.config.to_dict().items())))
