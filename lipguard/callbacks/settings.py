@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+from lipguard.certifying.request import checked_config
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.metrics.certified_accuracy import checked_epsilons, smallest_std
@@ -70,8 +71,7 @@ class MonitorSettings:
         given: Any = self  # of any type, until it is checked
         if not _is_whole(given.every_n_epochs, 1):
             raise ConfigError(f"Expected every_n_epochs to be at least 1, but got {given.every_n_epochs!r}.")
-        if given.config is not None and not isinstance(given.config, DCPConfig):
-            raise ConfigError(f"Expected config to be a DCPConfig or None, but got {given.config!r}.")
+        checked_config(given.config)
         if given.input_shape is not None and not _is_shape(given.input_shape):
             raise ConfigError(
                 "Expected input_shape to be the shape of one input without the batch axis, such as (1, 28, 28), "
@@ -108,7 +108,7 @@ class MonitorSettings:
         put = object.__setattr__  # the class is frozen
         put(self, "epsilons", () if none else checked_epsilons(given.epsilons))
         put(self, "input_std", smallest_std(given.input_std))
-        put(self, "config", DCPConfig() if given.config is None else given.config)
+        put(self, "config", checked_config(given.config))
         put(self, "input_shape", None if given.input_shape is None else tuple(given.input_shape))
         put(self, "log_prefix", given.log_prefix.rstrip("/"))
         put(self, "max_wait", float(given.max_wait))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lipguard.certifying.certify import certify
+from lipguard.certifying.request import checked_config
 from lipguard.config import DCPConfig
 from lipguard.errors import ConfigError
 from lipguard.trusted.network.digest import described
@@ -80,10 +81,8 @@ class LipschitzBound(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if config is not None and not isinstance(config, DCPConfig):
-            raise ConfigError(f"Expected config to be a DCPConfig or None, but got {config!r}.")
+        self.config = checked_config(config)
         self.input_shape = _checked_shape(input_shape)
-        self.config = config if config is not None else DCPConfig()
         self.reading = Reading(output, input, {} if fixed is None else fixed)
         self._warm_start: WarmStart | None = None  # the next update starts from its plan and multipliers
         # MetricCollection merges metrics whose first states look equal: the name tells configurations apart.

@@ -32,7 +32,7 @@ def jacobian_norms(model: nn.Module, i: int, j: int) -> float:
     return float(gradient.flatten(1).norm(dim=1).max())
 
 
-@pytest.mark.parametrize("proof", ["auto", "randomised"])
+@pytest.mark.parametrize("proof", ["auto", pytest.param("randomised", marks=pytest.mark.slow)])
 def test_constants_are_between_gradients_and_the_networks_bound(proof: str) -> None:
     model = with_weights(MODEL, 0)
     report = lipguard.certify(model, SHAPE)

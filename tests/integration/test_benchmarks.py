@@ -88,6 +88,7 @@ def test_another_checkout_with_the_same_results(tmp_path: Path) -> None:
     assert "mlp leaky | default: bound: " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_its_continuation_and_its_tables(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     chosen = ("--only", "diagonal", "--ascent", 0.3, "--json", results)

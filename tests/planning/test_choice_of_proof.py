@@ -259,6 +259,7 @@ def test_multipliers_per_channel_where_time_is_short_or_a_network_deep() -> None
         assert which_multipliers(deep, DCPConfig(multipliers=asked), COST) == asked
 
 
+@pytest.mark.slow
 def test_both_kinds_of_multipliers_are_tried_and_the_better_ones_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (iteration, sparse, subject):
         monkeypatch.setattr(module, "LARGE", 100)

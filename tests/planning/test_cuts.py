@@ -132,6 +132,7 @@ def test_what_does_not_fit_even_when_cut_everywhere_is_planned_otherwise() -> No
     assert cuts.segments(network, lambda part: None) == []
 
 
+@pytest.mark.slow
 def test_what_is_too_large_between_two_cuts_is_in_tiles() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(),

@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import pytest
 from helpers.networks import Sample, convolutional, networks, with_weights
+from helpers.plans import CONFIG, COST, assert_needs, assert_unreadable, network, plain, plan
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from lipguard.config import DCPConfig
-from lipguard.errors import CertificateError
-from lipguard.planning.machine import CostModel
 from lipguard.planning.plan import PartitionPlan, PlannedBlock, settings_of
 from lipguard.planning.search import find_plan
 from lipguard.trusted.certificate.blocks import Block, Partition
-from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
-
-COST = CostModel(1e-9, 3.0)
-
-
-def network(channels: int = 2) -> Network:
-    model = nn.Sequential(
-        nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Conv2d(channels, 3, 3), nn.Flatten(),
-        nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 3),
-    )  # fmt: skip
-    return trace(with_weights(model, 0), (1, 8, 8))
-
-
-def plan() -> PartitionPlan:
-    """Tiles, norms and one LMI."""
-    config = DCPConfig(partition="tiles", partition_factors=(2, 3), max_block_size=200, max_seconds=60.0)
-    found = find_plan(network(), config, COST)
-    assert [block.kind for block in found.blocks] == ["tiles", "norm", "whole"]
-    return found
 
 
 @given(networks() | convolutional(), st.sampled_from(["auto", "cuts", "tiles"]))
 def test_plans_survive_json(sample: Sample, partition: str) -> None:
     net = trace(sample.model, sample.input_shape)
     found = find_plan(net, DCPConfig(partition=partition, max_seconds=1.0), COST)
-    again = PartitionPlan.from_dict(json.loads(json.dumps(found.to_dict())))
+    again = PartitionPlan.from_dict(plain(found))
     assert again == found
     assert str(again) == str(found)
     again.check(net)
@@ -52,9 +31,8 @@ def test_plans_survive_json(sample: Sample, partition: str) -> None:
 
 def test_settings_survive_json() -> None:
     found = plan()
-    again = PartitionPlan.from_dict(json.loads(json.dumps(found.to_dict())))
-    config = DCPConfig(partition="tiles", partition_factors=(2, 3), max_block_size=200, max_seconds=60.0)
-    assert again.settings == settings_of(config) == found.settings
+    again = PartitionPlan.from_dict(plain(found))
+    assert again.settings == settings_of(CONFIG) == found.settings
 
 
 def test_the_table_has_a_row_for_every_block() -> None:
@@ -120,21 +98,16 @@ FIELDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_what_is_no_plan_is_refused(case: str) -> None:
-    with pytest.raises(CertificateError, match="cannot be read"):
-        PartitionPlan.from_dict(UNREADABLE[case])
+    assert_unreadable(PartitionPlan, UNREADABLE[case])
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(PlannedBlock)])
 def test_blocks_that_lack_a_field_are_refused(field: str) -> None:
-    state = json.loads(json.dumps(plan().to_dict()))
-    del state["blocks"][0][field]
-    with pytest.raises(CertificateError, match="cannot be read"):
-        PartitionPlan.from_dict(state)
+    assert_needs(PartitionPlan, plan(), field)
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_blocks_with_a_field_of_another_type_are_refused(field: str) -> None:
-    state = json.loads(json.dumps(plan().to_dict()))
+    state = plain(plan())
     state["blocks"][0][field] = FIELDS[field]
-    with pytest.raises(CertificateError, match="cannot be read"):
-        PartitionPlan.from_dict(state)
+    assert_unreadable(PartitionPlan, state)

@@ -59,6 +59,7 @@ def _killed(*_: object) -> Proposal:
     raise AssertionError
 
 
+@pytest.mark.slow  # a solver that kills its worker is among those below
 def test_a_worker_that_dies_costs_its_jobs_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

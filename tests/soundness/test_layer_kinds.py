@@ -118,6 +118,7 @@ def test_max_pooling_costs_less_than_its_windows_overlap() -> None:
     assert report.bound < 0.55 * report.product_bound
 
 
+@pytest.mark.slow
 def test_max_pooling_is_cut_and_tiled() -> None:
     layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2)]
     model = with_weights(nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 5)), 0)

@@ -53,7 +53,7 @@ def too_large_by_one(sample: Sample) -> DCPConfig:
 
 
 @given(sample=networks() | convolutional(largest=6, depth=4))
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_random_networks_that_are_cut(sample: Sample) -> None:
     try:
         report = assert_sandwich(sample.model, sample.input_shape, too_large_by_one(sample))
@@ -101,7 +101,7 @@ def test_many_random_networks(config: DCPConfig, capsys: pytest.CaptureFixture[s
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_linear_networks_are_bounded_by_their_exact_constant(seed: int) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)).double().eval()
@@ -113,7 +113,7 @@ def test_linear_networks_are_bounded_by_their_exact_constant(seed: int) -> None:
 
 
 @given(st.integers(0, 10**6), st.sampled_from([nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(0.3)]))
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_one_hidden_neuron_is_bounded_by_its_exact_constant(seed: int, activation: nn.Module) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, 1), activation, nn.Linear(1, 2)).double().eval()

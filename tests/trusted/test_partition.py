@@ -3,87 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import pytest
 from helpers.networks import Residual, with_weights
+from helpers.plans import assert_needs, assert_unreadable, network, plain, plan
 from torch import nn
 
-from lipguard.config import DCPConfig
 from lipguard.errors import CertificateError
-from lipguard.planning.machine import CostModel
-from lipguard.planning.search import find_plan
 from lipguard.trusted.certificate.blocks import Block, Partition
-from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.trace import trace
 
-COST = CostModel(1e-9, 3.0)
 
-
-def network(channels: int = 2) -> Network:
-    model = nn.Sequential(
-        nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Conv2d(channels, 3, 3), nn.Flatten(),
-        nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 3),
-    )  # fmt: skip
-    return trace(with_weights(model, 0), (1, 8, 8))
-
-
-def plan() -> Partition:
+def partition() -> Partition:
     """Tiles, norms and one LMI."""
-    config = DCPConfig(partition="tiles", partition_factors=(2, 3), max_block_size=200, max_seconds=60.0)
-    found = find_plan(network(), config, COST)
-    assert [block.kind for block in found.blocks] == ["tiles", "norm", "whole"]
-    return found.partition
+    return plan().partition
 
 
 def test_partitions_survive_json() -> None:
-    found = plan()
-    again = Partition.from_dict(json.loads(json.dumps(found.to_dict())))
+    found = partition()
+    again = Partition.from_dict(plain(found))
     assert again == found
     again.check(network())
 
 
 def test_what_a_file_says_beside_a_partition_is_not_read() -> None:
     """As files do that hold a plan with all that was predicted of it."""
-    state = json.loads(json.dumps(plan().to_dict()))
+    state = plain(partition())
     for block in state["blocks"]:
         block |= {"ratio": "low", "seconds": None, "layers": 3, "variables": [1e9]}
-    assert Partition.from_dict(state | {"settings": 7, "considered": None}) == plan()
+    assert Partition.from_dict(state | {"settings": 7, "considered": None}) == partition()
 
 
 def with_block(index: int, **changes: Any) -> Partition:
-    found = plan()
+    found = partition()
     blocks = list(found.blocks)
     blocks[index] = dataclasses.replace(blocks[index], **changes)
     return dataclasses.replace(found, blocks=tuple(blocks))
 
 
 def without(index: int) -> Partition:
-    found = plan()
+    found = partition()
     return dataclasses.replace(found, blocks=found.blocks[:index] + found.blocks[index + 1 :])
 
 
 def with_empty_block(index: int) -> Partition:
-    found = plan()
+    found = partition()
     end = found.blocks[index - 1].stop
     blocks = (*found.blocks[:index], Block(end, end, "norm"), *found.blocks[index:])
     return dataclasses.replace(found, blocks=blocks)
 
 
 TAMPERED = {
-    "another architecture": lambda: dataclasses.replace(plan(), architecture="0" * 64),
-    "no blocks": lambda: dataclasses.replace(plan(), blocks=()),
+    "another architecture": lambda: dataclasses.replace(partition(), architecture="0" * 64),
+    "no blocks": lambda: dataclasses.replace(partition(), blocks=()),
     "without the first block": lambda: without(0),
     "without a middle block": lambda: without(1),
     "without the last block": lambda: without(2),
-    "a block twice": lambda: dataclasses.replace(plan(), blocks=(plan().blocks[0], *plan().blocks)),
-    "a gap": lambda: with_block(1, start=plan().blocks[1].start + 1),
-    "an overlap": lambda: with_block(1, start=plan().blocks[1].start - 1),
-    "a block of nothing": lambda: with_block(1, stop=plan().blocks[1].start),
+    "a block twice": lambda: dataclasses.replace(partition(), blocks=(partition().blocks[0], *partition().blocks)),
+    "a gap": lambda: with_block(1, start=partition().blocks[1].start + 1),
+    "an overlap": lambda: with_block(1, start=partition().blocks[1].start - 1),
+    "a block of nothing": lambda: with_block(1, stop=partition().blocks[1].start),
     "an empty block between others": lambda: with_empty_block(1),
     "an empty block at the end": lambda: with_empty_block(3),
-    "a block backwards": lambda: with_block(1, stop=plan().blocks[1].start - 1),
+    "a block backwards": lambda: with_block(1, stop=partition().blocks[1].start - 1),
     "past the end": lambda: with_block(2, stop=99),
     "a negative end": lambda: with_block(2, stop=-1),
     "an unknown kind": lambda: with_block(0, kind="zero"),
@@ -93,22 +76,22 @@ TAMPERED = {
     "tiles of no rows": lambda: with_block(0, tile=(0, 2)),
     "tiles of negative size": lambda: with_block(0, tile=(2, -1)),
     "tiles larger than the grid": lambda: with_block(0, tile=(2, 5)),
-    "a cut before its block": lambda: with_block(1, cuts=(plan().blocks[1].start,)),
-    "a cut behind its block": lambda: with_block(1, cuts=(plan().blocks[1].stop,)),
-    "cut tiles": lambda: with_block(0, cuts=(plan().blocks[0].start + 1,)),
+    "a cut before its block": lambda: with_block(1, cuts=(partition().blocks[1].start,)),
+    "a cut behind its block": lambda: with_block(1, cuts=(partition().blocks[1].stop,)),
+    "cut tiles": lambda: with_block(0, cuts=(partition().blocks[0].start + 1,)),
 }
 
 
 @pytest.mark.parametrize("case", TAMPERED)
 def test_plans_that_do_not_fit_are_refused(case: str) -> None:
-    plan().check(network())
+    partition().check(network())
     with pytest.raises(CertificateError):
         TAMPERED[case]().check(network())
 
 
 def test_plans_of_another_network_are_refused() -> None:
     with pytest.raises(CertificateError, match="architecture"):
-        plan().check(network(channels=3))
+        partition().check(network(channels=3))
 
 
 def test_blocks_that_end_inside_a_branch_are_refused() -> None:
@@ -134,21 +117,17 @@ FIELDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_what_is_no_plan_is_refused(case: str) -> None:
-    with pytest.raises(CertificateError, match="cannot be read"):
-        Partition.from_dict(UNREADABLE[case])
+    assert_unreadable(Partition, UNREADABLE[case])
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Block)])
 def test_blocks_that_lack_a_field_are_refused(field: str) -> None:
-    state = json.loads(json.dumps(plan().to_dict()))
-    del state["blocks"][0][field]
-    with pytest.raises(CertificateError, match="cannot be read"):
-        Partition.from_dict(state)
+    assert_needs(Partition, partition(), field)
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_blocks_with_a_field_of_another_type_are_refused(field: str) -> None:
-    state = json.loads(json.dumps(plan().to_dict()))
+    state = plain(partition())
     state["blocks"][0][field] = FIELDS[field]
     with pytest.raises(CertificateError):
         Partition.from_dict(state).check(network())
