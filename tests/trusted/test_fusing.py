@@ -61,16 +61,16 @@ def test_it_is_one_function_with_its_own_slopes(name: str) -> None:
         lambda x: x * torch.clamp(x + 3, 0, 5),
         lambda x: x / (x.abs() - 1),
         lambda x: x * x.relu(),
-        lambda x: torch.log(2 - torch.exp(x)),
+        lambda x: torch.log(3 + torch.exp(x)),
+        lambda x: torch.log(1 + 2 * torch.exp(x)),
         lambda x: torch.exp(x**2),
-        lambda x: torch.sqrt(x**2 - 1e9),
         lambda x: torch.sqrt(1 - x**2 / 1e9),
         lambda x: torch.sqrt(1 + x**3 / 1e9),
         lambda x: 1 / (1 - 1e9 * x**2),
     ],
 )
 def test_what_only_looks_like_one_is_not(function: Any) -> None:
-    with pytest.raises((UnsupportedLayerError, InvalidNetworkError)):
+    with pytest.raises(UnsupportedLayerError):  # and not only because it is another function than the module's
         lipguard.certify(Forward(lambda m, x: function(x)), (3,))
 
 
