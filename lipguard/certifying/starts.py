@@ -16,10 +16,10 @@ from torch import Tensor
 Score = Callable[[Tensor], Tensor]
 
 POINTS, _FOUND = 16, 8  # that ascent starts from: at random, and of those that are found
-_MOST, _FEWEST = 2048, 48  # points of a round
-_ROUNDS, _PARENTS = 8, 32  # of a search, and the points that its next round is made of
-_SEARCHES, _APART = 2, 1_000_003  # one may end at the second best
-_PASSES = 12  # that the value of a point counts as
+_MOST, _FEWEST = 1024, 48  # points of a round
+_ROUNDS, _LEAST_ROUNDS = 12, 4  # fewer find little that ascent does not
+_PARENTS = 32  # the points that the next round is made of
+_PASSES = 6  # that the value of a point counts as
 _SCALES = (-2.0, 3.0)  # powers of ten, in the spread of the data
 _DISTANCES = (-3.0, 1.0)  # from a point to those tried near it, in its own size
 _BETWEEN, _BEYOND = 0.7, 0.5  # the share of points on lines through two, and how far outside of them
@@ -51,25 +51,12 @@ def promising(score: Score, start: Tensor, entries: float, seed: int, work: floa
         deadline: of `time.monotonic()`, which ends it.
     """
     affordable = int(work / (_PASSES * entries))
-    rounds = min(_ROUNDS * _SEARCHES, affordable // _FEWEST)
-    if not rounds:
+    rounds = min(_ROUNDS, affordable // _FEWEST)
+    if rounds < _LEAST_ROUNDS:
         return start[:0]
-    searches = _SEARCHES if rounds >= _SEARCHES else 1
     count = min(_MOST, affordable // rounds)
-    worth = _worth(score, start)
-    found = [
-        _found(score, start, worth, (count, rounds // searches), seed + _APART * k, deadline) for k in range(searches)
-    ]
-    points, values = _best(torch.cat([x for x, _ in found]), torch.cat([own for _, own in found]))
-    return points[values > worth.max()][:_FOUND]
-
-
-def _found(
-    score: Score, start: Tensor, worth: Tensor, size: tuple[int, int], seed: int, deadline: float
-) -> tuple[Tensor, Tensor]:
-    """What one search ends with: of so many points a round, in so many rounds."""
     generator = torch.Generator().manual_seed(seed)
-    count, rounds = size
+    known = worth = _worth(score, start)
     tried, fresh = start, _scattered(start, count, generator)
     for k in range(rounds):
         began = time.monotonic()
@@ -77,7 +64,7 @@ def _found(
         if k + 1 == rounds or 2 * time.monotonic() - began > deadline:
             break
         fresh = _near(tried, count, generator)
-    return tried, worth
+    return tried[worth > known.max()][:_FOUND]
 
 
 def _worth(score: Score, x: Tensor) -> Tensor:

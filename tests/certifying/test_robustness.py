@@ -77,11 +77,11 @@ def test_a_search_takes_no_more_points_than_its_work_allows() -> None:
     assert len(promising(score, start, 100.0, 0, 1e3, math.inf)) == 0
     assert not seen
     found = promising(score, start, 100.0, 0, 1e6, math.inf)
-    assert 0 < sum(seen[1:]) <= 1e6 / 1200
+    assert 0 < sum(seen[1:]) <= 1e6 / 600
     assert found.norm(dim=1).min() > start.norm(dim=1).max()
     seen.clear()
-    promising(score, start, 1.0, 0, 1e6, -math.inf)  # late: one round of each search
-    assert len(seen) == 3
+    promising(score, start, 1.0, 0, 1e6, -math.inf)  # late: one round
+    assert len(seen) == 2
 
 
 def test_data_is_where_the_search_starts() -> None:

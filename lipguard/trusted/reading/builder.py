@@ -53,6 +53,7 @@ class Builder:
     nodes: list[Node] = field(default_factory=list)
     path: str = "input"
     note: str = ""  # on what is emitted
+    private: frozenset[int] = frozenset()  # ids of tensors that become the network's own; others are copied
     compared: dict[tuple[Hashable, bool], Ref] = field(default_factory=dict)  # what comparisons made: see `maxima`
     kinks: dict[Hashable, Any] = field(
         default_factory=dict
@@ -104,7 +105,9 @@ class Builder:
                 f"a {what} {_seen(value)}",
                 "Only real constant weights can be read. Use parameters, buffers and numbers.",
             )
-        value = value.detach().to("cpu", torch.float64).clone()
+        own = id(value) in self.private
+        value = value.detach().to("cpu", torch.float64)
+        value = value if own else value.clone()
         if not value.sum().isfinite() and not torch.isfinite(value).all():  # a sum takes no copy
             bad = int((~torch.isfinite(value)).sum())
             raise InvalidNetworkError(

@@ -166,10 +166,8 @@ def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None
     if isinstance(weight, Tensor) and weight.dim() == 1:
         product = matmul(builder, x, weight)
         return product if bias is None else add(builder, product, bias)
-    return builder.emit(
-        layers.Linear(builder.constant(weight, "weight"), builder.constant(bias, "bias")),  # type: ignore[arg-type]
-        x,
-    )
+    layer = layers.Linear(builder.constant(weight, "weight"), builder.constant(bias, "bias"))  # type: ignore[arg-type]
+    return builder.append(layer, (x.index,), (*x.shape[:-1], len(weight)))
 
 
 def matmul(builder: Builder, x: Any, y: Any) -> Any:

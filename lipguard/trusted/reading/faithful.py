@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ _DOUBLE = 1e-6  # relative to what varies with the input, of outputs in double p
 _SHARE = 1e-2  # of what varies that rounding may hide
 _UNSEEN = 1e-9  # of the input: what a constant function would have to vary by to be seen as one that is not
 _MANY, _COLUMNS = 2**20, 4099  # bytes that are summed by columns; a prime, so that rows of a matrix are none of theirs
+_State: TypeAlias = dict[str, dict[str, Any]]  # marks of attributes, by module
 _INTERNAL = frozenset(vars(nn.Module()))
 
 
@@ -48,8 +49,8 @@ def check_against_model(network: Network, model: OneFunction, like: Tensor) -> N
     """
     with _Calls(model).watched() as calls:
         comparison = _Comparison(network, calls, like)
-        hidden = max(comparison.at(scales) for scales in _SCALES)
-        comparison.again(_SCALES[0])
+        hidden = comparison.at(*_SCALES)
+        comparison.again()
         # Far away what varies may outgrow the bias; where it does not, derivatives show it.
         sees = hidden <= _SHARE or any(comparison.at(scales) <= _SHARE for scales in _FAR)
     if not sees:
@@ -67,15 +68,21 @@ class _Comparison:
         self._rounding = 64 * layers * eps
         origin = self._run(torch.zeros(1, *network.input_shape, dtype=torch.float64))[0]
         self._origin = origin.nan_to_num(0.0, 0.0, 0.0)  # a logarithm, say, has no value there
+        self._first: tuple[Tensor, Tensor] | None = None  # the first batch, and what the module returned
 
-    def at(self, scales: Sequence[float]) -> float:
-        """Compare a batch of samples of some sizes; the share of what varies of the first that rounding may hide.
+    def at(self, *batches: Sequence[float]) -> float:
+        """Compare batches of samples of some sizes; the share of what varies of their first that rounding may hide.
 
         Raises:
-            InvalidNetworkError: outputs differ, or that of the first sample is not finite.
+            InvalidNetworkError: outputs differ, or that of a first sample is not finite.
         """
-        x = self._batch(scales)
-        expected, found = self._run(x), self._network.forward(x)
+        samples = [self._batch(scales) for scales in batches]
+        expected = [self._run(x) for x in samples]
+        self._first = self._first or (samples[0], expected[0])
+        found = self._network.forward(torch.cat(samples)).split_with_sizes([len(x) for x in samples])
+        return max(map(self._compared, samples, batches, expected, found))
+
+    def _compared(self, x: Tensor, scales: Sequence[float], expected: Tensor, found: Tensor) -> float:
         hidden = math.inf
         for k, (one, other) in enumerate(zip(expected, found, strict=True)):
             if not torch.isfinite(one).all():
@@ -94,15 +101,15 @@ class _Comparison:
                 hidden = rounding / max(varies, _UNSEEN * _largest(x[k]))
         return hidden
 
-    def again(self, scales: Sequence[float]) -> None:
-        """Run a batch twice.
+    def again(self) -> None:
+        """Run the first batch again.
 
         Raises:
             InvalidNetworkError: outputs differ.
         """
-        x = self._batch(scales)
-        one, other = self._run(x), self._run(x)
-        if _largest(one - other) > self.tolerance * _largest(one - self._origin):
+        assert self._first is not None
+        x, one = self._first
+        if _largest(one - self._run(x)) > self.tolerance * _largest(one - self._origin):
             raise InvalidNetworkError(
                 "The model returns something else for the same input when it is called again: random numbers, or "
                 "state that its forward changes. Such a function has no one Lipschitz constant."
@@ -162,7 +169,7 @@ class _Calls:
         self._modules = {path_in_model(name): module for name, module in model.named_modules() if name}
         self._read: set[tuple[int, str]] = set()
         self._written: set[tuple[int, str]] = set()
-        self._left: dict[str, dict[str, Any]] = {}  # the state after the last call, which nobody changes until the next
+        self._left: _State = {}  # after the last call; nobody changes it until the next
         self._calls = 0
 
     @contextmanager
@@ -174,8 +181,10 @@ class _Calls:
                 module.__class__ = self._watching(kind)
             except TypeError:  # not written in Python
                 self._read |= {(id(module), name) for name in _state(module)}
+        before = self._state(whole=True)  # at the ends only, for a look at large tensors takes as long as a call
         try:
             yield self
+            self._compare(before, self._state(whole=True))
         finally:
             for module, kind in classes:
                 if type(module) is not kind:
@@ -187,7 +196,7 @@ class _Calls:
         Raises:
             InvalidNetworkError: it cannot be called, or changes what it reads.
         """
-        before = self._left or {name: _state(module) for name, module in self._modules.items()}
+        before = self._left or self._state()
         self._written.clear()
         try:
             y = self._model(x.to(like.device, like.dtype, copy=True))
@@ -201,19 +210,24 @@ class _Calls:
                 f"The model returns {seen} for a batch of {len(x)}, where {(len(x), *shape)} was expected: it mixes "
                 "the batch axis with others, or its code holds the size of a batch."
             )
-        self._left = {name: _state(module) for name, module in self._modules.items()}
+        self._left = self._state()
+        self._compare(before, self._left)
+        self._calls += 1
+        return y.detach().to("cpu", torch.float64)
+
+    def _state(self, whole: bool = False) -> _State:
+        return {name: _state(module, whole) for name, module in self._modules.items()}
+
+    def _compare(self, before: _State, after: _State) -> None:
         for name, module in self._modules.items():
-            after = self._left[name]
             for key, mark in before[name].items():
                 kind = "buffer" if key in module._buffers else "parameter" if key in module._parameters else "attribute"
-                kept = (id(module), key) in self._read and after.get(key, mark) != mark
+                kept = (id(module), key) in self._read and after[name].get(key, mark) != mark
                 if kept and (kind != "attribute" or self._calls):  # what the first call puts in place may be a cache
                     raise InvalidNetworkError(
                         f"{name}: forward reads and changes its {kind} {key!r}, so that the model is another function "
                         "at every call. In eval mode, keep it constant."
                     )
-        self._calls += 1
-        return y.detach().to("cpu", torch.float64)
 
     def _watching(self, kind: type) -> type:
         read, written = self._read, self._written
@@ -233,20 +247,23 @@ class _Calls:
         return watching
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
-    """A mark of the content of every tensor, number and text that a module holds."""
+def _state(module: nn.Module, whole: bool = False) -> dict[str, Any]:
+    """A mark of every tensor, number and text that a module holds: of its content, unless that is large."""
     held = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
     held |= module._buffers | module._parameters
-    return {name: _mark(value) for name, value in held.items() if isinstance(value, (Tensor, int, float, str))}
+    return {name: _mark(value, whole) for name, value in held.items() if isinstance(value, (Tensor, int, float, str))}
 
 
-def _mark(value: Any) -> Any:
+def _mark(value: Any, whole: bool) -> Any:
     if not isinstance(value, Tensor):
         return repr(value)
+    kind = tuple(value.shape), str(value.dtype)
+    if value.numel() * value.element_size() < _MANY:
+        return *kind, zlib.crc32(numbers_of(value.to_dense()).data)
+    if not whole:
+        return kind
     numbers = numbers_of(value.to_dense())
-    if len(numbers) < _MANY:
-        return tuple(value.shape), str(value.dtype), zlib.crc32(numbers.data)
     # Sums of columns, exact but for multiples of 2^64: any number that changes shows, and most that change places.
-    whole = len(numbers) // (8 * _COLUMNS) * 8 * _COLUMNS
-    sums = numbers[:whole].view(np.uint64).reshape(-1, _COLUMNS).sum(axis=0, dtype=np.uint64)
-    return tuple(value.shape), str(value.dtype), zlib.crc32(sums.data), zlib.crc32(numbers[whole:].data)
+    end = len(numbers) // (8 * _COLUMNS) * 8 * _COLUMNS
+    sums = numbers[:end].view(np.uint64).reshape(-1, _COLUMNS).sum(axis=0, dtype=np.uint64)
+    return *kind, zlib.crc32(sums.data), zlib.crc32(numbers[end:].data)

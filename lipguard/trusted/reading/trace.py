@@ -16,7 +16,7 @@ from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayer
 from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network
 from lipguard.trusted.reading.branches import Answers, read_on_all_branches
-from lipguard.trusted.reading.builder import BATCH
+from lipguard.trusted.reading.builder import BATCH, Builder
 from lipguard.trusted.reading.choice import PLAIN, Key, OneFunction, Reading
 from lipguard.trusted.reading.ending import logits_of
 from lipguard.trusted.reading.faithful import check_against_model, normal_batch
@@ -118,8 +118,9 @@ def _read(function: OneFunction, shape: Shape, like: Tensor) -> Network:
         return found
 
     def found(answers: Answers) -> Network:
-        tracer = Tracer(example, answers=answers)
-        return lowered(traced_graph(copied(), tracer), tracer, shape)
+        tracer, private = Tracer(example, answers=answers), copied()
+        builder = Builder(private=frozenset(map(id, private.parameters())))
+        return lowered(traced_graph(private, tracer), tracer, shape, builder)
 
     def run(size: int) -> Tensor:
         output: Tensor = copied()(normal_batch(size, shape).to(like.device, like.dtype))
