@@ -91,7 +91,7 @@ class Budget:
         began = time.monotonic()
         form(probe[:1])
         found = time.monotonic() - began
-        if FEWEST_VECTORS / 2 * found > self.left:  # nor will several at once take half of that each
+        if FEWEST_VECTORS / (2 * len(probe)) * found > self.left:  # nor will several at once, which share the weights
             return found
         found = math.inf
         for _ in range(2):  # the first time takes longer

@@ -14,6 +14,7 @@ from lipguard.trusted.proofs.randomised import VECTORS, OutOfTimeError, course, 
 
 _LOG = logging.getLogger(__name__)
 _BESIDE = 28  # vectors that go through the matrix before a randomised proof, and in it beside the recurrence
+_SHARE = 0.6  # of the time that is left, which the proof is to take: what is predicted of it is rough
 
 
 def affordable(subject: Subject, form: ScaledForm, unit: float, budget: Budget, least: float = 0.0) -> float:
@@ -41,7 +42,7 @@ def affordable(subject: Subject, form: ScaledForm, unit: float, budget: Budget, 
     while clearance < LARGEST_CLEARANCE:
         found = course(form, clearance, p, 2.0, lost)
         needed = math.inf if found is None else unit * (found[0] * found[1] + _BESIDE)
-        if needed <= 0.8 * budget.left:
+        if needed <= _SHARE * budget.left:
             return clearance
         clearance *= 1.25
     return clearance if needed <= budget.left else math.inf

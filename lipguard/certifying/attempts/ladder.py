@@ -21,6 +21,8 @@ from lipguard.proposing.feasible.uniform import enlarged_uniformly
 from lipguard.trusted.lmi.scaled import ScaledForm
 from lipguard.trusted.proofs.randomised import OutOfTimeError
 
+_MOST_STEP = 0.2  # of a large block, for which every proof is dear, unless it begins with a larger one
+
 
 def prove(subject: Subject, proposals: Proposals, standing: Standing, budget: Budget) -> Standing:
     """The first claim that is accepted: each proof may take long, and few are needed."""
@@ -80,7 +82,8 @@ def _climbed(
     least, tolerance = _least(subject, proposals), subject.config.tolerance
     t, rho, step, clearance = attempt.t, attempt.rho, attempt.step, attempt.clearance
     refused, mended_now = 0, False
-    while step < (0.2 + 6 * clearance if subject.is_large else 1):
+    limit = _limit(subject, step)
+    while step < limit:
         if budget.are_proofs_over(subject.is_small):
             return standing.late(), True
         larger, rho_now = enlarged_uniformly(subject.parts[0], t, rho, step)
@@ -99,6 +102,7 @@ def _climbed(
             step, clearance = hurried(subject, form, step, clearance, late, budget)
             if step == math.inf:
                 standing = standing.late()
+            limit = max(limit, _limit(subject, step))
             continue
         if found is not None:
             return found, True
@@ -112,6 +116,11 @@ def _climbed(
             return standing, True
         step = max(2 * step, tolerance / 10)
     return standing, False
+
+
+def _limit(subject: Subject, step: float) -> float:
+    """The step at which an attempt that began with this one ends."""
+    return max(_MOST_STEP, 2 * step) if subject.is_large and step < math.inf else 1.0
 
 
 def _least(subject: Subject, proposals: Proposals) -> float:

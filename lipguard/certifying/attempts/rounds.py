@@ -103,7 +103,7 @@ def _seconds(subject: Subject, budget: Budget) -> float | None:
         return None
     reserved = subject.block.seconds if subject.block.proof != "dense" else 0.2 * subject.block.seconds
     total = budget.deadline - time.monotonic()
-    return max(total - reserved, 0.3 * total)
+    return max(total - reserved, 0.15 * total)
 
 
 def _tied(

@@ -90,7 +90,7 @@ def choose_proof(
     if exact is not None and exact.seconds <= max(budget, worth * erring.seconds if erring is not None else 0.0):
         return _because(exact, "deterministic, and cheap")
     if erring is not None and config.failure_probability > 0:  # with a larger clearance, where time is short
-        within = math.inf if config.max_seconds is None else 0.6 * config.max_seconds
+        within = math.inf if config.max_seconds is None else 0.7 * config.max_seconds
         other = f"a {exact.kind} one would take {exact.seconds:.0f} s" if exact else "no deterministic one fits"
         late = [f"no time to look for an order of a {kind} one" for kind, price in prices.items() if price is None]
         reason = ", ".join(late) or other

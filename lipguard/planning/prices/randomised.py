@@ -11,7 +11,7 @@ from lipguard.trusted.proofs.randomised import VECTORS, steps_needed
 
 # Its clearance costs the bound 1.2 times itself per layer, and time as its inverse square root: in all so many
 # tolerances, within what is worth its time; and the largest where time is short.
-_LOSS, _LEAST_CLEARANCE, _MOST_CLEARANCE, LARGEST_CLEARANCE = 2.0, 0.2, 0.4, 0.3
+_LOSS, _LEAST_CLEARANCE, _MOST_CLEARANCE, LARGEST_CLEARANCE = 2.0, 0.2, 0.4, 0.6
 _TOP = 2.0  # where the spectrum of a chain's scaled matrix ends
 _COPIES = 30  # of the vectors, over all nodes, at once
 

@@ -49,7 +49,7 @@ def check_against_model(network: Network, model: OneFunction, like: Tensor) -> N
     """
     with _Calls(model).watched() as calls:
         comparison = _Comparison(network, calls, like)
-        hidden = comparison.at(*_SCALES)
+        hidden = max(comparison.at(scales) for scales in _SCALES)
         comparison.again()
         # Far away what varies may outgrow the bias; where it does not, derivatives show it.
         sees = hidden <= _SHARE or any(comparison.at(scales) <= _SHARE for scales in _FAR)
@@ -70,19 +70,15 @@ class _Comparison:
         self._origin = origin.nan_to_num(0.0, 0.0, 0.0)  # a logarithm, say, has no value there
         self._first: tuple[Tensor, Tensor] | None = None  # the first batch, and what the module returned
 
-    def at(self, *batches: Sequence[float]) -> float:
-        """Compare batches of samples of some sizes; the share of what varies of their first that rounding may hide.
+    def at(self, scales: Sequence[float]) -> float:
+        """Compare a batch of samples of some sizes; the share of what varies of the first that rounding may hide.
 
         Raises:
-            InvalidNetworkError: outputs differ, or that of a first sample is not finite.
+            InvalidNetworkError: outputs differ, or that of the first sample is not finite.
         """
-        samples = [self._batch(scales) for scales in batches]
-        expected = [self._run(x) for x in samples]
-        self._first = self._first or (samples[0], expected[0])
-        found = self._network.forward(torch.cat(samples)).split_with_sizes([len(x) for x in samples])
-        return max(map(self._compared, samples, batches, expected, found))
-
-    def _compared(self, x: Tensor, scales: Sequence[float], expected: Tensor, found: Tensor) -> float:
+        x = self._batch(scales)
+        expected, found = self._run(x), self._network.forward(x)
+        self._first = self._first or (x, expected)
         hidden = math.inf
         for k, (one, other) in enumerate(zip(expected, found, strict=True)):
             if not torch.isfinite(one).all():
