@@ -30,7 +30,7 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.matrices import LateNormError
 from lipguard.trusted.reading.choice import Key
 from lipguard.trusted.reading.trace import trace
-from lipguard.trusted.regions.bounded import bounded, check_bounded
+from lipguard.trusted.regions.bounded import bounded
 from lipguard.trusted.regions.region import Domain, checked_domain, in_words
 from lipguard.trusted.rounding import subnormal_numbers
 
@@ -81,7 +81,7 @@ def certify(
     with torch.inference_mode(False):  # the search for the lower bound differentiates
         network = trace(model, input_shape, output=output, input=input, fixed=fixed)
         end = Budget.of(config, start).deadline
-        if domain is not None and not _has_constant(network):
+        if domain is not None and _everywhere(network) is None:
             request = Request(network, config, _warm(warm_start), data, optimise, device_of(model), domain)
             return _there_only(certify_network(request, start, progress, executor), domain)
         if domain is not None and config.max_seconds is not None:  # two runs share one budget
@@ -113,7 +113,7 @@ def plan(
     with torch.inference_mode(False):
         network = trace(model, input_shape, output=output, input=input, fixed=fixed)
         if network.steep:
-            network = bounded(network, None if _has_constant(network) else domain, HINTS)
+            network = _everywhere(network) or bounded(network, domain, HINTS)
         return new_plan(network, Budget.of(config, start, device=device_of(model)))
 
 
@@ -169,13 +169,12 @@ def _there_only(report: Report, domain: Domain) -> Report:
     return dataclasses.replace(found, restricted=found)
 
 
-def _has_constant(network: Network) -> bool:
-    """Whether it is known to have a Lipschitz constant over all inputs."""
+def _everywhere(network: Network) -> Network | None:
+    """What a bound for all inputs is proved of; None where none is known."""
     try:
-        check_bounded(network, HINTS)
+        return bounded(network, None, HINTS)
     except UnsupportedLayerError:
-        return False
-    return True
+        return None
 
 
 def _warm(source: Report | WarmStart | Certificate | None) -> WarmStart | None:

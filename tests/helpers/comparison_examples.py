@@ -27,6 +27,10 @@ COMPARISONS: dict[Any, list[tuple[tuple[int, ...], Any]]] = {
         (FLAT, lambda m, x: torch.maximum(0.2 * x, x)),
         (IMAGE, lambda m, x: _max_min(x)),
     ],
+    torch.fmax: [(FLAT, lambda m, x: torch.fmax(x, 0.2 * x))],
+    "fmax": [(IMAGE, lambda m, x: x.fmax(m.same(x)))],
+    torch.fmin: [(IMAGE, lambda m, x: torch.fmin(x, m.same(x)))],
+    "fmin": [(FLAT, lambda m, x: x.fmin(torch.ones_like(x)))],
     "maximum": [(FLAT, lambda m, x: x.maximum(torch.zeros_like(x)))],
     torch.minimum: [
         (IMAGE, lambda m, x: torch.minimum(x, m.same(x)) - torch.maximum(m.same(x), x)),

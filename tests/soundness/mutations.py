@@ -52,6 +52,7 @@ BOUNDED = "trusted/test_bounded.py"
 CURVES = "trusted/test_curves.py"
 GROUPS = "trusted/test_groups.py"
 FUSING = "trusted/test_fusing.py"
+QUOTIENTS = "trusted/test_quotients.py"
 TILES = "trusted/test_is_tileable.py trusted/test_tile_geometry.py trusted/test_tile_matrices.py"
 
 
@@ -116,7 +117,7 @@ MUTATIONS = (
     M("trusted/proofs/sparse.py", "columns[gram.row], columns[gram.col]", "gram.row, gram.col", OTHER_PROOFS),
     M("trusted/lmi/matrices.py", "sp.csr_array(W.toarray() @ value.toarray())", "W", AFFINE),
     M("trusted/reading/faithful.py", "zlib.crc32(sums.data), zlib", "zlib", HIDDEN),
-    M("trusted/reading/faithful.py", "zlib.crc32(numbers[whole:].data)", "0", HIDDEN),
+    M("trusted/reading/faithful.py", "zlib.crc32(numbers[end:].data)", "0", HIDDEN),
     # Sparse Cholesky.
     M("trusted/proofs/sparse.py", "shift = add_up(lost, factorisation_error(len(diagonal), float(diagonal.sum())))",
       "shift = lost", SPARSE),
@@ -467,6 +468,12 @@ MUTATIONS = (
     M("trusted/layers/groups.py", "((total - nearest) * (1 - 1e-12) - 1e-12 * total).clamp_min(0.0)", "total", GROUPS),
     M("trusted/layers/groups.py", "most = (root / least * (1 + 1e-12)).clamp(max=1.0)", "most = (root / least * 0.5).clamp(max=1.0)",
       GROUPS),
+    M("trusted/reading/quotients.py", "(found // group.shape[-1] == of_group).all()", "True", QUOTIENTS),
+    M("trusted/reading/quotients.py", "not eps or line.shift or", "not eps or", QUOTIENTS),
+    M("trusted/reading/quotients.py", "same(builder, one) != same(builder, other)", "False", QUOTIENTS),
+    M("trusted/reading/quotients.py", "(divisor * line.factor * math.sqrt(n))", "(divisor * math.sqrt(n))", QUOTIENTS),
+    M("trusted/reading/lines.py", "max(factor, Fraction(0)), min(factor, Fraction(0))", "abs(factor), Fraction(0)", CHOICES),
+    M("trusted/reading/values.py", "(type(node.layer).__name__, what, *inputs)", "(type(node.layer).__name__,)", CHOICES),
     M("trusted/reading/fusing.py", "(1,), -line.shift", "(1,), line.shift", READING),
     M("trusted/reading/fusing.py", "known = (line.factor, line.shift) == (1, 3)", "known = True", FUSING),
     M("trusted/reading/fusing.py", "f > 0:", "f != 0:", FUSING),

@@ -77,6 +77,11 @@ LEAKY: dict[str, Call] = {
     "maximum": lambda m, x: torch.maximum(x, 0.2 * x),
     "max and min": lambda m, x: x.max(torch.zeros_like(x)) + 0.2 * x.min(torch.zeros_like(x)),
     "filled": lambda m, x: x.masked_fill(x < 0, 0.0) + 0.2 * torch.min(x, torch.tensor(0.0)),
+    "two rectifiers": lambda m, x: torch.relu(x) - 0.2 * torch.relu(-x),
+    "two rectifiers, the other one first": lambda m, x: -0.2 * torch.relu(-x) + torch.relu(x),
+    "rectifiers of multiples": lambda m, x: torch.relu(2 * x) / 2 - 0.4 * torch.relu(-0.5 * x),
+    "two clamps": lambda m, x: x.clamp(min=0) + 0.2 * x.clamp(max=0),
+    "a rectifier and a clamp": lambda m, x: nn.functional.relu(x) + 0.2 * torch.clamp(x, max=0.0),
     "thresholds": lambda m, x: nn.functional.threshold(x, 0.0, 0.0) - 0.2 * nn.functional.threshold(-x, 0.0, 0.0),
 }
 
@@ -87,7 +92,25 @@ def test_one_function_in_every_form_has_one_bound(form: str) -> None:
     first, last = nn.Linear(4, 16), nn.Linear(16, 3)
     plain = lipguard.certify(nn.Sequential(first, nn.LeakyReLU(0.2), last), SHAPE).bound
     report = assert_sandwich(nn.Sequential(first, Forward(LEAKY[form]), last).double(), SHAPE)
-    assert plain * (1 - 1e-4) <= report.bound <= plain * (1.1 if form == "thresholds" else 1 + 2e-3)
+    assert plain * (1 - 1e-4) <= report.bound <= plain * (1 + 2e-3)
+
+
+def test_both_halves_of_a_value_are_no_longer_than_it() -> None:
+    """CReLU: max(x, 0) and max(-x, 0) of one neuron."""
+    report = assert_sandwich(Forward(lambda m, x: torch.cat([torch.relu(x), torch.relu(-x)], 1)), SHAPE)
+    assert report.bound == pytest.approx(1.0, rel=1e-3)
+
+
+def test_values_of_other_weights_are_others() -> None:
+    """max(b(x), 0) where a(x) is positive jumps, however alike both layers are."""
+    torch.manual_seed(0)
+    for make in (
+        lambda: nn.Linear(4, 4),
+        lambda: nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1), nn.Flatten()),
+    ):
+        model = Forward(lambda m, x: torch.where(m.a(x) > 0, m.b(x), 0.0), a=make(), b=make()).double()
+        with pytest.raises(UnsupportedLayerError):
+            trace(model, SHAPE)
 
 
 class Householder(nn.Module):

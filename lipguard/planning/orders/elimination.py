@@ -20,15 +20,18 @@ from lipguard.planning.orders.dissection import dissected
 from lipguard.planning.orders.sites import SiteGraph, gram_site_graph, layer_site_graph, site_graph
 from lipguard.trusted.layers import Conv2d, Indices, Matrix, Shape
 from lipguard.trusted.network.graph import Network
-from lipguard.trusted.proofs.order import Elimination, Front, NoOrderError
+from lipguard.trusted.proofs.order import Elimination, FillsUpError, Front, NoOrderError
 
 # What moving one entry of a front costs, and a front itself, in floating-point operations of its elimination.
 _ENTRY, _FRONT = 100.0, 5e6
 _STEPS = 64  # between two looks at the clock
 _COMPARED = 8_000  # sites for which both orders are tried
 _KEPT = 2e7  # variables, of all eliminations that are remembered
+_MOST_ENTRIES = 1e11  # of the factor, or of what a front hands on: most of a terabyte
+_KEPT_FULL = 256  # networks of which it is remembered that there is none
 _FILL = 6e7  # sites that wait for all others together: half a gigabyte, and more than any proof has time for
 _known: OrderedDict[str, Elimination] = OrderedDict()
+_full: OrderedDict[str, FillsUpError] = OrderedDict()
 
 
 def operations(elimination: Elimination) -> float:
@@ -69,11 +72,19 @@ def check(deadline: float) -> None:
 
 
 def _remembered(key: str, graph: Callable[[], SiteGraph], deadline: float) -> Elimination:
+    if key in _full:
+        raise FillsUpError(str(_full[key]))
     if key in _known:
         _known.move_to_end(key)
     else:
         check(deadline)
-        _known[key] = eliminate(graph(), deadline)
+        try:
+            _known[key] = eliminate(graph(), deadline)
+        except FillsUpError as error:
+            _full[key] = error.with_traceback(None)
+            while len(_full) > _KEPT_FULL:
+                _full.popitem(last=False)
+            raise
         while len(_known) > 1 and sum(len(known.order) for known in _known.values()) > _KEPT:
             _known.popitem(last=False)
     return _known[key]
@@ -144,7 +155,7 @@ class _Tree:
         self.parent = [-1] * m
         self.children: list[list[int]] = [[] for _ in range(m)]
         self.rest: list[int] = []
-        weights, fill = sizes[order], 0
+        weights, fill, entries = sizes[order], 0, 0
         for k, site in enumerate(order):
             if k % _STEPS == 0:
                 check(deadline)
@@ -153,8 +164,9 @@ class _Tree:
             self.later.append(later)
             self.rest.append(int(weights[later].sum()))
             fill += len(later)
-            if fill > _FILL:
-                raise NoOrderError("the matrix fills up in any order that was tried")
+            entries += self.pivots[k] * self.rest[k]
+            if fill > _FILL or max(entries, self.rest[k] ** 2) > _MOST_ENTRIES:
+                raise FillsUpError("the matrix fills up in any order that was tried")
             if len(later):
                 self.parent[k] = int(later[0])
                 self.children[self.parent[k]].append(k)

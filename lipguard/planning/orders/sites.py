@@ -34,9 +34,11 @@ from lipguard.trusted.layers import (
 )
 from lipguard.trusted.lmi.matrices import freed_matrices
 from lipguard.trusted.network.graph import Network
+from lipguard.trusted.proofs.order import FillsUpError
 
 Array = NDArray[np.float64]
 _MOST_SITES = 32_000
+_MOST_READ = 4_000_000  # sites that sites of pre-activations read: a matrix that is fuller has no sparse proof
 _FLAT = 256  # entries of a site of a value without pixels
 
 
@@ -66,6 +68,9 @@ def site_graph(network: Network, check: Callable[[], None] = lambda: None) -> Si
     Args:
         network: any graph of layers.
         check: called before every layer; whatever it raises ends the search.
+
+    Raises:
+        FillsUpError: so many of them meet that no order of elimination leaves much empty.
     """
     grid = _Grid.fine_enough([network.nodes[i].shape for i in (0, *network.activations, len(network.nodes) - 1)])
 
@@ -73,7 +78,15 @@ def site_graph(network: Network, check: Callable[[], None] = lambda: None) -> Si
         check()
         return grid.pattern(layer, input_shape, shape)
 
-    K, Y = freed_matrices(network, pattern, grid.sites)
+    read = 0
+
+    def count(rows: Matrix) -> None:
+        nonlocal read
+        read += rows.nnz
+        if read > _MOST_READ:
+            raise FillsUpError(f"more than {_MOST_READ} groups of variables meet")
+
+    K, Y = freed_matrices(network, pattern, grid.sites, count)
     layers = [network.nodes[i] for i in network.activations]
     signs = [math.copysign(1.0, n.layer.alpha * n.layer.beta) * bool(n.layer.alpha * n.layer.beta) for n in layers
              if isinstance(n.layer, Activation)]  # fmt: skip

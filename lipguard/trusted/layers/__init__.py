@@ -22,6 +22,7 @@ from lipguard.trusted.layers.curves import times_erf as times_erf
 from lipguard.trusted.layers.curves import times_tanh as times_tanh
 from lipguard.trusted.layers.functions import ParameterError as ParameterError
 from lipguard.trusted.layers.functions import absolute as absolute
+from lipguard.trusted.layers.functions import arctangent as arctangent
 from lipguard.trusted.layers.functions import celu as celu
 from lipguard.trusted.layers.functions import clamp as clamp
 from lipguard.trusted.layers.functions import elu as elu
@@ -29,6 +30,7 @@ from lipguard.trusted.layers.functions import gelu as gelu
 from lipguard.trusted.layers.functions import hardsigmoid as hardsigmoid
 from lipguard.trusted.layers.functions import hardswish as hardswish
 from lipguard.trusted.layers.functions import hardtanh as hardtanh
+from lipguard.trusted.layers.functions import inverse_sinh as inverse_sinh
 from lipguard.trusted.layers.functions import leaky_relu as leaky_relu
 from lipguard.trusted.layers.functions import log_sigmoid as log_sigmoid
 from lipguard.trusted.layers.functions import mish as mish

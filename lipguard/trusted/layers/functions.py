@@ -77,6 +77,16 @@ def tanh() -> Activation:
     return Activation("tanh", 0.0, 1.0, torch.tanh, within=slopes.tanh)
 
 
+def arctangent() -> Activation:
+    """atan x: derivative 1 / (1 + x^2) in (0, 1]."""
+    return Activation("atan", 0.0, 1.0, torch.atan)
+
+
+def inverse_sinh() -> Activation:
+    """asinh x: derivative 1 / sqrt(1 + x^2) in (0, 1]."""
+    return Activation("asinh", 0.0, 1.0, torch.asinh)
+
+
 def sigmoid() -> Activation:
     """Derivative s (1 - s) in (0, 1/4]."""
     return Activation("sigmoid", 0.0, 0.25, torch.sigmoid, within=slopes.sigmoid)

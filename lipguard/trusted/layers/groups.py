@@ -72,6 +72,14 @@ def smooth_length(size: int, eps: float) -> tuple[Activation, float]:
     return _group("sqrt(eps + |x|^2)", size, function, partial(_norm_image, function)), 1.0
 
 
+def eps_of_length(layer: Activation) -> float | None:
+    """The eps of a `smooth_length`; None of another function."""
+    function: object = layer.function
+    if not isinstance(function, partial) or function.func is not _smooth_norm:
+        return None
+    return float(function.keywords["eps"])
+
+
 def root_mean_square(size: int, eps: float) -> tuple[Activation, float]:
     """x / s with s = sqrt(|x|^2 / n + eps), with the constant 1 / sqrt(eps).
 

@@ -25,6 +25,7 @@ def freed_matrices(
     network: Network,
     matrix: Callable[[Layer, Shape, Shape], Matrix] = _own_matrix,
     size: Callable[[Shape], int] = math.prod,
+    check: Callable[[Matrix], None] = lambda rows: None,
 ) -> tuple[Matrix, Matrix]:
     """(K, Y): the pre-activations `a = K z` and the output `y = Y z` of the network with its activations freed.
 
@@ -34,6 +35,7 @@ def freed_matrices(
         network: any graph of layers.
         matrix: of a layer.
         size: number of rows that a value of some shape has in it.
+        check: of the rows of every activation, as they come; whatever it raises is the end.
     """
     total = sum(size(network.nodes[i].shape) for i in (0, *network.activations))
     pre_activations = [sp.csr_array((0, total))]
@@ -44,6 +46,7 @@ def freed_matrices(
             continue
         if isinstance(node.layer, Activation):
             pre_activations.append(_written(values[node.inputs[0]], size(node.shape), total))
+            check(pre_activations[-1])
             values[i] = offset
             offset += size(node.shape)
         else:

@@ -15,6 +15,10 @@ class NoOrderError(Exception):
     """No order of elimination was found: the time for it was over, or the matrix fills up."""
 
 
+class FillsUpError(NoOrderError):
+    """Nor will one be found with more time: the matrix is too full, or fills up."""
+
+
 @dataclass(frozen=True)
 class Front:
     """A dense matrix of the variables `start` to `stop`, which it eliminates, and of later ones that they meet.

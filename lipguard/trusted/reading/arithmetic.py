@@ -13,8 +13,9 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Ref, Value
 from lipguard.trusted.reading.choices import Choice, sum_with_choice, times_choice
-from lipguard.trusted.reading.composing import inverse
+from lipguard.trusted.reading.composing import curved, inverse
 from lipguard.trusted.reading.constants import alike, expanded, met, read, scaled, shifted
+from lipguard.trusted.reading.curves import powered
 from lipguard.trusted.reading.moving import moved, reshaped
 from lipguard.trusted.reading.products import multiplied
 
@@ -52,6 +53,28 @@ def total_of(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, *
         total = builder.emit(layers.Scale(torch.full((1,), 1 / count, dtype=torch.float64), weight_ulps=1), total)
     shape = [1 if d in over else x.shape[d - 1] for d in range(1, axes) if keepdim or d not in over]
     return reshaped(builder, total, lambda v: v.reshape(len(v), *shape))
+
+
+def _variance(
+    builder: Builder, x: Ref, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
+    correction: float | None = None,
+) -> Ref:  # fmt: skip
+    """The mean of the squares of what differs from the mean; over n - correction."""
+    less = float(unbiased) if correction is None else float(correction)
+    away = add(builder, x, _mean(builder, x, dim, keepdim=True), alpha=-1)
+    assert isinstance(away, Ref)
+    found = _mean(builder, powered(builder, away, 2), dim, keepdim)
+    count = math.prod(away.shape) // math.prod(found.shape)
+    if not less:
+        return found
+    if not 0 < less < count:
+        raise InvalidNetworkError(f"{builder.path}: a variance of {count} entries with a correction of {less:g}.")
+    share = torch.full((1,), count / (count - less), dtype=torch.float64)
+    return builder.emit(layers.Scale(share, weight_ulps=1), found)
+
+
+def _deviation(builder: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
+    return curved(builder, _variance(builder, x, *args, **kwargs), layers.root())
 
 
 def add(builder: Builder, x: Any, y: Any, *, alpha: float = 1) -> Value:
@@ -156,6 +179,10 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(_divide, functions=(operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_")),
     Kind(_negate, functions=(operator.neg, torch.neg, torch.negative, "neg", "neg_"), pending=(Choice,)),
+    Kind(_variance, functions=(torch.var, "var")),
+    Kind(
+        lambda *args, **kwargs: curved(args[0], _variance(*args, **kwargs), layers.root()), functions=(torch.std, "std")
+    ),
     Kind(_lerp, functions=(torch.lerp, "lerp", "lerp_")),
     Kind(_cumsum, functions=(torch.cumsum, "cumsum")),
     Kind(_diff, functions=(torch.diff, "diff")),

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Pending, Ref, attributes
 from lipguard.trusted.reading.constants import alike, met, read, scaled, shifted
-from lipguard.trusted.reading.lines import bent, line_of, rationals, same
+from lipguard.trusted.reading.lines import bent, line_of, rationals
 from lipguard.trusted.reading.maxima import larger, smaller
 from lipguard.trusted.reading.reflections import reflected
+from lipguard.trusted.reading.values import same
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lipguard.trusted import layers
 from lipguard.trusted.reading.arithmetic import add, multiply, total_of
-from lipguard.trusted.reading.builder import Builder, Kind, Ref
+from lipguard.trusted.reading.builder import Builder, Kind, Ref, Turned
 from lipguard.trusted.reading.constants import expanded, one_sample, read, scaled
 from lipguard.trusted.reading.matrices import of_two
 from lipguard.trusted.reading.moving import moved, reshaped
@@ -172,6 +172,8 @@ def _linear(builder: Builder, x: Ref, weight: Tensor, bias: Tensor | None = None
 
 def matmul(builder: Builder, x: Any, y: Any) -> Any:
     """x @ y as torch has it: matrices on the last two axes, vectors, which are constants, on the last one."""
+    if isinstance(x, Turned) or isinstance(y, Turned):
+        return _matmul_turned(builder, x, y)
     if isinstance(x, Ref) and isinstance(y, Ref):
         return of_two(builder, x, y)
     if not (isinstance(x, Ref) or isinstance(y, Ref)):
@@ -198,6 +200,14 @@ def matmul(builder: Builder, x: Any, y: Any) -> Any:
         outer = free[:-2]
     lead = constant.dim() - len(term)
     return einsum(builder, value, named, [(constant, outer[len(outer) - lead :] + term)], result)
+
+
+def _matmul_turned(builder: Builder, x: Any, y: Any) -> Turned:
+    """W @ x.T = (x @ W.T).T, for samples that are vectors."""
+    plain = isinstance(x, Tensor) and x.dim() == 2 and isinstance(y, Turned) and y.axis == 1 == len(y.ref.shape)
+    if not plain:
+        raise builder.unsupported(f"a matrix product with {Turned.why[0]}", "Transpose the weight instead: x @ W.T.")
+    return Turned(matmul(builder, y.ref, read(builder, x).T), 1)
 
 
 def _inner(builder: Builder, x: Any, other: Any) -> Any:
@@ -246,6 +256,7 @@ KINDS: tuple[Kind, ...] = (
             "mm",
             "bmm",
         ),
+        pending=(Turned,),
     ),
     Kind(_add_matmul, functions=(torch.addmm, torch.baddbmm, "addmm", "baddbmm")),
     Kind(_einsum, functions=(torch.einsum,)),

@@ -200,6 +200,8 @@ class _Calls:
             raise InvalidNetworkError(
                 f"The model cannot be called with a batch of {len(x)}: {type(error).__name__}: {_first_line(error)}"
             ) from error
+        if isinstance(y, Tensor) and len(x) == 1 and tuple(y.shape) == shape:  # squeeze() drops a batch axis of one
+            y = y[None]
         if not isinstance(y, Tensor) or tuple(y.shape) != (len(x), *shape):
             seen = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise InvalidNetworkError(

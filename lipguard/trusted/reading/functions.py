@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Ref, Rule
+from lipguard.trusted.reading.lines import relu
 from lipguard.trusted.reading.maxima import larger, smaller
 
 
@@ -61,8 +62,14 @@ def _clamp(builder: Builder, x: Ref, min: Any = None, max: Any = None) -> Ref:
     if any(isinstance(limit, Ref) or (isinstance(limit, Tensor) and limit.numel() > 1) for limit in (min, max)):
         x = x if min is None else larger(builder, x, min)
         return x if max is None else smaller(builder, x, max)
+    if (min is None) != (max is None) and math.isfinite(min if max is None else max):
+        return larger(builder, x, min) if max is None else smaller(builder, x, max)
     low, high = (given if value is None else value for value, given in ((min, -math.inf), (max, math.inf)))
     return builder.emit(_made(builder, layers.clamp, low=low, high=high), x)
+
+
+def _relu(builder: Builder, x: Ref, inplace: bool = False) -> Ref:
+    return relu(builder, x)
 
 
 KINDS: tuple[Kind, ...] = (
@@ -98,7 +105,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(_activation(layers.softshrink, "lambd"), nn.Softshrink, lambda m: {"lambd": m.lambd}, (F.softshrink,)),
     Kind(_activation(layers.selu), nn.SELU, functions=(F.selu, torch.selu)),
     Kind(_activation(layers.celu, "alpha"), nn.CELU, lambda m: {"alpha": m.alpha}, (F.celu,)),
-    Kind(_activation(layers.relu), nn.ReLU, functions=(F.relu, torch.relu, torch.relu_, "relu", "relu_")),
+    Kind(_relu, nn.ReLU, functions=(F.relu, torch.relu, torch.relu_, "relu", "relu_")),
     Kind(
         _activation(layers.leaky_relu, "negative_slope"),
         nn.LeakyReLU,
@@ -106,6 +113,8 @@ KINDS: tuple[Kind, ...] = (
         (F.leaky_relu,),
     ),
     Kind(_activation(layers.tanh), nn.Tanh, functions=(torch.tanh, F.tanh, "tanh", "tanh_")),
+    Kind(_activation(layers.arctangent), functions=(torch.atan, "atan")),
+    Kind(_activation(layers.inverse_sinh), functions=(torch.asinh, "asinh")),
     Kind(_activation(layers.sigmoid), nn.Sigmoid, functions=(torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_")),
     Kind(_activation(layers.elu, "alpha"), nn.ELU, lambda m: {"alpha": m.alpha}, (F.elu,)),
 )

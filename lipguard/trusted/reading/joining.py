@@ -13,8 +13,8 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Ref
 from lipguard.trusted.reading.constants import one_sample, read, shifted
-from lipguard.trusted.reading.lines import entries_of
 from lipguard.trusted.reading.moving import moved, reshaped
+from lipguard.trusted.reading.values import entries_of
 
 
 def _cat(builder: Builder, tensors: Sequence[Any], dim: int = 0, axis: int | None = None) -> Ref:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -20,45 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipguard.trusted import layers
-from lipguard.trusted.network.digest import described
 from lipguard.trusted.reading.builder import Builder, Ref
 from lipguard.trusted.reading.constants import expanded, met, scaled, shifted
+from lipguard.trusted.reading.values import same
 
 Rationals = NDArray[np.object_]  # of Fractions
 _LEAST = 2.0**-1000  # far above the smallest normal number
 _NUMBERS = 2**14  # numbers to look at one by one
-
-
-def same(builder: Builder, ref: Ref) -> Hashable:
-    """What is equal for two values that are the same entries of the same node, each picked by itself."""
-    node = builder.nodes[ref.index]
-    match node.layer:
-        case layers.Pick(index):
-            what: Hashable = (tuple(index.shape), index.numpy().tobytes())
-        case layers.Pad(padding):
-            what = padding
-        case layers.Reshape(shape):
-            what = shape
-        case layers.Scale(scale, bias, ulps):
-            what = *((tuple(part.shape), part.numpy().tobytes()) for part in (scale, bias) if part is not None), ulps
-        case layers.Activation(name, note="", group=1):  # of the library, whose functions have names
-            what = name, repr(described(node.layer.function, weights=True))
-        case _:
-            return ref.index
-    below = Ref(node.inputs[0], builder.nodes[node.inputs[0]].shape)
-    return type(node.layer).__name__, what, same(builder, below)
-
-
-def entries_of(builder: Builder, ref: Ref) -> tuple[Ref, Tensor]:
-    """(the node whose entries a value has, where in it each of them is, of the value's shape; -1 for zeros)."""
-    index = torch.arange(math.prod(ref.shape)).reshape(ref.shape)
-    while isinstance(layer := builder.nodes[ref.index].layer, (layers.Pick, layers.Pad, layers.Reshape)):
-        (below,) = builder.nodes[ref.index].inputs
-        ref = Ref(below, builder.nodes[below].shape)
-        numbers = torch.arange(1, math.prod(ref.shape) + 1, dtype=torch.float64).reshape(1, *ref.shape)
-        source = layer.linear(numbers).flatten().long() - 1
-        index = torch.where(index < 0, -1, source[index])
-    return ref, index
 
 
 @dataclass(frozen=True)
@@ -254,6 +221,25 @@ def beside_constant(builder: Builder, x: Ref, value: Any, *, smallest: bool) -> 
     found = shifted(builder, builder.emit(bent, shifted(builder, x, -limit)), limit)
     builder.compared[key, smallest] = found
     return found
+
+
+def relu(builder: Builder, x: Ref) -> Ref:
+    """max(x, 0), of the neuron of a multiple of x where there is one: max(-x, 0) = max(x, 0) - x."""
+    value, factor = _multiplied(builder, x)
+    right, left, zero = max(factor, Fraction(0)), min(factor, Fraction(0)), Fraction(0)
+    key = (same(builder, value), zero)
+    if key not in builder.kinks:
+        builder.kinks[key] = Neuron(builder.emit(layers.relu(), x), right, left, zero)
+    return _combined(builder, value, zero, builder.kinks[key], right, left, np.array(zero, dtype=object))
+
+
+def _multiplied(builder: Builder, x: Ref) -> tuple[Ref, Fraction]:
+    """(y, c) for x = c y with a number c, as far as its last operation says so."""
+    layer = builder.nodes[x.index].layer
+    if not isinstance(layer, layers.Scale) or layer.scale.numel() > 1 or layer.bias is not None or layer.weight_ulps:
+        return x, Fraction(1)
+    factor = Fraction(float(layer.scale))
+    return (Ref(builder.nodes[x.index].inputs[0], x.shape), factor) if factor else (x, Fraction(1))
 
 
 def rectified(builder: Builder, x: Ref, limit: float) -> Ref:

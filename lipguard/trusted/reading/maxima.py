@@ -19,8 +19,9 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Pending, Ref
 from lipguard.trusted.reading.constants import alike, scaled
-from lipguard.trusted.reading.lines import beside_constant, entries_of, larger_line, same
+from lipguard.trusted.reading.lines import beside_constant, larger_line
 from lipguard.trusted.reading.moving import moved, reshaped
+from lipguard.trusted.reading.values import entries_of, same
 
 _SINGLES = 64  # entries of an axis that are compared one by one
 
@@ -172,8 +173,8 @@ def _extreme_of_axes(*, smallest: bool) -> Callable[..., Any]:
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(larger, functions=(torch.maximum, "maximum")),
-    Kind(smaller, functions=(torch.minimum, "minimum")),
+    Kind(larger, functions=(torch.maximum, torch.fmax, "maximum", "fmax")),
+    Kind(smaller, functions=(torch.minimum, torch.fmin, "minimum", "fmin")),
     Kind(_extreme(smallest=False), functions=(torch.max, "max")),
     Kind(_extreme(smallest=True), functions=(torch.min, "min")),
     Kind(_extreme_of_axes(smallest=False), functions=(torch.amax, "amax")),

@@ -246,6 +246,7 @@ KINDS: tuple[Kind, ...] = (
         ("unflatten",),
     ),
     Kind(_flatten, nn.Flatten, lambda m: {"start_dim": m.start_dim, "end_dim": m.end_dim}, (torch.flatten, "flatten")),
+    Kind(lambda builder, x: _flatten(builder, x), functions=(torch.ravel, "ravel")),
     Kind(_reshape, functions=(torch.reshape, "reshape", "view")),
     Kind(
         _identity,

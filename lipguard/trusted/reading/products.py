@@ -11,11 +11,13 @@ from lipguard.trusted.reading.builder import Builder, Kind, Ref
 from lipguard.trusted.reading.constants import alike
 from lipguard.trusted.reading.fusing import fused
 from lipguard.trusted.reading.moving import moved
+from lipguard.trusted.reading.quotients import over_length
 
 
 def multiplied(builder: Builder, x: Ref, y: Ref) -> Ref:
     """x y, entry by entry: one function of one value where it is known as one, and else a product."""
     found = fused(builder, x, y) if x.shape == y.shape else None
+    found = found or over_length(builder, x, y) or over_length(builder, y, x)
     return found or builder.emit(layers.Product(), *alike(builder, x, y))
 
 

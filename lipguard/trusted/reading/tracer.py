@@ -66,6 +66,7 @@ class Tracer(fx.Tracer):
         self.answers = Answers() if answers is None else answers
         self.path = ""
         self._running = False
+        self._names: dict[int, str] = {}  # of the root's parameters, by id: they are read often
         self._thread = threading.get_ident()
 
     def passes(self) -> bool:
@@ -100,7 +101,16 @@ class Tracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """An attribute of a module, as the tensor that it is while an operation runs on the example."""
-        return attr_val if self.passes() else super().getattr(attr, attr_val, parameter_proxy_cache)
+        if self.passes():
+            return attr_val
+        if not self._names:
+            self._names = {id(own): name for name, own in self.root.named_parameters()}
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, nn.Parameter) else None
+        if name is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for a node's value in the module's code."""
