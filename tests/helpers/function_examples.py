@@ -48,8 +48,6 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
     "sin": [(FLAT, lambda m, x: x.sin())],
     torch.cos: [(FLAT, lambda m, x: torch.cat([torch.cos(x), torch.sin(x)], 1))],
     "cos": [(FLAT, lambda m, x: x.cos())],
-    torch.atan: [(FLAT, lambda m, x: torch.atan(2 * x))],
-    "atan": [(FLAT, lambda m, x: x.atan())],
     torch.asinh: [(FLAT, lambda m, x: torch.asinh(3 * x))],
     "asinh": [(FLAT, lambda m, x: x.asinh())],
     torch.erf: [(FLAT, lambda m, x: 0.5 * x * (1 + torch.erf(x / 2**0.5)))],

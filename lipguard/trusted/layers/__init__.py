@@ -22,7 +22,6 @@ from lipguard.trusted.layers.curves import times_erf as times_erf
 from lipguard.trusted.layers.curves import times_tanh as times_tanh
 from lipguard.trusted.layers.functions import ParameterError as ParameterError
 from lipguard.trusted.layers.functions import absolute as absolute
-from lipguard.trusted.layers.functions import arctangent as arctangent
 from lipguard.trusted.layers.functions import celu as celu
 from lipguard.trusted.layers.functions import clamp as clamp
 from lipguard.trusted.layers.functions import elu as elu

@@ -77,11 +77,6 @@ def tanh() -> Activation:
     return Activation("tanh", 0.0, 1.0, torch.tanh, within=slopes.tanh)
 
 
-def arctangent() -> Activation:
-    """atan x: derivative 1 / (1 + x^2) in (0, 1]."""
-    return Activation("atan", 0.0, 1.0, torch.atan)
-
-
 def inverse_sinh() -> Activation:
     """asinh x: derivative 1 / sqrt(1 + x^2) in (0, 1]."""
     return Activation("asinh", 0.0, 1.0, torch.asinh)

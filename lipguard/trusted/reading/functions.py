@@ -113,7 +113,6 @@ KINDS: tuple[Kind, ...] = (
         (F.leaky_relu,),
     ),
     Kind(_activation(layers.tanh), nn.Tanh, functions=(torch.tanh, F.tanh, "tanh", "tanh_")),
-    Kind(_activation(layers.arctangent), functions=(torch.atan, "atan")),
     Kind(_activation(layers.inverse_sinh), functions=(torch.asinh, "asinh")),
     Kind(_activation(layers.sigmoid), nn.Sigmoid, functions=(torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_")),
     Kind(_activation(layers.elu, "alpha"), nn.ELU, lambda m: {"alpha": m.alpha}, (F.elu,)),
