@@ -113,6 +113,8 @@ FUNCTIONS: dict[Any, list[tuple[tuple[int, ...], Call]]] = {
     F.glu: [(FLAT, lambda m, x: F.glu(torch.tanh(x), 1))],
     F.scaled_dot_product_attention: [
         (LONG, lambda m, x: F.scaled_dot_product_attention(x.tanh(), x.sin(), x.cos())),
+        (LONG, lambda m, x: F.scaled_dot_product_attention(x.tanh(), x.sin(), x.cos(), is_causal=True)),
+        (LONG, lambda m, x: F.scaled_dot_product_attention(x.tanh(), x.sin(), x.cos(), torch.eye(3).bool())),
         (IMAGE, lambda m, x: F.scaled_dot_product_attention(x.tanh(), x.sin()[:, :, :3], x.cos()[:, :, :3], scale=0.3)),
     ],
     F.conv1d: [(LONG, lambda m, x: F.conv1d(x, m.kernel[:3, :, 0], stride=2, padding=1, groups=3))],

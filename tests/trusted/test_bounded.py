@@ -26,6 +26,7 @@ from lipguard.trusted.regions.region import Domain
 
 Shape = tuple[int, ...]
 IMAGE = (2, 4, 5)
+LATER = torch.ones(3, 3).triu(1).bool()
 STEEP: dict[str, tuple[nn.Module, Shape]] = {
     "squeeze and excitation": (
         nn.Sequential(nn.Conv2d(2, 3, 2), SqueezeExcitation(3), nn.ReLU(), SqueezeExcitation(3), nn.Flatten()), IMAGE,
@@ -37,6 +38,15 @@ STEEP: dict[str, tuple[nn.Module, Shape]] = {
     "a cube": (nn.Sequential(nn.Linear(3, 3), Forward(lambda m, x: x**3 - x), nn.Linear(3, 2)), (3,)),
     "a product and a maximum": (
         nn.Sequential(nn.Conv2d(2, 2, 2), nn.MaxPool2d(2, 1), Forward(lambda m, x: x * x.flip(1)), nn.Flatten()), IMAGE,
+    ),
+    "attention to what came before": (
+        Forward(lambda m, x: (m.query(x) @ x.mT).masked_fill(LATER, -math.inf).softmax(2) @ x, query=nn.Linear(4, 4)),
+        (3, 4),
+    ),
+    "scores with a summand": (
+        Forward(lambda m, x: m.of(x, x, x, attn_mask=x.new_zeros(3, 3).masked_fill(LATER, -math.inf))[0],
+                of=nn.MultiheadAttention(4, 2, batch_first=True)),
+        (3, 4),
     ),
     "multihead attention": (
         Forward(lambda m, x: m.of(x, x, x)[0], of=nn.MultiheadAttention(4, 2, batch_first=True)), (3, 4),
@@ -93,6 +103,16 @@ def test_on_a_domain_it_is_certified_and_verified(name: str) -> None:
     for other in (None, Box(-1.0, 1.5)):
         with pytest.raises(CertificateError, match="only"):
             lipguard.verify(report.certificate, model, domain=other)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_an_encoder_layer_is_read_as_what_it_is_made_of(norm_first: bool) -> None:
+    model = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, layer_norm_eps=1.0, norm_first=norm_first)
+    model = with_weights(model, 3)
+    report = lipguard.certify(model, (3, 4), domain=Box(-1.0, 1.0))
+    assert_between(model, report, points(Box(-1.0, 1.0), (3, 4)), domain=Box(-1.0, 1.0))
+    masked = Forward(lambda m, x: m.of(x, LATER), of=nn.TransformerEncoder(model, 1, enable_nested_tensor=False)).eval()
+    assert lipguard.certify(masked, (3, 4), domain=Box(-1.0, 1.0)).bound > 0
 
 
 @pytest.mark.parametrize("proof", ["dense", "sparse", "randomised"])

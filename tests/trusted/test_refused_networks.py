@@ -61,7 +61,7 @@ def test_unsupported_functions_are_named(kind: str) -> None:
 ODD_USES: dict[str, Callable[[Any, Any], Any]] = {
     "a product of other shapes": lambda m, x: m.layer(x)[:, None] * x,
     "a power of a constant": lambda m, x: 2 ** m.layer(x),
-    "attention with a mask": lambda m, x: F.scaled_dot_product_attention(*(x[:, None],) * 3, is_causal=True),
+    "attention with a mask of its own": lambda m, x: F.scaled_dot_product_attention(*(x[:, :, None],) * 3, x[:, None]),
     "a norm of another kind": lambda m, x: x[:, :, None].norm("nuc", (1, 2)),
     "normalize with another norm": lambda m, x: F.normalize(x, 1.0),
     "einsum of three branches": lambda m, x: torch.einsum("bi,bi,bi->bi", m.layer(x), x, x),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lipguard.trusted import layers
 from lipguard.trusted.reading.builder import Builder, Kind, Pending, Ref, attributes
-from lipguard.trusted.reading.constants import alike, met, read, scaled, shifted
+from lipguard.trusted.reading.constants import alike, hiding, met, read, scaled, shifted
 from lipguard.trusted.reading.lines import bent, line_of, rationals
 from lipguard.trusted.reading.maxima import larger, smaller
 from lipguard.trusted.reading.reflections import reflected
@@ -72,7 +72,7 @@ def _where(builder: Builder, condition: Any, x: Any, y: Any) -> Any:
     if len(values) == 2:
         return builder.emit(layers.Add(), *alike(builder, *values))
     (constant,) = (
-        torch.where(share != 0, read(builder, part), 0.0) for part, share in parts if not isinstance(part, Ref)
+        torch.where(share != 0, read(builder, hiding(part)), 0.0) for part, share in parts if not isinstance(part, Ref)
     )
     return shifted(builder, values[0], constant)
 

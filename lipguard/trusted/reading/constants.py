@@ -15,6 +15,7 @@ from lipguard.trusted.layers import Shape
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
 from lipguard.trusted.reading.moving import moved
 
+_HIDDEN = -(2.0**100)
 # By operation, the place of an argument of which the shape and the type count, and nothing that is in it.
 _ONLY_SHAPE: dict[Any, int] = {
     **dict.fromkeys((torch.zeros_like, torch.ones_like, torch.full_like, "new_zeros", "new_ones", "new_full",
@@ -75,6 +76,19 @@ def met(builder: Builder, value: Any, shape: Shape) -> tuple[Tensor, Shape]:
     return constant, tuple(np.broadcast_shapes(tuple(constant.shape), shape))
 
 
+def hiding(value: Any) -> Any:
+    """A constant in which what hides an entry, minus infinity, is a number that hides it, too.
+
+    Behind it is a softmax, where e^-2^100 is far less than any rounding, or a maximum, whose slopes do not depend on
+    constants. Where something else is, the network is not what the model computes, and is refused.
+    """
+    if isinstance(value, float):
+        return _HIDDEN if value == -torch.inf else value
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value.masked_fill(value == -torch.inf, _HIDDEN)
+
+
 def scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
     """A constant times a value."""
     if isinstance(factor, (int, float)) and factor == 1:
@@ -85,7 +99,7 @@ def scaled(builder: Builder, x: Ref, factor: Any) -> Ref:
 
 def shifted(builder: Builder, x: Ref, summand: Any, alpha: float = 1) -> Ref:
     """A value and a constant, which changes nothing about differences."""
-    constant, shape = met(builder, summand, x.shape)
+    constant, shape = met(builder, hiding(summand), x.shape)
     shift = constant * alpha
     return builder.emit(layers.Scale(torch.ones_like(shift), shift), expanded(builder, x, shape))
 

@@ -14,7 +14,7 @@ from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.arithmetic import along
 from lipguard.trusted.reading.builder import Builder, Kind, Ref
-from lipguard.trusted.reading.constants import expanded
+from lipguard.trusted.reading.constants import expanded, shifted
 from lipguard.trusted.reading.moving import moved, reshaped
 from lipguard.trusted.reading.normalising import softmax
 
@@ -37,21 +37,33 @@ def attention(
     """softmax(Q K' / sqrt(d)) V."""
     if not isinstance(value, Ref) or enable_gqa:
         raise builder.unsupported("attention to constants, or of several groups", "Write it out.")
-    if attn_mask is not None or is_causal:
-        raise builder.unsupported("attention with a mask", "Leave out what it hides.")
     if dropout_p:
         raise InvalidNetworkError(f"{builder.path}: dropout in training mode is random. Call model.eval().")
-    return of_two(builder, _weights(builder, query, key, scale), value)
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    return of_two(builder, _weights(builder, query, key, scale, attn_mask), value)
 
 
-def _weights(builder: Builder, query: Ref, key: Ref, scale: float | None) -> Ref:
-    """softmax(Q K' / sqrt(d)): how much every query takes of every value."""
+def _weights(builder: Builder, query: Ref, key: Ref, scale: float | None, seen: Any) -> Ref:
+    """softmax(Q K' / sqrt(d)): how much every query takes of every value that it sees.
+
+    Args:
+        builder, query, key: as for `attention`.
+        scale: in place of 1 / sqrt(d).
+        seen: what is, as booleans, or a summand of the scores; None for all.
+    """
     if not (isinstance(query, Ref) and isinstance(key, Ref)):
         raise builder.unsupported("attention to constants", "Write it out.")
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
     turned = moved(builder, key, lambda v: v.transpose(-1, -2))
     small = builder.emit(layers.Scale(torch.full((1,), factor, dtype=torch.float64), weight_ulps=2), query)
-    return softmax(builder, of_two(builder, small, turned), -1)
+    scores = of_two(builder, small, turned)
+    if isinstance(seen, Ref):
+        raise builder.unsupported("attention with a mask that depends on the input", "Use a constant one.")
+    if seen is not None:
+        hidden = torch.where(seen, 0.0, -torch.inf) if seen.dtype == torch.bool else seen
+        scores = shifted(builder, scores, hidden)
+    return softmax(builder, scores, -1)
 
 
 def _multihead(
@@ -62,14 +74,15 @@ def _multihead(
     joint, apart = module.in_proj_weight, module.bias_k is not None or module.add_zero_attn
     if not module.batch_first or joint is None or apart or not isinstance(key, Ref) or not isinstance(value, Ref):
         raise builder.unsupported("this MultiheadAttention", "Set batch_first=True, and give it what it reads.")
-    if key_padding_mask is not None or attn_mask is not None or is_causal:
-        raise builder.unsupported("attention with a mask", "Leave out what it hides.")
+    if key_padding_mask is not None or (isinstance(attn_mask, Tensor) and attn_mask.dim() > 2):
+        raise builder.unsupported("attention with a mask per sample or head", "Leave out what it hides.")
+    seen = ~attn_mask if isinstance(attn_mask, Tensor) and attn_mask.dtype == torch.bool else attn_mask
     biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
     q, k, v = (
         _heads(builder, _projected(builder, x, w, b), module.num_heads)
         for x, w, b in zip((query, key, value), joint.chunk(3), biases, strict=True)
     )
-    weights = _weights(builder, q, k, None)
+    weights = _weights(builder, q, k, None, seen)
     y = moved(builder, of_two(builder, weights, v), lambda u: u.transpose(1, 2))
     y = reshaped(builder, y, lambda u: u.flatten(-2))
     found = _projected(builder, y, module.out_proj.weight, module.out_proj.bias)

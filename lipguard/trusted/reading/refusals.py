@@ -26,7 +26,7 @@ _JUMPS = ("It jumps, and has no Lipschitz constant.", "Use a continuous activati
 # Why a module, a function, or a method by its name, is not in the table, and what to use instead.
 REFUSED: dict[Any, tuple[str, str]] = {
     nn.LocalResponseNorm: _NEIGHBOURS,
-    **dict.fromkeys((nn.Bilinear, nn.TransformerEncoderLayer), _PRODUCT),
+    **dict.fromkeys((nn.Bilinear,), _PRODUCT),
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), _RECURRENT),
     **dict.fromkeys(("half", "bfloat16"), ("It rounds to three digits or less.", HALF)),
     **dict.fromkeys((nn.Hardshrink, F.hardshrink, torch.sign, torch.round, "sign", "round"), _JUMPS),

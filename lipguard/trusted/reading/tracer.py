@@ -45,6 +45,7 @@ def traced_graph(function: OneFunction, tracer: Tracer) -> fx.Graph:
 
 
 # What is asked of shapes and types alone, and what has as many entries as its values say.
+_WRITTEN_OUT = (nn.TransformerEncoderLayer, nn.TransformerEncoder)  # torch's own, of layers that have rows
 _ASK_FOR_SHAPES = (torch.is_floating_point, torch.is_complex, torch.numel)
 _RAGGED = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "where", "tolist")
 
@@ -75,7 +76,9 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one operation: it has a row, or is one of torch's."""
-        return TABLE.module_kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        if TABLE.module_kind(m) is not None:
+            return True
+        return not isinstance(m, _WRITTEN_OUT) and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
