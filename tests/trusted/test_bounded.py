@@ -43,8 +43,8 @@ STEEP: dict[str, tuple[nn.Module, Shape]] = {
         Forward(lambda m, x: (m.query(x) @ x.mT).masked_fill(LATER, -math.inf).softmax(2) @ x, query=nn.Linear(4, 4)),
         (3, 4),
     ),
-    "scores with a summand": (
-        Forward(lambda m, x: m.of(x, x, x, attn_mask=x.new_zeros(3, 3).masked_fill(LATER, -math.inf))[0],
+    "heads that see what came before": (
+        Forward(lambda m, x: m.of(x, x, x, attn_mask=LATER)[0],
                 of=nn.MultiheadAttention(4, 2, batch_first=True)),
         (3, 4),
     ),
