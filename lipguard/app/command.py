@@ -141,8 +141,8 @@ VERBS = {
         ),
         Verb(
             "check",
-            "print everything that is in the way of a bound (model=NAME or checkpoint=PATH)",
-            list,
+            "print everything that is in the way of a bound (CHECKPOINT, model=NAME or PACKAGE.MODULE:NAME)",
+            networks_named,
             _from("check"),
         ),
     )

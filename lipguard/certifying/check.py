@@ -10,12 +10,15 @@ from typing import Any
 from torch import nn
 
 from lipguard.certifying.examining import PLACEHOLDER, Finding, examine, finding_of
+from lipguard.certifying.hints import HINTS
 from lipguard.errors import ConfigError, LipguardError
 from lipguard.planning.table import table
 from lipguard.trusted.layers import Activation, Shape
-from lipguard.trusted.network.graph import Node
+from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.reading.choice import Key, Reading
 from lipguard.trusted.reading.trace import checked_module, checked_shape, read_plainly
+from lipguard.trusted.regions.bounded import steep_parts
+from lipguard.trusted.regions.region import Domain, checked_domain
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 5  # layers
@@ -88,7 +91,7 @@ class Check:
 
 def check(
     model: nn.Module, input_shape: Sequence[int], *, output: Key | None = None, input: Key | None = None,
-    fixed: Mapping[Key, Any] | None = None,
+    fixed: Mapping[Key, Any] | None = None, domain: Domain | None = None,
 ) -> Check:  # fmt: skip
     """Everything that is in the way of a bound of `model`, at once, without certifying anything.
 
@@ -98,30 +101,43 @@ def check(
         model: a torch module, or LightningModule; it is left as it is.
         input_shape: shape of one sample, without the batch axis.
         output, input, fixed: which function of the module, as for `certify`.
+        domain: where it is to be bounded; None for all inputs.
 
     Returns:
         What is in the way, each with its place, its reason and the smallest change that mends it; what could be read.
 
     Raises:
         InvalidNetworkError: the model is no module, or `input_shape` no shape.
-        ConfigError: the model has no such input or output.
+        ConfigError: the model has no such input or output, or `domain` is none.
     """
+    checked_domain(domain)
     checked_module(model)
     shape = checked_shape(input_shape)
     reading = Reading(output, input, {} if fixed is None else fixed)
     try:
-        return Check((), _layers(read_plainly(model, shape, reading).nodes))
+        network = read_plainly(model, shape, reading)
+        return Check(tuple(_steep(network, domain)), _layers(network.nodes))
     except ConfigError:
         raise
     except LipguardError as error:
         refusal = finding_of(error)
     try:
         found = examine(model, shape, reading)
+        steep = _steep(Network(tuple(found.nodes)), domain)
     except Exception:  # whatever reading on comes across: the first refusal stands
         _LOG.debug("reading on failed", exc_info=True)
         return Check((refusal,), ())
     findings = tuple(dict.fromkeys(found.findings)) or (refusal,)
+    if steep:
+        place = {(node.path, node.line): k for k, node in reversed(list(enumerate(found.nodes)))}
+        findings = tuple(sorted([*findings, *steep], key=lambda own: place.get((own.path, own.line), len(found.nodes))))
     return Check(findings, _layers(_read_only(found.nodes)))
+
+
+def _steep(network: Network, domain: Domain | None) -> list[Finding]:
+    """What can be read, and has no constant: once for every line of code."""
+    found = (finding_of(error, node.line) for node, error in steep_parts(network, domain, HINTS))
+    return list(dict.fromkeys(found))
 
 
 def _read_only(nodes: Sequence[Node]) -> list[Node]:

@@ -222,7 +222,9 @@ class _Tolerant(Builder):
         if node is None:
             self._into.note(_LAST, finding_of(error))
             return None
-        known = self._opaque.isdisjoint(map(_whole, node.all_input_nodes))
+        known = not any(
+            _whole(own) in self._opaque and not _has_batches(own.meta["value"]) for own in node.all_input_nodes
+        )
         if known:  # what is made of a value without a batch axis is no finding of its own
             self._into.note(list(node.graph.nodes).index(node), finding_of(error, node.meta["line"]))
         if not known or not _has_batches(node.meta["value"]):

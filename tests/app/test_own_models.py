@@ -248,6 +248,8 @@ def test_verbs_that_read_write_nothing(command, capsys, tmp_path: Path) -> None:
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "a.pt")
     before = {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts}
     assert command("plan", "model=own:build", "a.pt", "input_shape=[3]") == 0
+    assert command("check", "model=own:build", "a.pt", "input_shape=[3]", "domain=[-1,1]") == 0
+    assert "nothing is in the way" in capsys.readouterr().out
     assert command("verify", "a.pt", "model=own:build", "input_shape=[3]") == 1
     assert "a.pt" in message(capsys)
     assert {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} == before

@@ -151,3 +151,42 @@ def test_a_refusal_is_one_line_that_points_to_it() -> None:
     assert str(caught.value).endswith("(`lipguard.check` lists everything that is in the way.)")
     assert str(caught.value).count("lipguard.check") == 1
     assert "\n" not in str(caught.value)
+
+
+class TwoGates(nn.Module):
+    def __init__(self, *between: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.between = nn.Sequential(*between)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * torch.sigmoid(self.first(x))  # 1
+        y = self.between(y)
+        return torch.exp(self.second(y)) * y  # 2
+
+
+def test_products_without_a_constant_are_in_the_way_unless_a_domain_bounds_them() -> None:
+    found = lipguard.check(TwoGates(), (4,))
+    assert [(own.path, own.line[-3:]) for own in found.findings] == [
+        ("forward (function mul)", own_line("# 1", TwoGates)),
+        ("forward (function exp)", own_line("# 2", TwoGates)),
+        ("forward (function mul)", own_line("# 2", TwoGates)),
+    ]
+    assert all("domain" in own.remedy for own in found.findings)
+    with pytest.raises(LipguardError):
+        lipguard.certify(TwoGates(), (4,))
+    assert lipguard.check(TwoGates(), (4,), domain=lipguard.Box(-1, 1)).ok
+    with pytest.raises(ConfigError, match="domain"):
+        lipguard.check(TwoGates(), (4,), domain=3)  # type: ignore[arg-type]
+
+
+def test_they_are_listed_beside_what_cannot_be_read_in_order() -> None:
+    found = lipguard.check(TwoGates(nn.Hardshrink()), (4,))
+    assert [own.path for own in found.findings] == [
+        "forward (function mul)", "between.0", "forward (function exp)", "forward (function mul)",
+    ]  # fmt: skip
+
+
+def own_line(mark: str, cls: type) -> str:
+    lines, first = inspect.getsourcelines(cls)
+    return str(first + next(k for k, line in enumerate(lines) if line.rstrip().endswith(mark))).rjust(3)[-3:]

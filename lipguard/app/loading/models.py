@@ -13,7 +13,9 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from lipguard.app.building import build
 from lipguard.app.classifier.checkpoints import load_classifier
+from lipguard.app.classifier.models import Classifier
 from lipguard.app.loading.stored import Stored, stored
 from lipguard.app.loading.weights import take_weights
 from lipguard.errors import ConfigError, LipguardError
@@ -46,6 +48,18 @@ def model_of(cfg: DictConfig, checkpoint: str | None) -> Loaded:
     for note in found.notes:
         print(f"note: {note}")
     return found
+
+
+def network_of(cfg: DictConfig) -> Loaded:
+    """The model that a verb is about that can do without weights: as `model_of`, or else that of `cfg.model`.
+
+    Raises:
+        ConfigError: as `model_of`.
+    """
+    if cfg.builder is not None or cfg.checkpoint is not None:
+        return model_of(cfg, cfg.checkpoint)
+    model: Classifier = build(cfg.model)
+    return Loaded(model.eval(), model.input_shape)
 
 
 def _model_of(builder: str | None, input_shape: Sequence[int] | None, checkpoint: str | None) -> Loaded:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 import lipguard
-from lipguard.app.building import build
-from lipguard.app.classifier.checkpoints import load_classifier
-from lipguard.app.classifier.models import Classifier
+from lipguard.app.building import box
+from lipguard.app.loading.models import network_of
 
 
 def check(cfg: DictConfig) -> None:
@@ -16,5 +15,5 @@ def check(cfg: DictConfig) -> None:
     Raises:
         LipguardError: there is no such checkpoint, or the model cannot be built.
     """
-    model: Classifier = build(cfg.model) if cfg.checkpoint is None else load_classifier(cfg.checkpoint)
-    print(lipguard.check(model, model.input_shape))
+    own = network_of(cfg)
+    print(lipguard.check(own.model, own.input_shape, domain=box(cfg.domain)))

@@ -21,7 +21,8 @@ from lipguard.trusted.network.digest import described
 class Node:
     """One use of a layer. A module that is called twice makes two nodes.
 
-    `note` says which function is meant, where weights are not simply tensors that the module holds.
+    `note` says which function is meant, where weights are not simply tensors that the module holds. `line` is where
+    the model's code calls it, as FILE:NUMBER.
     """
 
     path: str
@@ -29,6 +30,7 @@ class Node:
     inputs: tuple[int, ...]  # indices of earlier nodes
     shape: Shape  # of one sample, without the batch axis
     note: str = ""
+    line: str = ""
 
     @property
     def size(self) -> int:

@@ -53,6 +53,7 @@ class Builder:
     nodes: list[Node] = field(default_factory=list)
     path: str = "input"
     note: str = ""  # on what is emitted
+    line: str = ""  # of the model's code
     private: frozenset[int] = frozenset()  # ids of tensors that become the network's own; others are copied
     numbers: dict[int, int] = field(default_factory=dict)  # of nodes, by value: see `values.same`
     values: dict[Hashable, int] = field(default_factory=dict)  # what has which number
@@ -79,7 +80,7 @@ class Builder:
         """
         if 0 in shape:
             raise InvalidNetworkError(f"{self.path}: its output has the shape {shape}, which holds no entries.")
-        self.nodes.append(Node(self.path, layer, inputs, shape, self.note))
+        self.nodes.append(Node(self.path, layer, inputs, shape, self.note, self.line))
         return Ref(len(self.nodes) - 1, shape)
 
     def refused(self, error: LipguardError, node: fx.Node | None = None) -> Any:

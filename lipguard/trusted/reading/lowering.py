@@ -47,7 +47,8 @@ def lowered(graph: fx.Graph, tracer: Tracer, shape: Shape, builder: Builder | No
         elif node.op == "output":
             return _finish(builder, refs, node.args[0], str(tracer.root.refusal))
         elif depends_on_values(node, refs):  # the rest are constants
-            builder.path, builder.note = node.meta["path"], _note(node, refs, tracer)
+            builder.path, builder.line = node.meta["path"], node.meta["line"]
+            builder.note = _note(node, refs, tracer)
             try:
                 refs[node] = found = _lower_node(builder, node, refs, tracer)
                 _check_shape(builder.path, found, node.meta["value"])

@@ -58,6 +58,14 @@ def check_bounded(network: Network, hints: Hints) -> None:
         bounded(network, None, hints)
 
 
+def steep_parts(network: Network, domain: Domain | None, hints: Hints) -> list[tuple[Node, UnsupportedLayerError]]:
+    """All that has no finite slopes on a domain, or for all inputs: nodes, and how they are refused."""
+    steep: list[int] = []
+    if network.steep:
+        enclosed(network, domain, _QuickNorms(network, hints), steep)
+    return [(network.nodes[i], _refused(network.nodes[i], domain)) for i in steep]
+
+
 def refuse_steep(network: Network) -> None:
     """Refuse a network that is not itself what is bounded: with products, or steep functions.
 
@@ -75,16 +83,37 @@ def _kind_of(node: Node) -> str:
     return layer.name if isinstance(layer, Activation) else "the product of two values that depend on the input"
 
 
+def _refused(node: Node, domain: Domain | None) -> UnsupportedLayerError:
+    kind = _kind_of(node)
+    if domain is None:
+        return UnsupportedLayerError(node.path, kind, _ADVICE)
+    where = f"On {in_words(domain)} its slopes are not known to be finite. Name a smaller domain."
+    return UnsupportedLayerError(node.path, kind, where)
+
+
+class _QuickNorms:
+    """Certified norms of affine layers, by node."""
+
+    def __init__(self, network: Network, hints: Hints) -> None:
+        self._network, self._hints = network, hints
+        self._known: dict[int, float] = {}  # by the layer's id
+
+    def __call__(self, i: int) -> float:
+        node = self._network.nodes[i]
+        if id(node.layer) not in self._known or not isinstance(node.layer, Linear):  # others depend on the shape
+            self._known[id(node.layer)] = quick_norm(node.layer, self._network.nodes[node.inputs[0]].shape, self._hints)
+        return self._known[id(node.layer)]
+
+
 class _Expansion:
     """Nodes of a network, each replaced by what is known of it on a domain."""
 
     def __init__(self, network: Network, domain: Domain | None, hints: Hints) -> None:
-        self._read, self._domain, self._hints = network, domain, hints
-        self._norms: dict[int, float] = {}  # by the layer's id
+        self._read = network
         try:
-            self._known: Enclosed = enclosed(network, domain, self._norm)
+            self._known: Enclosed = enclosed(network, domain, _QuickNorms(network, hints))
         except SteepError as error:
-            raise self._refused(network.nodes[error.node]) from error
+            raise _refused(network.nodes[error.node], domain) from error
         # Where values are compared, sums of squares are known of the whole, which its parts would not show.
         compared = (i for i in range(len(network.nodes)) if compared_at(network, i) is not None)
         self._compared = {network.nodes[i].inputs[1] for i in compared}
@@ -121,19 +150,6 @@ class _Expansion:
             shape = (*shapes[0][:-1], shapes[0][-1] + sum(layer.padding))
         self._nodes.append(dataclasses.replace(self._at, layer=layer, inputs=inputs, shape=shape))
         return len(self._nodes) - 1
-
-    def _norm(self, i: int) -> float:
-        node = self._read.nodes[i]
-        if id(node.layer) not in self._norms or not isinstance(node.layer, Linear):  # others depend on the shape
-            self._norms[id(node.layer)] = quick_norm(node.layer, self._read.nodes[node.inputs[0]].shape, self._hints)
-        return self._norms[id(node.layer)]
-
-    def _refused(self, node: Node) -> UnsupportedLayerError:
-        kind = _kind_of(node)
-        if self._domain is None:
-            return UnsupportedLayerError(node.path, kind, _ADVICE)
-        where = f"On {in_words(self._domain)} its slopes are not known to be finite. Name a smaller domain."
-        return UnsupportedLayerError(node.path, kind, where)
 
     def _activation(self, layer: Activation, x: int, slopes: Ends | None) -> int:
         """As `restriction` has them, where slopes are fewer; of a group, less of what it reads."""

@@ -63,16 +63,19 @@ class SteepError(Exception):
 
 
 @torch.no_grad()
-def enclosed(network: Network, domain: Domain | None, norm: Callable[[int], float]) -> Enclosed:
+def enclosed(
+    network: Network, domain: Domain | None, norm: Callable[[int], float], steep: list[int] | None = None
+) -> Enclosed:
     """What is known of a network on a domain, or for all inputs.
 
     Args:
         network: any network.
         domain: a convex one; None for all inputs.
         norm: a certified one of the affine layer at a node.
+        steep: takes up the nodes whose slopes, or factors, are not known to be finite; None where there may be none.
 
     Raises:
-        SteepError: slopes, or the factors of a product, are not known to be finite.
+        SteepError: there is one.
     """
     shape = network.input_shape
     known, radius = Enclosed([], {}, []), math.inf
@@ -89,7 +92,13 @@ def enclosed(network: Network, domain: Domain | None, norm: Callable[[int], floa
     known.bounds.append(1.0)
     reach = [radius]
     for i in range(1, len(network.nodes)):
-        known.bounds.append(_bound(network, i, known, norm))
+        try:
+            known.bounds.append(_bound(network, i, known, norm))
+        except SteepError:
+            if steep is None:
+                raise
+            steep.append(i)
+            known.bounds.append(math.inf)
         low, high = _ends_of(network, i, known.ends, known.slopes.get(i))
         if domain is not None:
             points.append(_ends_of(network, i, points, None))
