@@ -4,7 +4,9 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import nn
 
@@ -126,3 +128,10 @@ def test_a_wide_network_of_leaky_slopes_is_proved_far_below_its_product() -> Non
     report = lipguard.certify(leaky(784, 512, 256, 1), (784,), DCPConfig(max_seconds=60))
     assert report.bound < 0.5 * report.product_bound
     assert report.status == "complete"
+
+
+def test_columns_that_no_row_reads_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "_MOST_PRODUCTS", 0.0)
+    W = np.array([[1.0, 0.0, 2.0, 0.0, 3.0], [0.0, 0.0, 4.0, 0.0, 5.0]])
+    found = sparse._weighted_gram(sp.csr_array(W), np.array([2.0, 3.0]))
+    assert np.array_equal(found.toarray(), W.T @ np.diag([2.0, 3.0]) @ W)

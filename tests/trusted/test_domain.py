@@ -142,3 +142,17 @@ def test_slopes_on_a_domain_are_those_of_the_intervals(domain: Domain) -> None:
             least, most = (end.clamp(layer.alpha, layer.beta) for end in layer.within(low, high))
             assert bool((alpha <= least).all())
             assert bool((alpha + spread >= most).all())
+
+
+@pytest.mark.parametrize(
+    ("module", "low", "high", "constant"),
+    [
+        (nn.Tanh(), -1.0, 1.0, 1.0), (nn.Tanh(), 0.5, 1.0, 1 - np.tanh(0.5) ** 2), (nn.Sigmoid(), -0.5, 2.0, 0.25),
+        (nn.Softplus(), -2.0, 1.0, 1 / (1 + np.exp(-1.0))), (nn.ELU(), -2.0, -1.0, np.exp(-1.0)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_function_alone_has_its_steepest_slope(module: nn.Module, low: float, high: float, constant: float) -> None:
+    report = lipguard.certify(nn.Sequential(module), (1,), domain=Box(low, high)).restricted
+    assert report is not None
+    assert constant * (1 - 1e-12) <= report.bound <= constant * (1 + 1e-6)
