@@ -61,6 +61,12 @@ class Builder:
         default_factory=dict
     )  # neurons of `lines`, by what they read and where they bend
     exchanges: dict[Hashable, tuple[Ref, Tensor, Tensor]] = field(default_factory=dict)
+    views: dict[int, Builder] = field(default_factory=dict)  # of one of so many parts: see `folding`
+
+    @property
+    def batch(self) -> int:
+        """How many samples a probe batch has."""
+        return BATCH
 
     def emit(self, layer: Layer, *inputs: Ref) -> Ref:
         """Append a node and return a reference to its value."""

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Shape
-from lipguard.trusted.reading.builder import BATCH, Builder, Ref
+from lipguard.trusted.reading.builder import Builder, Ref
 from lipguard.trusted.reading.moving import moved
 
 # By operation, the place of an argument of which the shape and the type count, and nothing that is in it.
@@ -48,7 +48,7 @@ def one_sample(builder: Builder, constant: Tensor) -> Tensor:
     Raises:
         InvalidNetworkError: it is not the same for all samples.
     """
-    alike = len(constant) == BATCH and bool((constant == constant[:1]).all())
+    alike = len(constant) == builder.batch and bool((constant == constant[:1]).all())
     if len(constant) != 1 and not alike:
         raise InvalidNetworkError(f"{builder.path}: a constant of shape {tuple(constant.shape)} has a batch axis.")
     return constant[0]

@@ -14,6 +14,7 @@ from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Pending, Ref, Turned, Value
 from lipguard.trusted.reading.checks import check_in_place
 from lipguard.trusted.reading.constants import depends_on_values
+from lipguard.trusted.reading.folding import Folded, refolded, unfolded
 from lipguard.trusted.reading.refusals import refusal
 from lipguard.trusted.reading.table import TABLE
 from lipguard.trusted.reading.tracer import Tracer, first_line
@@ -62,16 +63,16 @@ def _check_shape(path: str, found: Value | list[Any], value: Any) -> None:
         raise InvalidNetworkError(f"{path}: its output has the shape {expected}, where {seen} was expected.")
 
 
-def _shape_of(value: Value | list[Any]) -> Shape | None:
+def _shape_of(value: Value | list[Any], batch: int = BATCH) -> Shape | None:
     """The shape of what a node made of the batch that was traced; None where it is no value yet, or are several.
 
     What is read of several is checked.
     """
     if isinstance(value, Ref):
-        return (BATCH, *value.shape)
+        return (batch, *value.shape)
     if isinstance(value, Turned):
-        return (*value.ref.shape[: value.axis], BATCH, *value.ref.shape[value.axis :])
-    return None
+        return (*value.ref.shape[: value.axis], batch, *value.ref.shape[value.axis :])
+    return _shape_of(value.value, value.view.batch) if isinstance(value, Folded) else None
 
 
 def _needed(graph: fx.Graph) -> list[fx.Node]:
@@ -105,9 +106,10 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) ->
         kind, name = TABLE.function_kind(operation), node.meta["path"].partition("(")[2].rstrip(")")
     if kind is None:
         raise refusal(builder.path, name, operation)
+    view, (args, kwargs) = unfolded(builder, (args, kwargs))
     _check_pending(builder, kind, name, (args, kwargs))
     try:
-        return kind.rule(builder, *args, **kwargs)
+        return cast("Value | list[Any]", refolded(view, kind.rule(view, *args, **kwargs)))
     except (TypeError, AttributeError) as error:  # a Ref where the rule wants a constant, or an unknown keyword
         said = first_line(error).rpartition("() ")[2]  # not by which function of ours
         raise UnsupportedLayerError(
