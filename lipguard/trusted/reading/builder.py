@@ -46,6 +46,15 @@ class Turned(Pending):
     why = ("a value whose batch axis is not the first", "Keep the first axis as it is.")
 
 
+@dataclass(frozen=True)
+class Padded(Pending):
+    """A value between entries of -inf, which are none of its maxima."""
+
+    ref: Ref
+    padding: tuple[int, ...]  # of the last axes, in the order of `torch.nn.functional.pad`; none negative
+    why = ("a value that is padded with -inf", "Give it to max pooling only.")
+
+
 @dataclass
 class Builder:
     """Collects nodes; rules call `emit`."""

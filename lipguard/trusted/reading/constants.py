@@ -16,10 +16,11 @@ from lipguard.trusted.reading.builder import Builder, Ref
 from lipguard.trusted.reading.moving import moved
 
 # By operation, the place of an argument of which the shape and the type count, and nothing that is in it.
+_LIKE = ("expand_as", "view_as", "reshape_as")
 _ONLY_SHAPE: dict[Any, int] = {
     **dict.fromkeys((torch.zeros_like, torch.ones_like, torch.full_like, "new_zeros", "new_ones", "new_full",
                      "new_tensor"), 0),
-    **dict.fromkeys(("expand_as", "view_as", "reshape_as", "type_as", "to"), 1),
+    **dict.fromkeys((*_LIKE, "type_as", "to"), 1),
 }  # fmt: skip
 
 
@@ -34,6 +35,12 @@ def depends_on_values(node: fx.Node, known: Container[fx.Node]) -> bool:
     place = _ONLY_SHAPE[node.target]
     others = [node.kwargs, *node.args[:place], *node.args[place + 1 :]]
     return any(source in known for source in _nodes_of(others))
+
+
+def shape_alone(node: fx.Node) -> fx.Node | None:
+    """The node of which an operation takes the shape and nothing else, beside a value that it reads."""
+    other = node.args[1] if node.target in _LIKE and len(node.args) > 1 else None
+    return other if isinstance(other, fx.Node) else None
 
 
 def _nodes_of(values: Any) -> list[fx.Node]:

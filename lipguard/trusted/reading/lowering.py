@@ -13,7 +13,7 @@ from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Pending, Ref, Turned, Value
 from lipguard.trusted.reading.checks import check_in_place
-from lipguard.trusted.reading.constants import depends_on_values
+from lipguard.trusted.reading.constants import depends_on_values, shape_alone
 from lipguard.trusted.reading.folding import Folded, refolded, unfolded
 from lipguard.trusted.reading.refusals import refusal
 from lipguard.trusted.reading.table import TABLE
@@ -92,6 +92,8 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) ->
     """
     known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.constant(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
+    like = shape_alone(node)
+    args = args if like is None else (args[0], tracer.value(like))
     operation: Any = node.target
     if node.op == "call_module":
         operation = tracer.operation(node)
@@ -154,6 +156,8 @@ def _finish(builder: Builder, refs: _Refs, output: Any, refusal: str) -> Network
     found = refs[output]
     if isinstance(found, list):
         raise InvalidNetworkError("Expected the network to return one tensor, but it returns several.")
+    if isinstance(found, Folded):
+        raise InvalidNetworkError("forward: its output mixes the batch axis with others. Keep the first axis as it is.")
     if isinstance(found, Pending):
         raise UnsupportedLayerError("forward", f"an output that is {found.why[0]}", found.why[1])
     return Network(_reachable(builder.nodes, found.index))

@@ -13,14 +13,20 @@ from torch import Tensor, nn
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Pending, Ref, Rule, Turned, attributes
+from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Padded, Pending, Ref, Rule, Turned, attributes
 from lipguard.trusted.reading.folding import Folded, folded
 
 
-def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Ref:
+def _pad(
+    builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None
+) -> Ref | Padded:
     if mode != "constant":
         return moved(builder, x, lambda v: F.pad(v, tuple(pad), mode=mode))
+    if value == -math.inf and min(pad) >= 0:
+        return Padded(x, tuple(pad))
     if value not in (None, 0):
+        if not math.isfinite(float(value)):
+            raise builder.unsupported(f"padding with {value}", "Pad with a number.")
         padded = builder.emit(layers.Pad(tuple(pad)), x)
         outside = F.pad(torch.zeros(1, *x.shape, dtype=torch.float64), tuple(pad), value=float(value))
         return builder.emit(layers.Scale(torch.ones(1, dtype=torch.float64), outside[0]), padded)
@@ -141,15 +147,13 @@ def _attribute(builder: Builder, x: Any, name: str) -> Any:
     raise builder.unsupported(f"attribute {name}", "Use what computes with values.")
 
 
-def _like(builder: Builder, x: Ref, other: Any) -> Ref:
+def _like(builder: Builder, x: Ref, other: Tensor) -> Ref:
     """As large as another value."""
-    shape = (builder.batch, *other.shape) if isinstance(other, Ref) else tuple(other.shape)
-    return moved(builder, x, lambda v: v.expand(shape))
+    return moved(builder, x, lambda v: v.expand(other.shape))
 
 
-def _shaped_like(builder: Builder, x: Ref, other: Any) -> Ref | Folded:
-    shape = (builder.batch, *other.shape) if isinstance(other, Ref) else tuple(other.shape)
-    return _refolded(builder, x, lambda v: v.reshape(shape))
+def _shaped_like(builder: Builder, x: Ref, other: Tensor) -> Ref | Folded:
+    return _refolded(builder, x, lambda v: v.reshape(other.shape))
 
 
 def _unfold(builder: Builder, x: Ref, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Ref:
