@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.forward import Forward
-from helpers.sandwich import assert_sandwich
+from helpers.sandwich import assert_between, assert_sandwich, drawn
 from torch import Tensor, nn
 
 import lipguard
+from lipguard import DCPConfig
 from lipguard.errors import InvalidNetworkError, LipguardError, UnsupportedLayerError
 from lipguard.proposing.relaxation import LiveNetwork
 from lipguard.trusted import layers
@@ -51,9 +52,14 @@ ON_PARTS: dict[str, tuple[tuple[int, ...], Callable[[Any, Tensor], Tensor], dict
     "batch norm": ((2, 3, 3), lambda m, x: m.a(x), {"a": lambda: nn.BatchNorm2d(2)}),
     "convolution": ((2, 5, 4), lambda m, x: torch.relu(m.a(x)), {"a": _convolution}),
     "pooling": ((2, 4, 4), lambda m, x: F.max_pool2d(x, 2) - F.avg_pool2d(x, 2), {}),
-    "turned": ((2, 3), lambda m, x: x.permute(2, 0, 1)[1:].permute(1, 2, 0).relu() + x.permute(2, 0, 1)[0][..., None], {}),
+    "turned": (
+        (2, 3),
+        lambda m, x: x.permute(2, 0, 1)[1:].permute(1, 2, 0).relu() + x.permute(2, 0, 1)[0][..., None],
+        {},
+    ),
     "pieces": ((4,), lambda m, x: torch.cat([y.tanh() for y in x.chunk(2, 1)][::-1], 1), {}),
     "padded and rolled": ((2, 3), lambda m, x: F.pad(x, (1, 2)).roll(1, 1).relu(), {}),
+    "patches": ((2, 3, 3), lambda m, x: F.unfold(x, 2, padding=1).relu(), {}),
     "as another": ((2, 3), lambda m, x: F.relu(x.flatten(0, 1)).reshape_as(x), {}),
     "a constant": ((2, 3), lambda m, x: (x + torch.arange(3.0, dtype=x.dtype)).relu(), {}),
     "in two ways": ((2, 3), lambda m, x: (x + F.relu(x.flatten(0, 1)).view(-1, 2, 3)).sin(), {}),
@@ -141,12 +147,11 @@ def _unfolding_network() -> Forward:
     return Forward(_unfolded, layer=nn.Linear(2, 2)).double().eval()
 
 
-def test_windows_and_their_attention() -> None:
-    assert_sandwich(Windows().double().eval(), (4, 4, 4), domain=lipguard.Box(-1, 1))
-
-
-def test_heads_in_the_place_of_samples() -> None:
-    assert_sandwich(_heads_network(), (3, 4), domain=lipguard.Box(-1, 1))
+@pytest.mark.parametrize(("made", "shape"), [(Windows, (4, 4, 4)), (_heads_network, (3, 4))])
+def test_attention_in_windows_and_of_heads(made: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model, domain = made().double().eval(), lipguard.Box(-1, 1)
+    report = lipguard.certify(model, shape, DCPConfig(max_seconds=4), domain=domain)
+    assert_between(model, report, domain.project(drawn(shape, 32)), domain=domain)
 
 
 def test_unfolding_into_tokens() -> None:
@@ -185,6 +190,7 @@ def test_padding_with_minus_infinity_is_no_maximum(padding: tuple[int, ...]) -> 
     [
         (lambda m, x: F.pad(x, (1, 1), value=-torch.inf).relu(), "padded with -inf"),
         (lambda m, x: F.pad(x, (1, 1), value=torch.inf).relu(), "padding with inf"),
+        (lambda m, x: F.max_pool2d(F.pad(x, (-1, 1), value=-torch.inf), 2), "padding with -inf"),
         (lambda m, x: F.max_pool2d(F.pad(x, (0, 0, 0, 0, 1, 0), value=-torch.inf), 2), "padded channels"),
     ],
 )
@@ -194,7 +200,7 @@ def test_other_infinities_are_refused(function: Callable[[Any, Tensor], Tensor],
 
 
 class Cache(nn.Module):
-    """Computes what it needs in the first call, in a buffer; of one that it changes in place, the first call differs."""
+    """Computes what it needs in the first call, in a buffer; one that it changes in place is another one in that call."""
 
     def __init__(self, *, in_place: bool) -> None:
         super().__init__()

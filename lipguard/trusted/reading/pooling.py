@@ -195,7 +195,10 @@ KINDS: tuple[Kind, ...] = (
             (nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d),
         )
     ),
-    *(Kind(_max_pool, module, _max_pool_module, pending=(Padded,)) for module in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)),
+    *(
+        Kind(_max_pool, module, _max_pool_module, pending=(Padded,))
+        for module in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+    ),
     Kind(
         _max_pool,
         functions=(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d),
