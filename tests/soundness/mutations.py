@@ -53,6 +53,7 @@ CURVES = "trusted/test_curves.py"
 GROUPS = "trusted/test_groups.py"
 FUSING = "trusted/test_fusing.py"
 QUOTIENTS = "trusted/test_quotients.py"
+FOLDED = "trusted/test_folded.py"
 TILES = "trusted/test_is_tileable.py trusted/test_tile_geometry.py trusted/test_tile_matrices.py"
 
 
@@ -472,6 +473,20 @@ MUTATIONS = (
     M("trusted/reading/quotients.py", "not eps or line.shift or", "not eps or", QUOTIENTS),
     M("trusted/reading/quotients.py", "same(builder, one) != same(builder, other)", "False", QUOTIENTS),
     M("trusted/reading/quotients.py", "(divisor * line.factor * math.sqrt(n))", "(divisor * math.sqrt(n))", QUOTIENTS),
+    # Batch axes that are folded with others.
+    M("trusted/reading/folding.py", "-1, layer.index + first)", "-1, layer.index)", FOLDED),
+    M("trusted/reading/folding.py", "torch.where(layer.index < 0, -1, layer.index + first)", "layer.index + first", FOLDED),
+    M("trusted/reading/folding.py", "layer.weight.repeat(k, 1, 1, 1)", "layer.weight.repeat_interleave(k, 0)", FOLDED),
+    M("trusted/reading/folding.py", "layer.bias.repeat(k)", "layer.bias.repeat_interleave(k)", FOLDED),
+    M("trusted/reading/folding.py", " or _is_registered(layer)", "", FOLDED),
+    M("trusted/reading/folding.py", "if len(views) > 1 or", "if", FOLDED),
+    M("trusted/reading/folding.py", "or not all(isinstance(value, Folded) for value in values)", "", FOLDED),
+    M("trusted/reading/folding.py", "return BATCH * self.parts", "return BATCH", FOLDED),
+    M("trusted/reading/arithmetic.py", "x.axis - sum(d < x.axis for d in over)", "x.axis", FOLDED),
+    M("trusted/reading/arithmetic.py", "else d + (d < x.axis)", "else d", FOLDED),
+    M("trusted/reading/pooling.py", "torch.arange(k) * d - p - before", "torch.arange(k) * d - p", FOLDED),
+    M("trusted/reading/moving.py", "-math.inf and min(pad) >= 0", "-math.inf", FOLDED),
+    M("trusted/reading/faithful.py", "if scales is not _SCALES[0]:", "if True:", FOLDED),
     M("trusted/reading/lines.py", "max(factor, Fraction(0)), min(factor, Fraction(0))", "abs(factor), Fraction(0)", CHOICES),
     M("trusted/reading/constants.py", "_HIDDEN = -(2.0**100)", "_HIDDEN = -1.0", READING),
     M("trusted/reading/matrices.py", "seen = ~attn_mask if", "seen = attn_mask if", BOUNDED),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.builder import Builder, Kind, Ref, Value
+from lipguard.trusted.reading.builder import Builder, Kind, Ref, Turned, Value
 from lipguard.trusted.reading.choices import Choice, sum_with_choice, times_choice
 from lipguard.trusted.reading.composing import curved, inverse
 from lipguard.trusted.reading.constants import alike, expanded, met, read, scaled, shifted
@@ -33,6 +34,20 @@ def along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
 
 def _mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
     return total_of(builder, x, dim if axis is None else axis, keepdim, mean=True)
+
+
+def _total(
+    builder: Builder, x: Ref | Turned, dim: Any = None, keepdim: bool = False, axis: Any = None, *, mean: bool = False
+) -> Ref | Turned:
+    """Wherever the batch axis is: over others, and it may be the first one then."""
+    dim = dim if axis is None else axis
+    if isinstance(x, Ref) or dim is None:
+        return total_of(builder, x.ref if isinstance(x, Turned) else x, dim, keepdim, mean=mean)
+    axes = len(x.ref.shape) + 1
+    over = [d % axes for d in ((dim,) if isinstance(dim, int) else dim)]
+    found = total_of(builder, x.ref, [0 if d == x.axis else d + (d < x.axis) for d in over], keepdim, mean=mean)
+    place = x.axis if keepdim else x.axis - sum(d < x.axis for d in over)
+    return Turned(found, place) if place else found
 
 
 def total_of(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, *, mean: bool = False) -> Ref:
@@ -163,8 +178,8 @@ def _opposite_difference(builder: Builder, x: Any, y: Any, *, alpha: float = 1) 
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(_mean, functions=(torch.mean, "mean")),
-    Kind(total_of, functions=(torch.sum, "sum")),
+    Kind(partial(_total, mean=True), functions=(torch.mean, "mean"), pending=(Turned,)),
+    Kind(_total, functions=(torch.sum, "sum"), pending=(Turned,)),
     Kind(add, functions=(operator.add, operator.iadd, torch.add, "add", "add_"), pending=(Choice,)),
     Kind(
         _subtract,

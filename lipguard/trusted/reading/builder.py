@@ -46,6 +46,15 @@ class Turned(Pending):
     why = ("a value whose batch axis is not the first", "Keep the first axis as it is.")
 
 
+@dataclass(frozen=True)
+class Padded(Pending):
+    """A value between entries of -inf, which are none of its maxima."""
+
+    ref: Ref
+    padding: tuple[int, ...]  # of the last axes, in the order of `torch.nn.functional.pad`; none negative
+    why = ("a value that is padded with -inf", "Give it to max pooling only.")
+
+
 @dataclass
 class Builder:
     """Collects nodes; rules call `emit`."""
@@ -62,6 +71,12 @@ class Builder:
         default_factory=dict
     )  # neurons of `lines`, by what they read and where they bend
     exchanges: dict[Hashable, tuple[Ref, Tensor, Tensor]] = field(default_factory=dict)
+    views: dict[int, Builder] = field(default_factory=dict)  # of one of so many parts: see `folding`
+
+    @property
+    def batch(self) -> int:
+        """How many samples a probe batch has."""
+        return BATCH
 
     def emit(self, layer: Layer, *inputs: Ref) -> Ref:
         """Append a node and return a reference to its value."""

@@ -12,15 +12,16 @@ from torch import Tensor, fx
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.layers import Shape
-from lipguard.trusted.reading.builder import BATCH, Builder, Ref
+from lipguard.trusted.reading.builder import Builder, Ref
 from lipguard.trusted.reading.moving import moved
 
 _HIDDEN = -(2.0**100)
 # By operation, the place of an argument of which the shape and the type count, and nothing that is in it.
+_LIKE = ("expand_as", "view_as", "reshape_as")
 _ONLY_SHAPE: dict[Any, int] = {
     **dict.fromkeys((torch.zeros_like, torch.ones_like, torch.full_like, "new_zeros", "new_ones", "new_full",
                      "new_tensor"), 0),
-    **dict.fromkeys(("expand_as", "view_as", "reshape_as", "type_as", "to"), 1),
+    **dict.fromkeys((*_LIKE, "type_as", "to"), 1),
 }  # fmt: skip
 
 
@@ -37,6 +38,12 @@ def depends_on_values(node: fx.Node, known: Container[fx.Node]) -> bool:
     return any(source in known for source in _nodes_of(others))
 
 
+def shape_alone(node: fx.Node) -> fx.Node | None:
+    """The node of which an operation takes the shape and nothing else, beside a value that it reads."""
+    other = node.args[1] if node.target in _LIKE and len(node.args) > 1 else None
+    return other if isinstance(other, fx.Node) else None
+
+
 def _nodes_of(values: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(values, lambda node: found.append(node) or node)  # type: ignore[func-returns-value]
@@ -49,7 +56,7 @@ def one_sample(builder: Builder, constant: Tensor) -> Tensor:
     Raises:
         InvalidNetworkError: it is not the same for all samples.
     """
-    alike = len(constant) == BATCH and bool((constant == constant[:1]).all())
+    alike = len(constant) == builder.batch and bool((constant == constant[:1]).all())
     if len(constant) != 1 and not alike:
         raise InvalidNetworkError(f"{builder.path}: a constant of shape {tuple(constant.shape)} has a batch axis.")
     return constant[0]

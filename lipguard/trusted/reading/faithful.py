@@ -66,9 +66,10 @@ class _Comparison:
         layers = 1 + len(network.nodes)
         self.tolerance = _DOUBLE if like.dtype == torch.float64 else math.sqrt(eps) * layers
         self._rounding = 64 * layers * eps
+        x = self._batch(_SCALES[0])
+        self._first = x, self._run(x)  # by the first call of all, which may put in place what others read
         origin = self._run(torch.zeros(1, *network.input_shape, dtype=torch.float64))[0]
         self._origin = origin.nan_to_num(0.0, 0.0, 0.0)  # a logarithm, say, has no value there
-        self._first: tuple[Tensor, Tensor] | None = None  # the first batch, and what the module returned
 
     def at(self, scales: Sequence[float]) -> float:
         """Compare a batch of samples of some sizes; the share of what varies of the first that rounding may hide.
@@ -76,9 +77,11 @@ class _Comparison:
         Raises:
             InvalidNetworkError: outputs differ, or that of the first sample is not finite.
         """
-        x = self._batch(scales)
-        expected, found = self._run(x), self._network.forward(x)
-        self._first = self._first or (x, expected)
+        x, expected = self._first
+        if scales is not _SCALES[0]:
+            x = self._batch(scales)
+            expected = self._run(x)
+        found = self._network.forward(x)
         hidden = math.inf
         for k, (one, other) in enumerate(zip(expected, found, strict=True)):
             if not torch.isfinite(one).all():
@@ -103,7 +106,6 @@ class _Comparison:
         Raises:
             InvalidNetworkError: outputs differ.
         """
-        assert self._first is not None
         x, one = self._first
         if _largest(one - self._run(x)) > self.tolerance * _largest(one - self._origin):
             raise InvalidNetworkError(
@@ -166,6 +168,7 @@ class _Calls:
         self._read: set[tuple[int, str]] = set()
         self._written: set[tuple[int, str]] = set()
         self._left: _State = {}  # after the last call; nobody changes it until the next
+        self._whole: _State = {}  # after the first: a look at large tensors takes as long as a call
         self._calls = 0
 
     @contextmanager
@@ -177,10 +180,9 @@ class _Calls:
                 module.__class__ = self._watching(kind)
             except TypeError:  # not written in Python
                 self._read |= {(id(module), name) for name in _state(module)}
-        before = self._state(whole=True)  # at the ends only, for a look at large tensors takes as long as a call
         try:
             yield self
-            self._compare(before, self._state(whole=True))
+            self._compare(self._whole, self._state(whole=True))
         finally:
             for module, kind in classes:
                 if type(module) is not kind:
@@ -210,6 +212,7 @@ class _Calls:
             )
         self._left = self._state()
         self._compare(before, self._left)
+        self._whole = self._whole or self._state(whole=True)
         self._calls += 1
         return y.detach().to("cpu", torch.float64)
 
@@ -221,7 +224,7 @@ class _Calls:
             for key, mark in before[name].items():
                 kind = "buffer" if key in module._buffers else "parameter" if key in module._parameters else "attribute"
                 kept = (id(module), key) in self._read and after[name].get(key, mark) != mark
-                if kept and (kind != "attribute" or self._calls):  # what the first call puts in place may be a cache
+                if kept and (kind == "parameter" or self._calls):  # what the first call puts in place may be a cache
                     raise InvalidNetworkError(
                         f"{name}: forward reads and changes its {kind} {key!r}, so that the model is another function "
                         "at every call. In eval mode, keep it constant."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Ref
+from lipguard.trusted.reading.builder import Builder, Kind, Ref, Turned
 from lipguard.trusted.reading.constants import one_sample, read, shifted
 from lipguard.trusted.reading.moving import moved, reshaped
 from lipguard.trusted.reading.values import entries_of
@@ -51,7 +51,7 @@ def _set(x: Tensor, key: Any, value: Any) -> Tensor:
 
 def _assigned(builder: Builder, x: Any, key: Any, value: Any) -> Ref:
     """x after x[key] = value: what stays of one, and what the other puts in its place."""
-    shape = (BATCH, *x.shape) if isinstance(x, Ref) else tuple(x.shape)
+    shape = (builder.batch, *x.shape) if isinstance(x, Ref) else tuple(x.shape)
 
     def stays(v: Tensor) -> Tensor:
         return _set(v, key, 0)
@@ -83,7 +83,13 @@ def _of_one_exchange(builder: Builder, tensors: Sequence[Any], dim: int) -> Ref 
     return builder.emit(layers.Pick(torch.cat([index for _, index in found], dim - 1)), found[0][0])
 
 
-def _stack(builder: Builder, tensors: Sequence[Any], dim: int = 0) -> Ref:
+def _stack(builder: Builder, tensors: Sequence[Any], dim: int = 0) -> Ref | Turned:
+    if dim == 0 or dim == -2 - max(len(x.shape) for x in tensors if isinstance(x, Ref)):
+        return Turned(_beside(builder, tensors, 1), 1)
+    return _beside(builder, tensors, dim)
+
+
+def _beside(builder: Builder, tensors: Sequence[Any], dim: int) -> Ref:
     apart = [
         reshaped(builder, x, lambda v: v.unsqueeze(dim)) if isinstance(x, Ref) else torch.as_tensor(x).unsqueeze(dim)
         for x in tensors

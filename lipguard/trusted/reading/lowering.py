@@ -13,7 +13,8 @@ from lipguard.trusted.layers import Shape
 from lipguard.trusted.network.graph import Network, Node
 from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Pending, Ref, Turned, Value
 from lipguard.trusted.reading.checks import check_in_place
-from lipguard.trusted.reading.constants import depends_on_values
+from lipguard.trusted.reading.constants import depends_on_values, shape_alone
+from lipguard.trusted.reading.folding import Folded, refolded, unfolded
 from lipguard.trusted.reading.refusals import refusal
 from lipguard.trusted.reading.table import TABLE
 from lipguard.trusted.reading.tracer import Tracer, first_line
@@ -63,16 +64,16 @@ def _check_shape(path: str, found: Value | list[Any], value: Any) -> None:
         raise InvalidNetworkError(f"{path}: its output has the shape {expected}, where {seen} was expected.")
 
 
-def _shape_of(value: Value | list[Any]) -> Shape | None:
+def _shape_of(value: Value | list[Any], batch: int = BATCH) -> Shape | None:
     """The shape of what a node made of the batch that was traced; None where it is no value yet, or are several.
 
     What is read of several is checked.
     """
     if isinstance(value, Ref):
-        return (BATCH, *value.shape)
+        return (batch, *value.shape)
     if isinstance(value, Turned):
-        return (*value.ref.shape[: value.axis], BATCH, *value.ref.shape[value.axis :])
-    return None
+        return (*value.ref.shape[: value.axis], batch, *value.ref.shape[value.axis :])
+    return _shape_of(value.value, value.view.batch) if isinstance(value, Folded) else None
 
 
 def _needed(graph: fx.Graph) -> list[fx.Node]:
@@ -92,6 +93,8 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) ->
     """
     known: Callable[[fx.Node], Any] = lambda n: refs[n] if n in refs else tracer.constant(n)  # noqa: E731
     args, kwargs = cast("tuple[tuple[Any, ...], dict[str, Any]]", fx.map_arg((node.args, node.kwargs), known))
+    like = shape_alone(node)
+    args = args if like is None else (args[0], tracer.value(like))
     operation: Any = node.target
     if node.op == "call_module":
         operation = tracer.operation(node)
@@ -106,9 +109,10 @@ def _lower_node(builder: Builder, node: fx.Node, refs: _Refs, tracer: Tracer) ->
         kind, name = TABLE.function_kind(operation), node.meta["path"].partition("(")[2].rstrip(")")
     if kind is None:
         raise refusal(builder.path, name, operation)
+    view, (args, kwargs) = unfolded(builder, (args, kwargs))
     _check_pending(builder, kind, name, (args, kwargs))
     try:
-        return kind.rule(builder, *args, **kwargs)
+        return cast("Value | list[Any]", refolded(view, kind.rule(view, *args, **kwargs)))
     except (TypeError, AttributeError) as error:  # a Ref where the rule wants a constant, or an unknown keyword
         said = first_line(error).rpartition("() ")[2]  # not by which function of ours
         raise UnsupportedLayerError(
@@ -153,6 +157,8 @@ def _finish(builder: Builder, refs: _Refs, output: Any, refusal: str) -> Network
     found = refs[output]
     if isinstance(found, list):
         raise InvalidNetworkError("Expected the network to return one tensor, but it returns several.")
+    if isinstance(found, Folded):
+        raise InvalidNetworkError("forward: its output mixes the batch axis with others. Keep the first axis as it is.")
     if isinstance(found, Pending):
         raise UnsupportedLayerError("forward", f"an output that is {found.why[0]}", found.why[1])
     return Network(_reachable(builder.nodes, found.index))

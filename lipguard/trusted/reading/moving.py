@@ -13,13 +13,20 @@ from torch import Tensor, nn
 
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
-from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Pending, Ref, Rule, Turned, attributes
+from lipguard.trusted.reading.builder import BATCH, Builder, Kind, Padded, Pending, Ref, Rule, Turned, attributes
+from lipguard.trusted.reading.folding import Folded, folded
 
 
-def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Ref:
+def _pad(
+    builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant", value: float | None = None
+) -> Ref | Padded:
     if mode != "constant":
         return moved(builder, x, lambda v: F.pad(v, tuple(pad), mode=mode))
+    if value == -math.inf and min(pad) >= 0:
+        return Padded(x, tuple(pad))
     if value not in (None, 0):
+        if not math.isfinite(float(value)):
+            raise builder.unsupported(f"padding with {value}", "Pad with a number.")
         padded = builder.emit(layers.Pad(tuple(pad)), x)
         outside = F.pad(torch.zeros(1, *x.shape, dtype=torch.float64), tuple(pad), value=float(value))
         return builder.emit(layers.Scale(torch.ones(1, dtype=torch.float64), outside[0]), padded)
@@ -30,23 +37,38 @@ def _pad(builder: Builder, x: Ref, pad: tuple[int, ...], mode: str = "constant",
 
 def reshaped(builder: Builder, x: Ref, reshape: Callable[[Tensor], Tensor]) -> Ref:
     """Any operation that only renames the axes of one sample."""
-    index = torch.arange(BATCH * torch.Size(x.shape).numel()).reshape(BATCH, *x.shape)
+    found = _refolded(builder, x, reshape)
+    if isinstance(found, Folded):
+        raise InvalidNetworkError(f"{builder.path}: it mixes the batch axis with others. Keep the first axis as it is.")
+    return found
+
+
+def _refolded(builder: Builder, x: Ref, reshape: Callable[[Tensor], Tensor]) -> Ref | Folded:
+    """The same, where the first axis may be that of the batch and others, or be left by others.
+
+    Raises:
+        InvalidNetworkError: entries of several samples meet, or change places.
+    """
+    index = torch.arange(builder.batch * math.prod(x.shape)).reshape(builder.batch, *x.shape)
     result = reshape(index)
-    if result.shape[:1] != (BATCH,) or not torch.equal(result.reshape(BATCH, -1), index.reshape(BATCH, -1)):
+    first = len(result) if result.dim() else 0
+    if first == 0 or first % BATCH or not torch.equal(result.flatten(), index.flatten()):
         raise InvalidNetworkError(
             f"{builder.path}: reshaping a batch of {x.shape} to {tuple(result.shape)} mixes the batch axis with "
             "others. Keep the first axis as it is."
         )
     shape = tuple(result.shape[1:])
+    if first != builder.batch:
+        return folded(builder, x, shape)
     return x if shape == x.shape else builder.emit(layers.Reshape(shape), x)
 
 
-def _flatten(builder: Builder, x: Ref, start_dim: int = 0, end_dim: int = -1) -> Ref:
-    return reshaped(builder, x, lambda v: v.flatten(start_dim, end_dim))
+def _flatten(builder: Builder, x: Ref, start_dim: int = 0, end_dim: int = -1) -> Ref | Folded:
+    return _refolded(builder, x, lambda v: v.flatten(start_dim, end_dim))
 
 
-def _reshape(builder: Builder, x: Ref, *shape: Any) -> Ref:
-    return reshaped(builder, x, lambda v: v.reshape(*shape))
+def _reshape(builder: Builder, x: Ref, *shape: Any) -> Ref | Folded:
+    return _refolded(builder, x, lambda v: v.reshape(*shape))
 
 
 def moved(builder: Builder, x: Ref, move: Callable[[Tensor], Tensor]) -> Ref:
@@ -70,8 +92,8 @@ def _turned(builder: Builder, value: Ref | Turned, move: Callable[[Tensor], Tens
     x, axis = (value.ref, value.axis) if isinstance(value, Turned) else (value, 0)
     n = math.prod(x.shape)
     numbers = torch.arange(1, n + 1, dtype=torch.float64).reshape(x.shape)
-    result = move(torch.stack([numbers + b * n for b in range(BATCH)], axis))
-    place = _batch_axis(result, n)
+    result = move(torch.stack([numbers + b * n for b in range(builder.batch)], axis))
+    place = _batch_axis(result, n, builder.batch)
     if place is None:
         raise InvalidNetworkError(f"{builder.path}: it mixes the batch axis with others. Keep the first axis as it is.")
     index = result.select(place, 0).long() - 1
@@ -82,12 +104,14 @@ def _turned(builder: Builder, value: Ref | Turned, move: Callable[[Tensor], Tens
     return Turned(ref, place) if place else ref
 
 
-def _batch_axis(result: Tensor, n: int) -> int | None:
+def _batch_axis(result: Tensor, n: int, batch: int) -> int | None:
     """The axis along which the samples of a batch are, whose entries are numbered from b n + 1 on; 0 for a zero."""
-    for place in (k for k, length in enumerate(result.shape) if length == BATCH):
-        samples = [torch.where(part != 0, part - b * n, 0) for b, part in enumerate(result.unbind(place))]
+    for place in (k for k, length in enumerate(result.shape) if length == batch):
+        parts = result.movedim(place, 0)
+        before = torch.arange(batch).reshape(-1, *(1 for _ in parts.shape[1:])) * n
+        samples = torch.where(parts != 0, parts - before, 0)
         inside = bool((samples[0] >= 0).all()) and bool((samples[0] <= n).all())
-        if inside and all(torch.equal(sample, samples[0]) for sample in samples):
+        if inside and bool((samples == samples[:1]).all()):
             return place
     return None
 
@@ -123,15 +147,13 @@ def _attribute(builder: Builder, x: Any, name: str) -> Any:
     raise builder.unsupported(f"attribute {name}", "Use what computes with values.")
 
 
-def _like(builder: Builder, x: Ref, other: Any) -> Ref:
+def _like(builder: Builder, x: Ref, other: Tensor) -> Ref:
     """As large as another value."""
-    shape = (BATCH, *other.shape) if isinstance(other, Ref) else tuple(other.shape)
-    return moved(builder, x, lambda v: v.expand(shape))
+    return moved(builder, x, lambda v: v.expand(other.shape))
 
 
-def _shaped_like(builder: Builder, x: Ref, other: Any) -> Ref:
-    shape = (BATCH, *other.shape) if isinstance(other, Ref) else tuple(other.shape)
-    return reshaped(builder, x, lambda v: v.reshape(shape))
+def _shaped_like(builder: Builder, x: Ref, other: Tensor) -> Ref | Folded:
+    return _refolded(builder, x, lambda v: v.reshape(other.shape))
 
 
 def _unfold(builder: Builder, x: Ref, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Ref:
@@ -143,7 +165,7 @@ def _parts(name: str) -> Rule:
 
     def rule(builder: Builder, x: Ref | Turned, *args: Any, **kwargs: Any) -> list[Ref | Turned]:
         shape = list((x.ref if isinstance(x, Turned) else x).shape)
-        shape.insert(x.axis if isinstance(x, Turned) else 0, BATCH)
+        shape.insert(x.axis if isinstance(x, Turned) else 0, builder.batch)
         count = len(getattr(torch.zeros(shape), name)(*args, **kwargs))
         return [_turned(builder, x, lambda v, k=k: getattr(v, name)(*args, **kwargs)[k]) for k in range(count)]  # type: ignore[misc]
 
@@ -232,15 +254,15 @@ KINDS: tuple[Kind, ...] = (
         for name in ("chunk", "split", "unbind", "tensor_split")
     ),
     Kind(
-        lambda builder, x, *args, **kwargs: reshaped(builder, x, lambda v: v.squeeze(*args, **kwargs)),
+        lambda builder, x, *args, **kwargs: _refolded(builder, x, lambda v: v.squeeze(*args, **kwargs)),
         functions=(torch.squeeze, "squeeze"),
     ),
     Kind(
-        lambda builder, x, *args, **kwargs: reshaped(builder, x, lambda v: v.unsqueeze(*args, **kwargs)),
+        lambda builder, x, *args, **kwargs: _refolded(builder, x, lambda v: v.unsqueeze(*args, **kwargs)),
         functions=(torch.unsqueeze, "unsqueeze"),
     ),
     Kind(
-        lambda builder, x, dim, sizes: reshaped(builder, x, lambda v: torch.unflatten(v, dim, sizes)),
+        lambda builder, x, dim, sizes: _refolded(builder, x, lambda v: torch.unflatten(v, dim, sizes)),
         nn.Unflatten,
         lambda m: {"dim": m.dim, "sizes": m.unflattened_size},
         ("unflatten",),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lipguard.errors import InvalidNetworkError
 from lipguard.trusted import layers
 from lipguard.trusted.reading.arithmetic import along
-from lipguard.trusted.reading.builder import Builder, Kind, Ref, attributes, several
+from lipguard.trusted.reading.builder import Builder, Kind, Padded, Ref, attributes, several
 from lipguard.trusted.reading.maxima import compared
 from lipguard.trusted.reading.moving import moved
 
@@ -98,19 +98,23 @@ def _plain_kernel(x: Ref, output_size: Any) -> tuple[int, ...] | None:
 
 
 def _max_pool(
-    builder: Builder, x: Ref, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    builder: Builder, x: Ref | Padded, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Ref:  # fmt: skip
     """Along one axis after the other; what is outside of the image never counts."""
+    x, around = (x.ref, x.padding) if isinstance(x, Padded) else (x, ())
     axes = len(x.shape) - 1
+    if len(around) > 2 * axes:
+        raise builder.unsupported("max pooling of padded channels", "Pad images only.")
+    around = (*around, *(0 for _ in range(2 * axes - len(around))))  # the last axis first
     if return_indices:
         raise builder.unsupported("max pooling that returns indices", "Use return_indices=False.")
     kernel, sides, spacing = (several(value, axes) for value in (kernel_size, padding, dilation))
     step = kernel if not stride else several(stride, axes)
     for axis, (k, s, p, d) in enumerate(zip(kernel, step, sides, spacing, strict=True), start=1):
-        n = x.shape[axis]
-        count = _windows(n, k, s, p, d, ceil_mode)
-        x = _largest(builder, x, axis, torch.arange(count)[:, None] * s + torch.arange(k) * d - p)
+        before, behind = around[2 * (axes - axis) : 2 * (axes - axis) + 2]
+        count = _windows(x.shape[axis] + before + behind, k, s, p, d, ceil_mode)
+        x = _largest(builder, x, axis, torch.arange(count)[:, None] * s + torch.arange(k) * d - p - before)
     return x
 
 
@@ -191,8 +195,15 @@ KINDS: tuple[Kind, ...] = (
             (nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d),
         )
     ),
-    *(Kind(_max_pool, module, _max_pool_module) for module in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)),
-    Kind(_max_pool, functions=(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d)),
+    *(
+        Kind(_max_pool, module, _max_pool_module, pending=(Padded,))
+        for module in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+    ),
+    Kind(
+        _max_pool,
+        functions=(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d),
+        pending=(Padded,),
+    ),
     *(
         Kind(_adaptive_max_pool, module, attributes("output_size", "return_indices"), (function,))
         for module, function in (
