@@ -39,6 +39,8 @@ STEEP: dict[str, tuple[nn.Module, Shape]] = {
     "a product and a maximum": (
         nn.Sequential(nn.Conv2d(2, 2, 2), nn.MaxPool2d(2, 1), Forward(lambda m, x: x * x.flip(1)), nn.Flatten()), IMAGE,
     ),
+    "matrices that hardly move": (Forward(lambda m, x: (4 + torch.sigmoid(0.01 * x)) @ x), (2, 2)),
+    "on the other side": (Forward(lambda m, x: x @ (4 + torch.sigmoid(0.01 * x))), (2, 2)),
     "attention to what came before": (
         Forward(lambda m, x: (m.query(x) @ x.mT).masked_fill(LATER, -math.inf).softmax(2) @ x, query=nn.Linear(4, 4)),
         (3, 4),
