@@ -200,7 +200,7 @@ def test_other_infinities_are_refused(function: Callable[[Any, Tensor], Tensor],
 
 
 class Cache(nn.Module):
-    """Computes what it needs in the first call, in a buffer; one that it changes in place is another one in that call."""
+    """Computes what it needs in a buffer, in the first call; one that it changes in place differs in that call."""
 
     def __init__(self, *, in_place: bool) -> None:
         super().__init__()
