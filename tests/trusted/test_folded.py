@@ -264,6 +264,16 @@ def test_a_convolution_of_too_many_images_is_refused(monkeypatch: pytest.MonkeyP
         trace(model, (4, 2, 5, 4))
 
 
+def test_all_that_is_in_the_way_of_parts_is_found() -> None:
+    found = lipguard.check(parts(lambda m, x: x.sign().relu().round() + 1), (4, 3)).findings
+    assert [finding.path for finding in found] == ["forward (method sign)", "forward (method round)"]
+    model = Forward(lambda m, x: x.flatten(0, 1).sign().view(x.shape) + x.round())
+    assert [f.path for f in lipguard.check(model, (4, 3)).findings] == [
+        "forward (method sign)",
+        "forward (method round)",
+    ]
+
+
 def test_live_weights_are_read_alike() -> None:
     model = parts(lambda m, x: m.b(torch.relu(m.a(x)).flatten(1)), a=_convolution(), b=nn.Linear(24, 2))
     x = torch.randn(2, 4, 2, 5, 4, dtype=torch.float64)
