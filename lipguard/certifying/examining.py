@@ -20,6 +20,7 @@ from lipguard.trusted.reading.branches import Answers, agrees, control_flow
 from lipguard.trusted.reading.builder import BATCH, Builder, Ref
 from lipguard.trusted.reading.choice import OneFunction, Reading
 from lipguard.trusted.reading.faithful import normal_batch
+from lipguard.trusted.reading.folding import Folded, folded
 from lipguard.trusted.reading.frames import line_in_forward, line_of
 from lipguard.trusted.reading.lowering import lowered
 from lipguard.trusted.reading.private import PrivateCopy, in_eval_mode
@@ -231,12 +232,15 @@ class _Tolerant(Builder):
             self._opaque.add(node)
         return self._placeholder(node.meta["value"])
 
-    def _placeholder(self, value: Any) -> Ref | list[Any]:
+    def _placeholder(self, value: Any) -> Ref | Folded | list[Any]:
         if isinstance(value, (tuple, list)):
             return [self._placeholder(part) for part in value]
         shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
+        parts, rest = divmod(value.shape[0], BATCH) if isinstance(value, Tensor) and value.dim() else (1, 0)
+        whole = (parts, *shape) if parts > 1 and not rest else shape
         self.note = PLACEHOLDER
-        return self.append(layers.Pick(torch.zeros(shape, dtype=torch.int64)), (0,), shape)
+        found = self.append(layers.Pick(torch.zeros(whole, dtype=torch.int64)), (0,), whole)
+        return found if whole is shape else folded(self, found, shape)
 
 
 def _whole(node: fx.Node) -> fx.Node:

@@ -200,7 +200,7 @@ def test_other_infinities_are_refused(function: Callable[[Any, Tensor], Tensor],
 
 
 class Cache(nn.Module):
-    """Computes what it needs in the first call, in a buffer; one that is changed in place is another one then."""
+    """Computes what it needs in a buffer, in the first call; one that it changes in place differs in that call."""
 
     def __init__(self, *, in_place: bool) -> None:
         super().__init__()
@@ -262,6 +262,16 @@ def test_a_convolution_of_too_many_images_is_refused(monkeypatch: pytest.MonkeyP
     trace(model, (3, 2, 5, 4))
     with pytest.raises(UnsupportedLayerError, match="a convolution of 4 images"):
         trace(model, (4, 2, 5, 4))
+
+
+def test_all_that_is_in_the_way_of_parts_is_found() -> None:
+    found = lipguard.check(parts(lambda m, x: x.sign().relu().round() + 1), (4, 3)).findings
+    assert [finding.path for finding in found] == ["forward (method sign)", "forward (method round)"]
+    model = Forward(lambda m, x: x.flatten(0, 1).sign().view(x.shape) + x.round())
+    assert [f.path for f in lipguard.check(model, (4, 3)).findings] == [
+        "forward (method sign)",
+        "forward (method round)",
+    ]
 
 
 def test_live_weights_are_read_alike() -> None:

@@ -158,7 +158,8 @@ def _finish(builder: Builder, refs: _Refs, output: Any, refusal: str) -> Network
     if isinstance(found, list):
         raise InvalidNetworkError("Expected the network to return one tensor, but it returns several.")
     if isinstance(found, Folded):
-        raise InvalidNetworkError("forward: its output mixes the batch axis with others. Keep the first axis as it is.")
+        path = output.meta["path"]
+        raise InvalidNetworkError(f"{path}: the output mixes the batch axis with others. Keep the first axis as it is.")
     if isinstance(found, Pending):
         raise UnsupportedLayerError("forward", f"an output that is {found.why[0]}", found.why[1])
     return Network(_reachable(builder.nodes, found.index))
