@@ -101,6 +101,15 @@ def test_both_halves_of_a_value_are_no_longer_than_it() -> None:
     assert report.bound == pytest.approx(1.0, rel=1e-3)
 
 
+def test_neurons_are_of_one_value_whatever_the_weights_are_now() -> None:
+    """Two norms of one value, as they are before the first step and behind it."""
+    model = Forward(lambda m, x: torch.relu(m.a(x)) - torch.relu(-m.b(x)), a=nn.BatchNorm1d(4), b=nn.BatchNorm1d(4))
+    before = trace(model.eval(), SHAPE)
+    with torch.no_grad():
+        model.b.weight.mul_(2)
+    assert trace(model, SHAPE).architecture == before.architecture
+
+
 def test_values_of_other_weights_are_others() -> None:
     """max(b(x), 0) where a(x) is positive jumps, however alike both layers are."""
     torch.manual_seed(0)

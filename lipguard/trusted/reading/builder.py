@@ -64,7 +64,7 @@ class Builder:
     note: str = ""  # on what is emitted
     line: str = ""  # of the model's code
     private: frozenset[int] = frozenset()  # ids of tensors that become the network's own; others are copied
-    numbers: dict[int, int] = field(default_factory=dict)  # of nodes, by value: see `values.same`
+    numbers: dict[bool, dict[int, int]] = field(default_factory=dict)  # of nodes, by value: see `values.same`
     values: dict[Hashable, int] = field(default_factory=dict)  # what has which number
     compared: dict[tuple[Hashable, bool], Ref] = field(default_factory=dict)  # what comparisons made: see `maxima`
     kinks: dict[Hashable, Any] = field(

@@ -137,7 +137,7 @@ def _rounded(builder: Builder, x: Ref, right: Rationals, left: Rationals, rounde
 
 def _neuron(builder: Builder, x: Ref, kink: Fraction, right: Fraction, left: Fraction) -> Neuron:
     """The activation that makes all functions of x with this kink: the first one asked for, or the size."""
-    key = same(builder, x), kink
+    key = same(builder, x, weights=False), kink
     if key not in builder.kinks:
         limit, sides = float(kink), {right, left}
         if sides == {0, 1}:
@@ -227,7 +227,7 @@ def relu(builder: Builder, x: Ref) -> Ref:
     """max(x, 0), of the neuron of a multiple of x where there is one: max(-x, 0) = max(x, 0) - x."""
     value, factor = _multiplied(builder, x)
     right, left, zero = max(factor, Fraction(0)), min(factor, Fraction(0)), Fraction(0)
-    key = (same(builder, value), zero)
+    key = same(builder, value, weights=False), zero
     if key not in builder.kinks:
         builder.kinks[key] = Neuron(builder.emit(layers.relu(), x), right, left, zero)
     return _combined(builder, value, zero, builder.kinks[key], right, left, np.array(zero, dtype=object))

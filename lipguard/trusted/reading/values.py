@@ -15,15 +15,20 @@ from lipguard.trusted.reading.builder import Builder, Ref
 _MOST_NUMBERS = 2**14  # of a matrix that is looked at
 
 
-def same(builder: Builder, ref: Ref) -> int:
-    """A number that two values share where they are the same function of the same node, as far as is looked."""
-    if ref.index not in builder.numbers:
+def same(builder: Builder, ref: Ref, *, weights: bool = True) -> int:
+    """A number that two values share where they are the same function of the same node, as far as is looked.
+
+    Without `weights` no numbers that may be learned are looked at: those of two layers are the same now and then, as
+    before the first step.
+    """
+    known = builder.numbers.setdefault(weights, {})
+    if ref.index not in known:
         node = builder.nodes[ref.index]
-        what = _what(node.layer)
-        inputs = (same(builder, Ref(j, builder.nodes[j].shape)) for j in node.inputs)
+        what = _what(node.layer) if weights or not isinstance(node.layer, (layers.Scale, layers.Linear)) else None
+        inputs = (same(builder, Ref(j, builder.nodes[j].shape), weights=weights) for j in node.inputs)
         key = ref.index if what is None else (type(node.layer).__name__, what, *inputs)
-        builder.numbers[ref.index] = builder.values.setdefault(key, len(builder.values))
-    return builder.numbers[ref.index]
+        known[ref.index] = builder.values.setdefault((weights, key), len(builder.values))
+    return known[ref.index]
 
 
 def _what(layer: layers.Layer) -> Hashable:
