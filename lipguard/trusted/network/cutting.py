@@ -126,13 +126,20 @@ def compared_at(network: Network, i: int) -> tuple[int, int] | None:
     if not (isinstance(nodes[i].layer, Add) and len(nodes[i].inputs) == 2):
         return None
     a, excess = nodes[i].inputs
-    bent = nodes[excess].layer
+    found = excess_at(network, excess)
+    return None if found is None or nodes[found[1]].inputs != (a,) else (a, found[0])
+
+
+def excess_at(network: Network, i: int) -> tuple[int, int] | None:
+    """(a, less) where node i is f(a + less), of slopes in [0, 1]; less is another node times -1, but for a shift."""
+    nodes = network.nodes
+    bent = nodes[i].layer
     if not (isinstance(bent, Activation) and bent.alpha >= 0 and bent.beta <= 1 and bent.group == 1):
         return None
-    difference = nodes[nodes[excess].inputs[0]]
+    difference = nodes[nodes[i].inputs[0]]
     if not (isinstance(difference.layer, Add) and len(difference.inputs) == 2):
         return None
-    b, less = difference.inputs
+    a, less = difference.inputs
     turned = nodes[less].layer
     exact = isinstance(turned, Scale) and bool((turned.scale == -1).all()) and not turned.weight_ulps
-    return (a, b) if exact and nodes[less].inputs == (a,) else None
+    return (a, less) if exact else None

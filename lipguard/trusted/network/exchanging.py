@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from lipguard.trusted.layers import Activation, Add, Pick, Scale
+from lipguard.trusted.layers import Add, Pick, Scale
+from lipguard.trusted.network.cutting import excess_at
 from lipguard.trusted.network.graph import Network
 
 
@@ -68,17 +69,12 @@ def _exchanged_at(network: Network, i: int) -> Exchange | None:
 def _difference(network: Network, excess: int, x: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """(a, b) where a node is f(a - b) of entries of node x, no two of which are the same."""
     nodes = network.nodes
-    bent = nodes[excess].layer
-    if not (isinstance(bent, Activation) and bent.alpha >= 0 and bent.beta <= 1 and bent.group == 1):
+    difference = excess_at(network, excess)
+    if difference is None:
         return None
-    difference = nodes[nodes[excess].inputs[0]]
-    if not (isinstance(difference.layer, Add) and len(difference.inputs) == 2):
-        return None
-    a, less = difference.inputs
+    a, less = difference
     turned = nodes[less].layer
-    if not (isinstance(turned, Scale) and turned.bias is None and not turned.weight_ulps):
-        return None
-    if not bool((turned.scale == -1).all()):
+    if not (isinstance(turned, Scale) and turned.bias is None):
         return None
     (b,) = nodes[less].inputs
     one, other = nodes[a].layer, nodes[b].layer
