@@ -20,7 +20,7 @@ from lipguard.trusted.network.graph import Network
 from lipguard.trusted.norms.layers import node_norms, quick_norm
 from lipguard.trusted.norms.product import product_bounds
 from lipguard.trusted.reading.trace import trace
-from lipguard.trusted.regions.bounded import bounded, check_bounded
+from lipguard.trusted.regions.bounded import bounded
 from lipguard.trusted.regions.enclosures import enclosed, matrix_sizes
 from lipguard.trusted.regions.region import Domain
 
@@ -135,7 +135,7 @@ def test_without_a_domain_it_is_refused_in_one_line_that_names_one(name: str) ->
             call(model.eval(), shape)
         assert "\n" not in str(caught.value)
     with pytest.raises(UnsupportedLayerError):
-        check_bounded(trace(model, shape), HINTS)
+        bounded(trace(model, shape), None, HINTS)
 
 
 def test_a_plan_on_a_domain() -> None:
@@ -174,7 +174,7 @@ def test_bounded_factors_make_a_product_that_is_bounded_everywhere() -> None:
 def test_what_is_normalised_or_bounded_before_is_bounded_everywhere(model: nn.Module, shape: Shape) -> None:
     network = trace(with_weights(model, 1), shape)
     assert network.steep
-    check_bounded(network, HINTS)
+    bounded(network, None, HINTS)
     assert_sandwich(model, shape)
 
 

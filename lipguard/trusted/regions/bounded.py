@@ -48,16 +48,6 @@ def bounded(network: Network, domain: Domain | None, hints: Hints, deadline: flo
     return restricted(network, domain, node_norms(network, hints, deadline, exact=True))
 
 
-def check_bounded(network: Network, hints: Hints) -> None:
-    """Refuse a network that has no constant for all inputs, or none that is known.
-
-    Raises:
-        UnsupportedLayerError: the first of what has none.
-    """
-    if network.steep:
-        bounded(network, None, hints)
-
-
 def steep_parts(network: Network, domain: Domain | None, hints: Hints) -> list[tuple[Node, UnsupportedLayerError]]:
     """All that has no finite slopes on a domain, or for all inputs: nodes, and how they are refused."""
     steep: list[int] = []
