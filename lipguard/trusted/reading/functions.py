@@ -59,11 +59,10 @@ def _prelu(builder: Builder, x: Ref, weight: Tensor) -> Ref:
 
 
 def _clamp(builder: Builder, x: Ref, min: Any = None, max: Any = None) -> Ref:
-    if any(isinstance(limit, Ref) or (isinstance(limit, Tensor) and limit.numel() > 1) for limit in (min, max)):
+    several = any(isinstance(limit, Ref) or (isinstance(limit, Tensor) and limit.numel() > 1) for limit in (min, max))
+    if several or ((min is None) != (max is None) and math.isfinite(min if max is None else max)):
         x = x if min is None else larger(builder, x, min)
         return x if max is None else smaller(builder, x, max)
-    if (min is None) != (max is None) and math.isfinite(min if max is None else max):
-        return larger(builder, x, min) if max is None else smaller(builder, x, max)
     low, high = (given if value is None else value for value, given in ((min, -math.inf), (max, math.inf)))
     return builder.emit(_made(builder, layers.clamp, low=low, high=high), x)
 
