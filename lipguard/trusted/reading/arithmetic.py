@@ -32,10 +32,6 @@ def along(builder: Builder, x: Ref, axis: int, matrix: Tensor) -> Ref:
     return moved(builder, found, lambda v: v.transpose(axis + 1, -1))
 
 
-def _mean(builder: Builder, x: Ref, dim: Any = None, keepdim: bool = False, axis: Any = None) -> Ref:
-    return total_of(builder, x, dim if axis is None else axis, keepdim, mean=True)
-
-
 def _total(
     builder: Builder, x: Ref | Turned, dim: Any = None, keepdim: bool = False, axis: Any = None, *, mean: bool = False
 ) -> Ref | Turned:
@@ -76,9 +72,9 @@ def _variance(
 ) -> Ref:  # fmt: skip
     """The mean of the squares of what differs from the mean; over n - correction."""
     less = float(unbiased) if correction is None else float(correction)
-    away = add(builder, x, _mean(builder, x, dim, keepdim=True), alpha=-1)
+    away = add(builder, x, total_of(builder, x, dim, keepdim=True, mean=True), alpha=-1)
     assert isinstance(away, Ref)
-    found = _mean(builder, powered(builder, away, 2), dim, keepdim)
+    found = total_of(builder, powered(builder, away, 2), dim, keepdim, mean=True)
     count = math.prod(away.shape) // math.prod(found.shape)
     if not less:
         return found
